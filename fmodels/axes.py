@@ -1,0 +1,47 @@
+"""Logical axes: the names by which models call their dimensions.
+
+A model says what a dimension *is* (`embed`, `heads`, `mlp`, `vocab`); rules in the experiment say which mesh axis it lies on.
+Models know nothing of meshes: whoever traces them installs a layout, and outside of one `constrain` is the identity.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import jax
+from flax import linen as nn
+from flax.core import meta
+
+Layout = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def layout(place: Layout) -> Iterator[None]:
+    """While active, every `constrain(x, *names)` that is traced becomes `place(x, names)`."""
+    token = _layout.set(place)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Asks that the activation `x` be laid out by these logical axes, one a dimension; None is a dimension never sharded."""
+    place = _layout.get()
+    return x if place is None else place(x, names)
+
+
+def named(init: Callable, *names: str | None) -> Callable:
+    """An initializer whose parameter carries the logical axes `names`, one a dimension."""
+    return nn.with_logical_partitioning(init, names)
+
+
+def split(variables) -> tuple[dict, dict]:
+    """Separates a freshly initialised tree: (plain arrays, the logical axes of each as a tuple of names).
+
+    A variable that names no axes (running statistics) gets one None a dimension: replicated on purpose.
+    """
+    is_box = lambda leaf: isinstance(leaf, meta.AxisMetadata)
+    names = lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else (None,) * leaf.ndim
+    return meta.unbox(variables), jax.tree.map(names, variables, is_leaf=is_box)

@@ -1,0 +1,88 @@
+"""BERT (Devlin et al. 2019), and the modern encoders that differ from it by the choices of `TransformerConfig`.
+
+Shapes: B batch, T length, D model width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fmodels.layers import NORMS, Dense, Dropout, Embed
+from fmodels.axes import constrain
+from fmodels.model import Model
+from fmodels.positions import sinusoidal
+from fmodels.transformer import Encoder, TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(TransformerConfig):
+    """Defaults to BERT-base, uncased."""
+
+    vocab_size: int = 30_522
+    "rows of the token embedding, V; at least as many as the tokenizer has tokens"
+    segments: int = 2
+    "rows of the segment embedding; 0 for none"
+    pooling: Literal["cls", "mean"] = "cls"
+    "the sequence as one vector: the first token through a dense layer and tanh, or the mean of the real tokens"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, not {self.vocab_size}")
+        if self.segments < 0:
+            raise ValueError(f"segments must be 0 or more, not {self.segments}")
+
+    def build(self) -> Model:
+        return Model(Bert(self))
+
+
+# Sizes of Turc et al. 2019 (tiny to medium) and Devlin et al. 2019 (base, large): layers, width, heads.
+SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}  # fmt: skip
+
+
+def bert(size: str, **changes) -> BertConfig:
+    """A published size by its name, with any field changed: `bert("base", dropout=0.0)`."""
+    layers, width, heads = SIZES[size]
+    return BertConfig(**{"layers": layers, "width": width, "heads": heads, **changes})
+
+
+class Bert(nn.Module):
+    """Reads `tokens` [B, T], and where the batch has them `segments` [B, T] (0 without) and `mask` [B, T] (True at real tokens;
+    all without). Returns `hidden` [B, T, D], `pooled` [B, D], and the token `embedding` [V, D] for heads that are tied to it."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
+        c = self.config
+        tokens_BT, mask_BT = batch["tokens"], batch.get("mask")
+        length = tokens_BT.shape[1]
+        if length > c.max_length:
+            raise ValueError(f"sequences of {length} tokens do not fit into max_length {c.max_length}")
+        positions_BT = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
+
+        token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
+        x_BTD = token_embedding(tokens_BT)
+        if c.segments:
+            segments_BT = batch.get("segments", jnp.zeros_like(tokens_BT))
+            x_BTD += Embed(c.segments, c.width, name="segment_embedding")(segments_BT)
+        if c.position == "learned":
+            x_BTD += Embed(c.max_length, c.width, name="position_embedding").table[:length]
+        elif c.position == "sinusoidal":
+            x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
+        x_BTD = Dropout(c.dropout)(NORMS[c.norm](name="embedding_norm")(x_BTD), train)
+        x_BTD = constrain(x_BTD, "batch", "length", None)
+
+        hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train)
+        if c.pooling == "cls":
+            pooled_BD = jnp.tanh(Dense(c.width, ("embed", None), name="pooler")(hidden_BTD[:, 0]))
+        elif mask_BT is None:
+            pooled_BD = hidden_BTD.mean(1)
+        else:
+            weight_BT = mask_BT.astype(hidden_BTD.dtype)
+            weight_BT /= jnp.maximum(weight_BT.sum(1, keepdims=True), 1)
+            pooled_BD = jnp.einsum("BTD,BT->BD", hidden_BTD, weight_BT)
+        return {"hidden": hidden_BTD, "pooled": pooled_BD, "embedding": token_embedding.table}

@@ -1,0 +1,46 @@
+"""A multilayer perceptron over a flattened image.
+
+Shapes: B batch, H height, W width, C channels, F features.
+"""
+
+from dataclasses import dataclass
+
+import jax
+from flax import linen as nn
+
+from fmodels.layers import Dense, Dropout
+from fmodels.model import Model
+
+HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, for ReLU
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    hidden: tuple[int, ...] = (256, 128)
+    "width of each hidden layer"
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must be one or more positive widths, not {self.hidden}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+
+    def build(self) -> Model:
+        return Model(Mlp(self))
+
+
+class Mlp(nn.Module):
+    """Reads `image` [B, H, W, C]; returns `pooled` [B, F], the last hidden layer."""
+
+    config: MlpConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
+        x_BF = batch["image"].reshape(len(batch["image"]), -1)
+        axes = ("pixels", "mlp")
+        for i, width in enumerate(self.config.hidden):
+            x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
+            x_BF = Dropout(self.config.dropout)(x_BF, train)
+            axes = ("embed", "mlp")
+        return {"pooled": x_BF}

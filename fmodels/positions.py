@@ -1,0 +1,66 @@
+"""Where a token stands: absolute embeddings, rotations, and biases on the attention logits.
+
+Shapes: B batch, T length, D model, N heads, H head size, Q and K query and key length.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fmodels.axes import named
+
+
+def sinusoidal(positions_BT: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
+    """sin and cos of geometrically spaced frequencies, interleaved (Vaswani et al. 2017, §3.5). `width` is even."""
+    frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(0, width, 2) / width)
+    angle_BTF = positions_BT[..., None].astype(jnp.float32) * frequency
+    return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*positions_BT.shape, width)
+
+
+def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "B T"]) -> Float[Array, "B T N H"]:
+    """Rotates the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even."""
+    half = x_BTNH.shape[-1] // 2
+    frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
+    angle = positions_BT[..., None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle).astype(x_BTNH.dtype), jnp.cos(angle).astype(x_BTNH.dtype)
+    a, b = x_BTNH[..., :half], x_BTNH[..., half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def alibi(heads: int, positions_BT: Int[Array, "B T"]) -> Float[Array, "B N T T"]:
+    """A penalty linear in the distance, one slope a head (Press et al. 2022, §3); symmetric, as encoders use it.
+
+    For a number of heads that is no power of two the slopes are those of the next lower power, then every other one of twice it.
+    """
+    lower = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
+    slopes += [2.0 ** (-4.0 * i / lower) for i in range(1, 2 * (heads - lower), 2)]
+    distance_BTT = jnp.abs(positions_BT[:, :, None] - positions_BT[:, None, :]).astype(jnp.float32)
+    return -jnp.asarray(slopes, jnp.float32)[:, None, None] * distance_BTT[:, None]
+
+
+class RelativeBias(nn.Module):
+    """A learned bias a head and bucket of distance (Raffel et al. 2020, §2.1): half of the buckets for each direction, exact
+    up to a quarter of them, then logarithmic up to `max_distance`. Shared by the layers."""
+
+    heads: int
+    buckets: int = 32
+    max_distance: int = 128
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "1 N T T"]:
+        table = self.param("embedding", named(nn.initializers.normal(0.02), None, "heads"), (self.buckets, self.heads))
+        offset_TT = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
+        one_way, distance = self.buckets // 2, np.abs(offset_TT)
+        exact = one_way // 2
+        with np.errstate(divide="ignore"):
+            log = np.log(distance / exact) / np.log(self.max_distance / exact) * (one_way - exact)
+        far = np.minimum(exact + np.maximum(log, 0).astype(np.int32), one_way - 1)
+        bucket_TT = np.where(distance < exact, distance, far) + one_way * (offset_TT > 0)
+        # A product with the one-hot buckets: its gradient is a matrix product too, where a gather's is a slow scatter.
+        one_hot = jax.nn.one_hot(bucket_TT.reshape(-1), self.buckets, dtype=table.dtype)
+        return (one_hot @ table).T.reshape(1, self.heads, length, length)

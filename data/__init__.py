@@ -1,0 +1,1 @@
+"""Sources, tokenizers, transforms and the loader: numpy in, numpy out."""

@@ -1,0 +1,72 @@
+"""Texts with labels, for classification."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data import labels as labelling
+from data import sources
+from data.dataset import Columns, Dataset, Spec, fingerprint
+from data.text import encode, facts, vocabulary_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledText:
+    """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]."""
+
+    source: Any = "pydocs:topics"
+    "NAME or NAME:ARGUMENT of data.sources, such as files:PATH"
+    batch_size: int = 32
+    length: int = 128
+    "tokens in a row, T; longer texts are cut"
+    vocab_size: int = 4096
+    "of the tokenizer that is trained on the source, if one is"
+    tokenizer: str | None = None
+    "path of a tokenizer.json to use instead; None is that of --init-from, or one trained on the source"
+    labels_per_class: int | None = None
+    "labelled rows used for training; None for all"
+    label_seed: int = 0
+    "which"
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.length < 8:
+            raise ValueError(f"length must be at least 8, not {self.length}")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
+
+    def spec(self) -> dict[str, Spec]:
+        rows, both = (self.batch_size,), (self.batch_size, self.length)
+        return {
+            "tokens": Spec(both, np.int32),
+            "words": Spec(both, np.int32),
+            "segments": Spec(both, np.int32),
+            "mask": Spec(both, np.bool_),
+            "label": Spec(rows, np.int32),
+            "example": Spec(rows, np.uint32),
+            "valid": Spec(rows, np.float32),
+        }
+
+    def build(self, tokenizer: str | None = None) -> Dataset:
+        splits = sources.load(self.source)
+        labels = labelling.numbered(splits, self.source)
+        splits["train"] = labelling.budget(splits["train"], self.labels_per_class, self.label_seed, self.source)
+        vocabulary = vocabulary_for(self, tokenizer, [row["text"] for row in splits["train"]])
+        columns, notes = {}, []
+        for split, rows in splits.items():
+            arrays, cut = encode(rows, self.length, vocabulary)
+            columns[split] = {**arrays, "label": np.array([labels.index(row["label"]) for row in rows], np.int32)}
+            notes += [f"{split}: {note}" for note in cut]
+        return Dataset(
+            splits={split: Columns(arrays) for split, arrays in columns.items()},
+            facts={**facts(vocabulary), **labelling.facts(splits["train"], labels)},
+            fingerprint=fingerprint(labels, vocabulary.json, *(x for arrays in columns.values() for x in arrays.values())),
+            encode=lambda rows: encode(rows, self.length, vocabulary),
+            labels=labels,
+            token=vocabulary.token,
+            files={"tokenizer.json": vocabulary.json},
+            shown={split: [row["text"] for row in rows] for split, rows in splits.items()},
+            notes=notes,
+        )

@@ -1,0 +1,25 @@
+"""The 1,797 handwritten digits of 8 by 8 pixels that scikit-learn ships (Alpaydin and Kaynak 1998)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.sources import Rows
+
+
+@dataclass(frozen=True)
+class Digits:
+    def load(self) -> dict[str, Rows]:
+        """Rows of `image`, float32 [8, 8, 1] in [0, 1], and `label`; a fifth, drawn at random once for all, is `test`."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        order = np.random.default_rng(0).permutation(len(digits.target))
+        images, labels = (digits.images[order, ..., None] / 16).astype(np.float32), digits.target[order]
+        rows = [{"image": image, "label": str(label)} for image, label in zip(images, labels, strict=True)]
+        held_out = len(rows) // 5
+        return {"train": rows[held_out:], "test": rows[:held_out]}
+
+
+def source(argument: str) -> Digits:
+    return Digits()

@@ -1,0 +1,281 @@
+"""The corpus that is on every machine: the documentation inside the installed Python sources.
+
+The standard library and the project's dependencies are parsed, never imported. Their docstrings (and other long strings at
+module level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup and cut into
+passages of 20 to 120 words, no two alike. One module is one document.
+"""
+
+import ast
+import importlib.util
+import inspect
+import random
+import re
+import sysconfig
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import DataError
+
+STDLIB = "python"
+LIBRARIES = (
+    "absl",
+    "chex",
+    "etils",
+    "flax",
+    "grain",
+    "huggingface_hub",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax",
+    "pydantic",
+    "rich",
+    "scipy",
+    "sklearn",
+    "tensorflow_datasets",
+    "tyro",
+)
+TOPICS = ("flax", "jax", "matplotlib", "numpy", "orbax", STDLIB, "scipy", "sklearn")
+
+MIN_WORDS, MAX_WORDS = 20, 120  # of a passage
+MIN_CHARACTERS = 80  # of a string: twenty words take more
+HELD_OUT_ONE_IN = 8  # modules
+EVALUATION_ROWS_PER_CLASS = 60  # in the topics' validation split; twice as many in test, where there are
+
+# Directories that hold no documentation of the library itself.
+_SKIPPED = frozenset(
+    "test tests testing internal_test_util conftest encodings __pycache__ site-packages dist-packages idlelib lib2to3 turtledemo "
+    "_vendor vendor third_party extern externals _array_api_compat array_api_compat array_api_extra".split()
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A few sentences of documentation, from the module `document` of `library`."""
+
+    text: str
+    library: str
+    document: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the whole module is kept from training: a hash of its name decides, for every task alike."""
+        return zlib.crc32(self.document.encode()) % HELD_OUT_ONE_IN == 0
+
+
+@dataclass(frozen=True)
+class PyDocs:
+    """Documentation of the standard library and of this project's dependencies, as plain text.
+
+    Rows have `text` and `document` (the module's dotted name), sorted by library, module and position, so that consecutive passages
+    of a document are adjacent. The split `validation` holds one module in eight.
+    """
+
+    def load(self) -> dict[str, list[dict[str, str]]]:
+        """The rows of each split. Raises `DataError` where a library is not installed."""
+        splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
+        for passage in collect():
+            split = "validation" if passage.held_out else "train"
+            splits[split].append({"text": passage.text, "document": passage.document})
+        return splits
+
+
+@dataclass(frozen=True)
+class PyDocsTopics:
+    """Which of eight libraries does a passage document? The libraries' names are masked in the text.
+
+    Rows have `text` and `label`. The split `test` comes from the modules that `PyDocs` holds out too, and is the same whatever the
+    seed; `train` and `validation` share the other modules but no passage.
+    """
+
+    labels_per_class: int = 20
+    seed: int = 0  # which passages are labelled
+
+    def load(self) -> dict[str, list[dict[str, str]]]:
+        """The rows of each split. Raises `DataError` where a library is missing or has too few passages."""
+        seen, held_out = {}, {}
+        for passage in collect(TOPICS):
+            (held_out if passage.held_out else seen).setdefault(passage.library, []).append(passage)
+        splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
+        for library in TOPICS:
+            labelled = self.labels_per_class
+            evaluated = labelled + EVALUATION_ROWS_PER_CLASS
+            shuffled = random.Random(f"{library} {self.seed}").sample(seen[library], len(seen[library]))
+            if len(shuffled) < evaluated:
+                raise DataError(
+                    f"pydocs-topics: {library} has {len(shuffled)} passages, and {evaluated} are needed: "
+                    f"lower labels_per_class ({labelled})"
+                )
+            test = random.Random(library).sample(held_out[library], len(held_out[library]))
+            for split, passages in (
+                ("train", shuffled[:labelled]),
+                ("validation", shuffled[labelled:evaluated]),
+                ("test", test[: 2 * EVALUATION_ROWS_PER_CLASS]),
+            ):
+                splits[split] += [{"text": mask_names(p.text), "label": library} for p in passages]
+        return splits
+
+
+def collect(libraries: tuple[str, ...] = (*LIBRARIES, STDLIB)) -> list[Passage]:
+    """All passages of the libraries, sorted by library, module and position; of passages that differ in digits, case or punctuation only, the first.
+
+    Raises `DataError` where a library is not installed.
+    """
+    passages, seen = [], set[str]()
+    for library in sorted(libraries):
+        for document, path in _modules(library):
+            for text in _strings(path):
+                new = []  # TMP
+                for paragraph in _paragraphs(text):
+                    same = re.sub(r"[^a-z]+", " ", paragraph.lower())
+                    if same not in seen and _is_english(paragraph):
+                        seen.add(same)
+                        new.append(paragraph)
+                passages += [Passage(passage, library, document) for passage in _passages(new)]
+    return passages
+
+
+def _modules(library: str) -> list[tuple[str, Path]]:
+    """Dotted name and file of the modules of a library, found without importing it."""
+    if library == STDLIB:
+        roots, prefix = [sysconfig.get_path("stdlib")], ()
+    else:
+        spec = importlib.util.find_spec(library)
+        if spec is None or not spec.submodule_search_locations:
+            raise DataError(f"pydocs: the library {library} is not installed: pip install -e . installs all that are needed")
+        roots, prefix = spec.submodule_search_locations, (library,)
+    found = {}
+    for root in map(Path, roots):
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            if _SKIPPED.isdisjoint(parts) and not re.search(r"(^|_)tests?(_|$)", parts[-1]):
+                found[".".join((*prefix, *parts)).removesuffix(".__init__")] = path
+    return sorted(found.items())
+
+
+def _strings(path: Path) -> Iterator[str]:
+    """The docstrings of a file and its other long strings at module level, in order."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the parser has to say of other people's code
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # a template or a sample of broken code, not a module
+            return
+    yield from _docstrings(tree)
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr) and statement is not tree.body[0]:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > MIN_CHARACTERS:
+                    yield inspect.cleandoc(node.value)
+
+
+def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    docstring = ast.get_docstring(node, clean=False)
+    if docstring and len(docstring) > MIN_CHARACTERS:
+        yield inspect.cleandoc(docstring)
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(child)
+
+
+# How a docstring is made plain, step by step. The more indented lines below an opening line, its body, go with it.
+_BODY = r"(?:\n(?:\1 +\S.*| *(?=\n|\Z)))*"
+_CLEANING = [
+    (re.compile(pattern, re.MULTILINE), replacement)
+    for pattern, replacement in (
+        (r"^( *)(?:```|~~~).*\n(?:.*\n)*?\1(?:```|~~~) *$", ""),  # fenced code
+        (r"^ *>>>.*(?:\n.*\S.*)*", ""),  # a doctest and what it prints
+        (r"^( *)\.\. (?:note|warning|tip|hint|important|caution|attention|deprecated|version\w+)::(?: [\d.]+$)?", r"\1"),
+        (r"^( *)\.\.(?= |$).*" + _BODY, ""),  # any other directive, comment or link target
+        (r"^( *)(\S.*)?::$" + _BODY, r"\1\2:"),  # a literal block
+        (r"^( *)(?:References?|See Also|Notation)\n\1([-=~])\2+\n(?:.*\n?)*?(?=\1\S.*\n\1\2{3}|\Z)", ""),
+        (r"^.*\n *([-=~^*#+\"])\1{2,} *$", ""),  # a title and its ruler
+        (r"^ *(?:#+ .*|[A-Z][\w ]{1,30}:) *$", ""),  # `## Title`, `Args:`
+        (r"^( *\*{0,2}\w[\w.*, ]*) : .*$", r"\1:"),  # `name : type` of a parameter
+        (r"^( *):\w+ (?:[^:\n]* )?(\w+): ", r"\1\2: "),  # `:param type name: text`
+        (r"\(?https?://[^\s)>]+\)?|<(?:doi|https?):[^>]*>", ""),
+        (r"!?\[([^\]\n]+)\]\([^)\n]*\)", r"\1"),  # `[text](address)`
+        (r"\s?\[[\w*#.-]+\]_(?!\w)", ""),  # a citation
+        (r":[\w:+-]+:(?=`)", ""),  # the role of `:role:`text``
+        (r"`~?([^`<]+?)\s*<[^>`]*>`_{0,2}", r"\1"),  # `text <target>`_
+        (r"(`{1,2})[~!]?([^`]*)\1_{0,2}", r"\2"),
+        (r"(?<![\w*])(\*{1,2})(?=[^\s*])([^*\n]*[^\s*])\1(?![\w*])", r"\2"),  # emphasis
+        (r"\|(\w+)\|(?!\w)", r"\1"),
+        (r"</?[A-Za-z][^>\n]*>", ""),
+    )
+]
+# A line that opens a list item or the description of a parameter.
+_ITEM = re.compile(r" *(?:[-*+•] |\(?\d+[.)] |\*{0,2}[\w.]+(?: \([^)]*\))?:(?: |$))")
+_BULLET = re.compile(r" *(?:[-*+•]|\(?\d+[.)]) ")
+_LEADS_TO_NOTHING = re.compile(r"(?:(?<=[.;!?] )|^)[^.;!?]*:$")  # a sentence that announced what was cut
+_NOISE = re.compile(r"\\|[{}$@|=]{2}|%\(|\${|[-=_]{4}|\bCopyright\b|[Ll]icensed? ")
+_FUNCTION_WORDS = frozenset(
+    "a an the of to in on at by for from with as is are was be been can will may must should if or and not no that this these those it its "
+    "which when where than then only has have does do any all each into".split()
+)
+
+
+def _passages(paragraphs: list[str]) -> list[str]:
+    """Passages of MIN_WORDS to MAX_WORDS words: short neighbours are joined, long paragraphs cut between sentences."""
+    passages = [""]
+    for piece in (piece for paragraph in paragraphs for piece in _split(paragraph)):
+        words, more = len(passages[-1].split()), len(piece.split())
+        if words < MIN_WORDS and words + more <= MAX_WORDS:
+            passages[-1] = f"{passages[-1]} {piece}".lstrip()
+        else:
+            passages.append(piece)
+    return [passage for passage in passages if MIN_WORDS <= len(passage.split()) <= MAX_WORDS]
+
+
+def _split(paragraph: str) -> Iterator[str]:
+    """The paragraph as it is, or runs of its sentences where it is too long."""
+    run = ""
+    for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph):
+        if run and len(run.split()) + len(sentence.split()) > MAX_WORDS:
+            yield run
+            run = sentence
+        else:
+            run = f"{run} {sentence}".lstrip()
+    yield run
+
+
+def _paragraphs(docstring: str) -> Iterator[str]:
+    """Unwrapped paragraphs, list items and descriptions of parameters that read as English."""
+    for pattern, replacement in _CLEANING:
+        docstring = pattern.sub(replacement, docstring)
+    for block in re.split(r"\n\s*\n", docstring):
+        lines, indents = [], []
+        for line in block.splitlines():
+            indent = len(line) - len(line.lstrip())
+            if not lines or indent < indents[-1] or _ITEM.match(line):
+                lines.append(" ".join(_BULLET.sub("", line).split()))
+            else:
+                lines[-1] += " " + " ".join(line.split())
+            indents.append(indent)
+        for line in lines:
+            yield _LEADS_TO_NOTHING.sub("", line).rstrip() if line.endswith(":") else line
+
+
+def _is_english(text: str) -> bool:
+    """Whether most of a paragraph is words, and enough of them are those that only sentences have."""
+    words = [word.strip("()[]\"'.,;:!?").lower() for word in text.split()]
+    plain = sum(word.isalpha() or word.replace("-", "").isalpha() for word in words)
+    function = sum(word in _FUNCTION_WORDS for word in words)
+    return len(words) >= 4 and plain >= 0.75 * len(words) and function >= 0.15 * len(words) and not _NOISE.search(text)
+
+
+# What would give the answer of `PyDocsTopics` away: the libraries' names and usual aliases, with whatever is named after them (`np.linalg.norm`).
+_NAMES = re.compile(
+    r"\b(?:(?:c?python|stdlib|flax|linen|nnx|nn|jaxlib|jax|jnp|lax|pallas|xla|matplotlib|mpl|pyplot|plt|pylab|numpy|np|num-?py|f2py|ndarray|"
+    r"orbax|ocp|tensorstore|scipy|sp|sklearn|scikit-learn|scikits?|tfds|tensorflow_datasets|tensorflow|tf|optax)\b(?:\.\w+)*)",
+    re.IGNORECASE,
+)
+
+
+def mask_names(text: str) -> str:
+    """The text with `library` in place of the name of any library and of what is reached through it."""
+    return _NAMES.sub("library", text)

@@ -1,0 +1,221 @@
+"""Checkpoints by Orbax: asynchronous, atomic, the data position included, and never trusted blindly.
+
+A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state), `data` (the position of the
+batches) and `meta` (checksums of the first two). It appears under its step when it is whole. Bits that changed on disk are found
+by the checksums, which are sums of integers: the same for any layout over devices.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from train.errors import UserError
+from train.step import GuardState, Program, State
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """uint32: every 32-bit word times an odd number that grows with its place in the array, summed modulo 2^32."""
+
+    def of(leaf: jax.Array) -> jax.Array:
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        bits = (leaf if leaf.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(leaf, unsigned)).astype(jnp.uint32).reshape(-1)
+        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    words = jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+    return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+
+def _items(state: State) -> dict[str, dict]:
+    """The state as the two items that hold it."""
+    rest = {"step": state.step, "seed": state.seed, "guard": vars(state.guard), "opt_state": state.opt_state}
+    return {"model": {"params": state.params, "model_state": state.model_state}, "optimizer": rest}
+
+
+class Checkpoints:
+    """The checkpoints of a run directory. Use as a context manager: leaving it waits for what is being written."""
+
+    def __init__(self, run_dir: Path, keep: int = 1, say: Callable[[str], None] = print):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        self.directory, self.say = run_dir / "checkpoints", say
+        best = managers.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]), cleanup_tmp_directories=True
+        )
+        self.manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if kind is None:
+                raise
+        finally:
+            self.manager.close()
+
+    def save(self, state: State, batches: Any, metrics: dict[str, float] | None) -> None:
+        """Starts to write the state. `metrics` has the validation `loss` at this step, if it is known: it decides which is best."""
+        import grain
+        import orbax.checkpoint as ocp
+
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        items = _items(state)
+        meta = {name: int(checksum(item)) for name, item in items.items()}
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+            data=grain.checkpoint.CheckpointSave(batches),
+            meta=ocp.args.JsonSave(meta),
+        )
+        self._guarded(lambda: self.manager.save(step, args=args, metrics=metrics))
+
+    def wait(self) -> None:
+        """Until everything is on disk. Raises UserError if it could not be written."""
+        self._guarded(lambda: (self.manager.wait_until_finished(), self.manager.check_for_errors()))
+
+    def _guarded(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except (OSError, ValueError, RuntimeError) as error:
+            last = self.manager.latest_step()
+            kept = f"the checkpoint of step {last} is whole" if last is not None else "there is none before it"
+            raise UserError(f"{self.directory}: a checkpoint could not be written ({_line(error)}); {kept}") from None
+
+    def restore(self, program: Program, batches: Any) -> State | None:
+        """The newest whole checkpoint, laid out for the program's mesh, with `batches` put to its position; None without any.
+
+        A damaged one is named and put aside, and then the one before it is used. Raises UserError if all are damaged.
+        """
+        import grain
+
+        position = grain.checkpoint.CheckpointRestore(batches) if batches is not None else None
+        return self._newest(lambda step: self._read(step, program, position))
+
+    def restore_model(self, program: Program, best: bool = False) -> tuple[Any, Any]:
+        """(params, model state) of the newest checkpoint, or of the best. Raises UserError if there is none."""
+        step = self.manager.best_step() if best else None
+
+        def read(step: int) -> tuple[Any, Any]:
+            model = self._item(step, "model", program)
+            return model["params"], model["model_state"]
+
+        found = read(step) if step is not None else self._newest(read)
+        if found is None:
+            raise UserError(f"{self.directory}: there is no checkpoint yet")
+        return found
+
+    def _newest(self, read: Callable[[int], Any]) -> Any:
+        damaged = []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                return read(step)
+            except Exception as error:  # whatever a reader of damaged files may raise
+                damaged.append(step)
+                self.say(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)}); trying the one before it")
+                self._put_aside(step)
+        if damaged:
+            raise UserError(f"{self.directory}: no checkpoint is whole; they are in {self.directory.parent / 'damaged'}")
+        return None
+
+    def _put_aside(self, step: int) -> None:
+        aside = self.directory.parent / "damaged" / str(step)
+        aside.parent.mkdir(exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.move(self.directory / str(step), aside)
+        self.manager.reload()
+
+    def _read(self, step: int, program: Program, position: Any) -> State:
+        import orbax.checkpoint as ocp
+
+        model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
+        if position is not None:
+            self.manager.restore(step, args=ocp.args.Composite(data=position))
+        return State(
+            step=rest["step"], params=model["params"], opt_state=rest["opt_state"], model_state=model["model_state"],
+            seed=rest["seed"], guard=GuardState(**rest["guard"]),
+        )  # fmt: skip
+
+    def _item(self, step: int, name: str, program: Program) -> dict:
+        """One item, verified. Raises ValueError if it is not what was saved."""
+        import orbax.checkpoint as ocp
+
+        placed = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), program.shapes, program.shardings)
+        args = {name: ocp.args.StandardRestore(_items(placed)[name]), "meta": ocp.args.JsonRestore()}
+        found = self.manager.restore(step, args=ocp.args.Composite(**args))
+        if int(checksum(found[name])) != found["meta"][name]:
+            raise ValueError(f"the checksum of {name} does not match")
+        return found[name]
+
+
+def read_model(run_dir: Path) -> tuple[dict, dict]:
+    """(params, model state) of the newest checkpoint of a run, as numpy arrays, whatever the experiment.
+
+    Raises UserError if there is none, or it is damaged."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    directory = run_dir / "checkpoints"
+    with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"{directory}: there is no checkpoint yet")
+        try:
+            item = directory.absolute() / str(step) / "model"
+            handler = ocp.PyTreeCheckpointer()
+            shapes = handler.metadata(item).item_metadata.tree
+            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            model = handler.restore(item, restore_args=restore)
+            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            if int(checksum(model)) != meta["model"]:
+                raise ValueError("the checksum does not match")
+        except Exception as error:
+            raise UserError(f"checkpoint {directory / str(step)} is damaged ({_line(error)})") from None
+    return model["params"], model["model_state"]
+
+
+def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
+    """The fresh state with the parameters of another run, as far as names and shapes agree, and which were `taken`, are `new`, and
+    were `left over`. Raises UserError where a name agrees and its shape does not, or where nothing of the model would be taken."""
+    from train.optim import names
+
+    theirs, their_state = read_model(run_dir)
+    given = dict(zip(names(theirs), jax.tree.leaves(theirs), strict=True))
+    wanted = dict(zip(names(state.params), jax.tree.leaves(state.params), strict=True))
+    taken = [name for name in wanted if name in given]
+    wrong = [f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}" for name in taken if given[name].shape != wanted[name].shape]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
+    missing = [name for name in wanted if name.startswith("model/") and name not in given]
+    if missing:
+        raise UserError(
+            f"init_from {run_dir}: it has no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
+            "the models differ; set the fields of --model as in its experiment.json"
+        )
+
+    def place(path, leaf, placed):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return jax.device_put(given[name], placed) if name in given else leaf
+
+    params = jax.tree_util.tree_map_with_path(place, state.params, program.shardings.params)
+    model_state = state.model_state
+    if their_state:
+        model_state = jax.tree.map(jax.device_put, their_state, program.shardings.model_state)
+    report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
+    return replace(state, params=params, model_state=model_state), report
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

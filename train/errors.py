@@ -1,0 +1,15 @@
+"""Errors that a user can cause, and the nearest right name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One line: what was wrong, where, and what would be right. The front door prints it and exits with status 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """"; did you mean X?" for the known name closest to `name`, or the whole list where none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"

@@ -1,0 +1,175 @@
+"""An experiment is a value: a tree of frozen dataclasses that holds all that a run depends on, and round-trips through JSON."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from train.errors import UserError, nearest
+from train.optim import Optimizer
+from train.sharding import Mesh
+from train.step import Guard
+
+PACKAGES = ("fmodels", "train", "data")
+
+
+def how(default: Any) -> Any:
+    """A field that says how a run runs, not what is learned: it may differ when the run continues."""
+    return dataclasses.field(default=default, metadata={"how": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    dir: str = how("")
+    "where everything goes; runs/RECIPE unless told otherwise"
+    steps: int = 1000
+    "updates of the parameters"
+    seed: int = 0
+    "of initialisation, data order, corruption and dropout"
+    precision: Literal["f32", "bf16"] = how("f32")
+    "what the network computes in; parameters and moments are float32 always"
+    accumulation: int = how(1)
+    "microbatches that a batch is computed in"
+    log_every: int = how(20)
+    "steps between lines of metrics.jsonl"
+    evaluate_every: int = how(200)
+    "steps between evaluations on the validation split; 0 for the last step only"
+    checkpoint_every: int = how(200)
+    "steps between checkpoints; the last step has one always"
+    keep: int = how(2)
+    "newest checkpoints kept, beside the best"
+    guard: Guard = Guard()
+
+    def __post_init__(self):
+        for name in ("steps", "accumulation", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every must be 0 or more, not {self.evaluate_every}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), not {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Model, objective, data and optimizer may be of any type that keeps their contract; JSON has them with their import path."""
+
+    model: Any
+    objective: Any
+    data: Any
+    optimizer: Any = Optimizer()
+    mesh: Mesh = Mesh()
+    run: Run = Run()
+    init_from: str | None = None
+    "run to take parameters from, as far as they fit"
+
+    def __post_init__(self):
+        longest = getattr(self.model, "max_length", None)
+        length = getattr(self.data, "length", None)
+        if longest is not None and length is not None and length > longest:
+            raise ValueError(f"data.length {length} is more than model.max_length {longest}")
+        pairs = getattr(self.data, "layout", None) == "pairs"
+        if getattr(self.objective, "next_sentence", False) and not pairs:
+            raise ValueError("objective.next_sentence needs pairs of segments: set data.layout pairs")
+
+
+def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
+    """Fills the fields of model and objective that are None with what the data says of itself (`classes`, `mask_id`, …).
+
+    Raises UserError where a field says something else than the data, or the vocabulary does not fit.
+    """
+
+    def fill(part: Any, where: str) -> Any:
+        known = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        for name, fact in facts.items():
+            if known.get(name) is not None and known[name] != fact and not (name == "vocab_size" and known[name] > fact):
+                raise UserError(f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}")
+        return dataclasses.replace(part, **{name: fact for name, fact in facts.items() if name in known and known[name] is None})
+
+    return dataclasses.replace(experiment, model=fill(experiment.model, "model"), objective=fill(experiment.objective, "objective"))
+
+
+def to_json(value: Any, declared: Any = Any) -> Any:
+    """Plain JSON values; a dataclass that stands where its type is not declared carries it as `type`: "module:Class"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value))
+        body = {f.name: to_json(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
+        return body if declared is type(value) else {"type": f"{type(value).__module__}:{type(value).__qualname__}", **body}
+    if isinstance(value, tuple | list):
+        inner = (get_args(declared) or (Any,))[0]
+        return [to_json(item, inner) for item in value]
+    return value
+
+
+def from_json(value: Any, declared: Any = Experiment, where: str = "", trusted: tuple[str, ...] = ()) -> Any:
+    """The inverse of `to_json`. Raises UserError, naming the key, for an unknown key, an ill-typed or impossible value, and a type
+    outside of this project's packages and the modules in `trusted`, which are not imported unless the user names them."""
+    if declared is Any and isinstance(value, dict) and "type" in value:
+        value = dict(value)
+        declared = _load_type(value.pop("type"), where, trusted)
+    if dataclasses.is_dataclass(declared):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: a mapping of the fields of {declared.__name__} is needed, not {value!r}")
+        hints = get_type_hints(declared)
+        known = [f.name for f in dataclasses.fields(declared)]
+        for key in value:
+            if key not in known:
+                raise UserError(f"{_join(where, key)}: unknown key{nearest(key, known)}")
+        parts = {key: from_json(item, hints[key], _join(where, key), trusted) for key, item in value.items()}
+        try:
+            return declared(**parts)
+        except (ValueError, TypeError) as error:
+            raise UserError(_join(where, str(error))) from None
+    if get_origin(declared) is tuple and dataclasses.is_dataclass(get_args(declared)[0]) and isinstance(value, list):
+        return tuple(from_json(item, get_args(declared)[0], f"{where}[{i}]", trusted) for i, item in enumerate(value))
+    return _checked(value, declared, where)
+
+
+def _checked(value: Any, declared: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(declared).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{where}: {error.errors()[0]['msg']}, not {value!r}") from None
+
+
+def _load_type(path: str, where: str, trusted: tuple[str, ...]) -> type:
+    module, _, name = path.partition(":")
+    if module.split(".")[0] not in (*PACKAGES, *trusted) and module not in trusted:
+        raise UserError(f"{where}: {path} is not of this project; if you trust it, name its file: --import PATH/TO/{module}.py")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"{where}: there is no {name} in {module}") from None
+    if not dataclasses.is_dataclass(found):
+        raise UserError(f"{where}: {path} is not a dataclass")
+    return found
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def leaves(value: Any, where: str = "", is_how: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """(dotted name, value, whether it says how) of every field of an experiment, the types of its parts among them."""
+    if not dataclasses.is_dataclass(value):
+        yield where, value, is_how
+        return
+    if where:
+        yield f"{where}.type", f"{type(value).__module__}:{type(value).__qualname__}", is_how
+    for f in dataclasses.fields(value):
+        yield from leaves(getattr(value, f.name), _join(where, f.name), is_how or f.metadata.get("how", f.type is Mesh))
+
+
+def differences(a: Experiment, b: Experiment) -> list[str]:
+    """`field: a's value, b's value` of every field that changes what is learned."""
+    of_a, of_b = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))
+    absent = object()
+    return [
+        f"{name}: {of_a.get(name, 'absent')!r}, {of_b.get(name, 'absent')!r}"
+        for name in sorted(of_a.keys() | of_b.keys())
+        if of_a.get(name, absent) != of_b.get(name, absent)
+    ]

@@ -1,0 +1,63 @@
+"""The arithmetic of a computation, and the arithmetic that this machine can do."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def count(function: Callable, *shapes: Any) -> int:
+    """FLOPs of the matrix products and convolutions of `function` at these shapes, twice a multiply-add; a scanned body counts
+    as often as it runs. The rest of a network costs next to nothing beside them."""
+    return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * int(np.prod(out)) * int(np.prod([left[i] for i in contracted]))
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * int(np.prod(out)) * int(np.prod(kernel)) // out_channels
+        else:
+            times = params.get("length", 1) if name == "scan" else 1
+            total += times * sum(map(_count, _inner(params)))
+    return total
+
+
+def _inner(params: dict) -> list[Any]:
+    found = []
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            item = getattr(item, "jaxpr", item)
+            if hasattr(item, "eqns"):
+                found.append(item)
+    return found
+
+
+def training(objective: Any, model: Any, params: Any, state: Any, batch: Any) -> int:
+    """FLOPs of a training step: three forward passes (one for each of the two gradients of a product), nothing for remat."""
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    loss = lambda params, state, batch, rng: objective.loss(model.apply, params, state, batch, rng, True)
+    return 3 * count(loss, params, state, batch, rng)
+
+
+def matrix_rate(dtype: Any, size: int, seconds: float = 0.3) -> float:
+    """FLOP/s of a product of two square matrices on one device: the best of as many as fit into `seconds`."""
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    product(a, a).block_until_ready()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,120 @@
+"""Classification of whole examples: text, images, anything a model pools into one vector.
+
+Shapes: B batch, D model width, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmodels.heads import ClassifierHead
+from fmodels.model import Model
+from train.objectives import Sums, means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """A fresh dense head on the pooled output, and cross-entropy with `label` [B]."""
+
+    classes: int | None = None
+    "C; None is what the data says"
+    dropout: float = 0.0
+    "of the pooled vector"
+    loss_name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    "focal weighs an example by (1 - p)^gamma of its label (Lin et al. 2017)"
+    gamma: float = 2.0
+    "of the focal loss"
+    label_smoothing: float = 0.0
+    "share of the target spread over all classes (Szegedy et al. 2016, §7)"
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    "weight of each class's examples; balanced is inverse to its share of the training labels"
+    label_shares: tuple[float, ...] | None = None
+    "of the training labels; None is what the data says"
+
+    def __post_init__(self):
+        if self.classes is not None and self.classes < 2:
+            raise ValueError(f"classes must be at least 2, not {self.classes}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.gamma < 0:
+            raise ValueError(f"gamma must be 0 or more, not {self.gamma}")
+        if isinstance(self.class_weights, tuple):
+            if self.classes is not None and len(self.class_weights) != self.classes:
+                raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
+            if min(self.class_weights) < 0 or sum(self.class_weights) == 0:
+                raise ValueError(f"class_weights must be 0 or more, and not all 0, not {self.class_weights}")
+
+    @property
+    def head(self) -> Model:
+        assert self.classes is not None, "an experiment is resolved before it runs"
+        return Model(ClassifierHead(self.classes, self.dropout))
+
+    def init(self, model: Model, rng: jax.Array, batch: dict) -> tuple[dict, dict]:
+        model_rng, head_rng = jax.random.split(rng)
+        params, state = model.init(model_rng, batch)
+        outputs, _ = model.apply(params, state, batch)
+        return {"model": params, "head": {"classifier": self.head.init(head_rng, outputs["pooled"])[0]}}, state
+
+    def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
+        model_rng, head_rng = jax.random.split(rng)
+        outputs, state = apply(params["model"], state, batch, rng=model_rng, train=train)
+        logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"], rng=head_rng, train=train)
+        log_p_BC, label_B = jax.nn.log_softmax(logits_BC), batch["label"]
+        target_BC = jax.nn.one_hot(label_B, logits_BC.shape[-1])
+        weight_B = batch["valid"]
+        if train:
+            target_BC = target_BC * (1 - self.label_smoothing) + self.label_smoothing / logits_BC.shape[-1]
+            weight_B = weight_B * self.weight_of_class()[label_B]
+        losses_B = -(target_BC * log_p_BC).sum(-1)
+        if train and self.loss_name == "focal":
+            p_B = jnp.exp(jnp.take_along_axis(log_p_BC, label_B[:, None], axis=1))[:, 0]
+            losses_B *= (1 - p_B) ** self.gamma
+        guess_B, rows = logits_BC.argmax(-1), batch["valid"].sum()
+        right = ((guess_B == label_B) * batch["valid"]).sum()
+        guessed_BC = jax.nn.one_hot(guess_B, logits_BC.shape[-1]) * batch["valid"][:, None]
+        confusion_CC = jax.nn.one_hot(label_B, logits_BC.shape[-1]).T @ guessed_BC
+        terms = {"classification": ((losses_B * weight_B).sum(), weight_B.sum())}
+        return Sums(terms, {"accuracy": (right, rows), "confusion": (confusion_CC, jnp.ones(()))}), state
+
+    def weight_of_class(self) -> jax.Array:
+        """[C], of mean 1 over the classes."""
+        assert self.classes is not None and self.label_shares is not None, "an experiment is resolved before it runs"
+        if self.class_weights == "none":
+            return jnp.ones(self.classes)
+        if self.class_weights == "balanced":
+            weights_C = 1 / np.maximum(np.asarray(self.label_shares, np.float32), 1e-6)
+        else:
+            weights_C = np.asarray(self.class_weights, np.float32)
+        return jnp.asarray(weights_C / weights_C.mean())
+
+    def summarize(self, sums: Sums) -> dict:
+        """Loss and accuracy, macro precision, recall and F1, and the `confusion` matrix (rows are labels)."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        confusion_CC = np.asarray(sums.metrics["confusion"][0])
+        label, guess = np.indices(confusion_CC.shape).reshape(2, -1)
+        scores = lambda average: precision_recall_fscore_support(
+            label, guess, sample_weight=confusion_CC.ravel(), labels=np.arange(len(confusion_CC)), average=average, zero_division=0
+        )
+        macro = dict(zip(("macro_precision", "macro_recall", "macro_f1"), map(float, scores("macro")[:3]), strict=True))
+        precision, recall, f1, support = (list(map(float, column)) for column in scores(None))
+        per_class = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+        return {**means(sums), **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}
+
+    def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
+        outputs, _ = apply(params["model"], state, batch)
+        logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"])
+        return {"probabilities": jax.nn.softmax(logits_BC)}
+
+    def describe(self, outputs: dict[str, np.ndarray], dataset) -> list[dict]:
+        """{"label": …, "probabilities": {label: …}}, likeliest first."""
+        rows = []
+        for probabilities in outputs["probabilities"]:
+            order = np.argsort(-probabilities, kind="stable")
+            labels = {str(dataset.labels[i]): float(probabilities[i]) for i in order}
+            rows.append({"label": next(iter(labels)), "probabilities": labels})
+        return rows

@@ -1,0 +1,138 @@
+"""Masked language modelling, and with it next-sentence prediction (Devlin et al. 2019, §3.1).
+
+Shapes: B batch, T length, K predicted positions a row, D model width, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmodels.heads import ClassifierHead, MaskedLMHead
+from fmodels.model import Model
+from train.objectives import Sums, means
+
+EVALUATION_MASK_RATE = 0.15  # whatever training uses, so that losses compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM:
+    """Predict the tokens that were hidden.
+
+    A row hides `mask_rate` of its tokens, at least one: 80 % become the mask, 10 % a random token, 10 % stay. Which, is drawn on
+    device from (seed, step, example) alone. The head is computed at those positions only: a fixed number K a row, with weight 0
+    where a row has fewer. Special tokens and padding (`words` < 0) are never hidden.
+    """
+
+    mask_rate: float = 0.15
+    "share of the tokens that are hidden, in training; evaluation hides 15 % always"
+    whole_words: bool = False
+    "hide all tokens of a word or none"
+    next_sentence: bool = False
+    "predict as well whether the second segment follows the first; needs data.layout pairs"
+    mask_id: int | None = None
+    "id of the mask token; None is what the tokenizer says"
+    random_ids: tuple[int, int] | None = None
+    "first and past-the-last id of the random tokens; None is what the tokenizer says"
+
+    def __post_init__(self):
+        if not 0 < self.mask_rate < 1:
+            raise ValueError(f"mask_rate must be in (0, 1), not {self.mask_rate}")
+
+    def init(self, model: Model, rng: jax.Array, batch: dict) -> tuple[dict, dict]:
+        model_rng, lm_rng, sentence_rng = jax.random.split(rng, 3)
+        params, state = model.init(model_rng, batch)
+        outputs, _ = model.apply(params, state, batch)
+        heads = {"masked_lm": _LM.init(lm_rng, outputs["hidden"][:, :1], outputs["embedding"])[0]}
+        if self.next_sentence:
+            heads["next_sentence"] = _SENTENCE.init(sentence_rng, outputs["pooled"])[0]
+        return {"model": params, "head": heads}, state
+
+    def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
+        mask_rng, dropout_rng = jax.random.split(rng)
+        corrupted_BT, positions_BK, weights_BK = self.corrupt(batch, mask_rng, train)
+        weights_BK *= batch["valid"][:, None]
+        outputs, state = apply(params["model"], state, {**batch, "tokens": corrupted_BT}, rng=dropout_rng, train=train)
+        targets_BK = jnp.take_along_axis(batch["tokens"], positions_BK, axis=1)
+        logits_BKV = self.logits(params, outputs, positions_BK)
+        losses_BK = optax.softmax_cross_entropy_with_integer_labels(logits_BKV, targets_BK)
+        right_BK = logits_BKV.argmax(-1) == targets_BK
+        count = weights_BK.sum()
+        terms = {"masked_lm": ((losses_BK * weights_BK).sum(), count)}
+        metrics = {"masked_lm_accuracy": ((right_BK * weights_BK).sum(), count)}
+        if self.next_sentence:
+            logits_B2, _ = _SENTENCE.apply(params["head"]["next_sentence"], {}, outputs["pooled"])
+            losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_B2, batch["is_random"])
+            right_B = logits_B2.argmax(-1) == batch["is_random"]
+            rows = batch["valid"].sum()
+            terms["next_sentence"] = ((losses_B * batch["valid"]).sum(), rows)
+            metrics["next_sentence_accuracy"] = ((right_B * batch["valid"]).sum(), rows)
+        return Sums(terms, metrics), state
+
+    def logits(self, params: dict, outputs: dict, positions_BK: jax.Array) -> jax.Array:
+        """[B, K, V]: the head at the given positions."""
+        hidden_BKD = jnp.take_along_axis(outputs["hidden"], positions_BK[..., None], axis=1)
+        return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, outputs["embedding"])[0]
+
+    def corrupt(self, batch: dict, rng: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(corrupted tokens [B, T], hidden positions [B, K], their weights [B, K]); positions of weight 0 are left as they are."""
+        assert self.mask_id is not None and self.random_ids is not None, "an experiment is resolved before it runs"
+        rate = self.mask_rate if train else EVALUATION_MASK_RATE
+        predictions = max(1, round(rate * batch["tokens"].shape[1]))
+        whole_words = self.whole_words and train
+        mask_id, (low, high) = self.mask_id, self.random_ids
+
+        def row(tokens_T, words_T, example):
+            choice, kind, token = jax.random.split(jax.random.fold_in(rng, example), 3)
+            score_T = jax.random.uniform(choice, tokens_T.shape)
+            ordinary_T = words_T >= 0
+            budget = jnp.clip(jnp.round(rate * ordinary_T.sum()), 1, predictions).astype(jnp.int32)
+            if whole_words:  # a word's tokens share the score of its number, so they are adjacent in the order below
+                score_T = score_T[words_T]
+            order_T = jnp.argsort(jnp.where(ordinary_T, score_T, 2.0), stable=True)
+            rank_T = jnp.arange(len(tokens_T))
+            taken_T = (rank_T < budget) & ordinary_T[order_T]
+            if whole_words:  # a word that the budget cuts is left out, unless there is no other: too little is better than nothing
+                word_T = words_T[order_T]
+                whole_T = taken_T & ((word_T != word_T[budget - 1]) | (word_T[budget] != word_T[budget - 1]))
+                taken_T = jnp.where(whole_T.any(), whole_T, taken_T)
+            positions_K, weights_K = order_T[:predictions], taken_T[:predictions]
+            draw_K = jax.random.uniform(kind, (predictions,))
+            random_K = jax.random.randint(token, (predictions,), low, high)
+            old_K = tokens_T[positions_K]
+            new_K = jnp.where(draw_K < 0.8, mask_id, jnp.where(draw_K < 0.9, random_K, old_K))
+            return tokens_T.at[positions_K].set(jnp.where(weights_K, new_K, old_K)), positions_K, weights_K
+
+        corrupted_BT, positions_BK, weights_BK = jax.vmap(row)(batch["tokens"], batch["words"], batch["example"])
+        return corrupted_BT, positions_BK, weights_BK.astype(jnp.float32)
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        result = means(sums)
+        return {**result, "perplexity": math.exp(min(result["masked_lm"], 700))}
+
+    def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
+        """The five likeliest tokens at every position: `tokens` and `probabilities`, [B, T, 5]."""
+        outputs, _ = apply(params["model"], state, batch)
+        everywhere_BT = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
+        probabilities_BTV = jax.nn.softmax(self.logits(params, outputs, everywhere_BT))
+        top, tokens = jax.lax.top_k(probabilities_BTV, 5)
+        return {"input": batch["tokens"], "tokens": tokens, "probabilities": top}
+
+    def describe(self, outputs: dict[str, np.ndarray], dataset) -> list[dict]:
+        """The top fills of each mask: {"masks": [[{"token": …, "probability": …}, …], …]}."""
+        rows = []
+        for ids, tokens, probabilities in zip(outputs["input"], outputs["tokens"], outputs["probabilities"], strict=True):
+            masks = []
+            for position in np.flatnonzero(ids == self.mask_id):
+                pairs = zip(tokens[position], probabilities[position], strict=True)
+                masks.append([{"token": dataset.token(int(token)), "probability": float(p)} for token, p in pairs])
+            rows.append({"masks": masks})
+        return rows
+
+
+_LM = Model(MaskedLMHead())
+_SENTENCE = Model(ClassifierHead(2))

@@ -1,0 +1,47 @@
+"""What a person sees while a run trains: a bar with loss, rate and time left; plain lines where the output is no terminal."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class Progress:
+    """On stderr. `start` is the step that the run continues from."""
+
+    def __init__(self, name: str, start: int, steps: int):
+        self.name, self.start, self.steps = name, start, steps
+        self.began = self.printed = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+            self.bar = Bar(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task(name, total=steps, completed=start, text="compiling")
+            self.bar.start()
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def update(self, step: int, values: Mapping[str, Any]) -> None:
+        """The metrics of a logged step. Plain lines come at most every ten seconds, and at the end."""
+        rate = next((f"{v:,.0f} {k.split('/')[1].removesuffix('_per_second')}/s" for k, v in values.items() if k.endswith("s_per_second")), "")
+        text = f"loss {values['train/loss']:.3f}  {rate}"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self.printed >= 10 or step == self.steps:
+            self.printed = now
+            left = (now - self.began) / max(step - self.start, 1) * (self.steps - step)
+            print(f"{self.name}  step {step}/{self.steps}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

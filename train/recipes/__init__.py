@@ -1,0 +1,64 @@
+"""Experiments with a name: every public function of a module here that returns an Experiment is a recipe.
+
+`bert_tiny` is called `bert-tiny` on the command line. Its docstring says what it does, on what hardware, and what to expect.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from train.errors import UserError, nearest
+from train.experiment import Experiment
+
+Recipe = Callable[[], Experiment]
+
+
+def recipes_of(module: ModuleType) -> dict[str, Recipe]:
+    """The recipes that a module defines, by their names on the command line."""
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return {
+        name.replace("_", "-"): function
+        for name, function in functions
+        if not name.startswith("_") and function.__module__ == module.__name__ and function.__annotations__.get("return") is Experiment
+    }
+
+
+def known() -> dict[str, Recipe]:
+    """All recipes of the house."""
+    found: dict[str, Recipe] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found |= recipes_of(importlib.import_module(f"{__name__}.{module.name}"))
+    return found
+
+
+def find(name: str) -> tuple[str, Recipe]:
+    """(short name, recipe) of a name, or of PATH/TO/FILE.py:NAME. Raises UserError for what is not there."""
+    file, _, function = name.rpartition(":")
+    if file:
+        recipes, name, where = recipes_of(import_file(file)), function.replace("_", "-"), f" in {file}"
+    else:
+        recipes, where = known(), ""
+    if name not in recipes:
+        raise UserError(f"there is no recipe {name}{where}{nearest(name, recipes) if recipes else '; it has none'}")
+    return name, recipes[name]
+
+
+def import_file(path: str) -> ModuleType:
+    """Imports a file that the user names, with its folder on the path for what it imports. Raises UserError if it cannot be."""
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise UserError(f"{path}: there is no such Python file")
+    if file.stem in sys.modules and getattr(sys.modules[file.stem], "__file__", None) == str(file.resolve()):
+        return sys.modules[file.stem]
+    if importlib.util.find_spec(file.stem) is not None:
+        raise UserError(f"{path}: a module named {file.stem} exists already; rename the file")
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        return importlib.import_module(file.stem)
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,131 @@
+"""The run directory: enough to resume, evaluate, predict, report or repeat a run.
+
+experiment.json   the resolved experiment
+environment.json  versions, devices, git revision, fingerprint of the data
+metrics.jsonl     one object a logged step
+events.*          the same for TensorBoard
+checkpoints/      Orbax
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.errors import UserError, nearest
+from train.experiment import Experiment, differences, from_json, to_json
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+
+def find(run: str) -> Path:
+    """The directory of a run, given as its path or its name in runs/. Raises UserError if there is none."""
+    for path in (Path(run), Path("runs") / run):
+        if (path / "experiment.json").is_file():
+            return path
+    known = sorted(path.parent.name for path in Path("runs").glob("*/experiment.json"))
+    hint = nearest(Path(run).name, known) if known else "; there are no runs here yet: python -m train run RECIPE makes one"
+    raise UserError(f"there is no run {run}{hint}")
+
+
+def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
+    """Raises UserError if the file is not JSON or not an experiment."""
+    file = path / "experiment.json"
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from None
+    try:
+        return from_json(value, trusted=trusted)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def claim(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
+    """Makes the run directory the experiment's, and says whether it was before. Raises UserError if it is another's, holds
+    other files, or cannot be written; then nothing is changed."""
+    path = Path(experiment.run.dir)
+    if (path / "experiment.json").exists():
+        changed = differences(read_experiment(path, trusted), experiment)
+        if changed:
+            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise UserError(
+                f"{path} holds another experiment (field: its value, this one's): {shown}. Choose another --run.dir, or remove it"
+            )
+        return True
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is no run directory; choose another --run.dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"run.dir {path}: cannot be written: {error.strerror}") from None
+    return False
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def environment(fingerprint: str) -> dict[str, Any]:
+    import jax
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        revision, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except FileNotFoundError:  # no git on this machine
+        revision, dirty = None, False
+    return {
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}},
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        "git": {"revision": revision, "modified": dirty},
+        "data_fingerprint": fingerprint,
+    }
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard events. Continuing at a step drops the lines after it, which will be written again."""
+
+    def __init__(self, path: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self.path = path / "metrics.jsonl"
+        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        self.file = self.path.open("a", encoding="utf-8")
+        self.events = SummaryWriter(str(path), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        finite = {name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in values.items()}
+        self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.events.close()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The whole lines of a log; one that was cut off in writing is not among them."""
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read_lines(path / "metrics.jsonl")]

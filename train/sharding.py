@@ -1,0 +1,119 @@
+"""Which device holds which part: the mesh, the rules from logical axes to mesh axes, and strict errors.
+
+Nothing is replicated by accident: a logical axis without a rule, or a dimension that does not divide its mesh axes, is an error.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from train.errors import UserError, nearest
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # the batch is split over both; fsdp splits the parameters as well
+
+# Logical axis -> mesh axis. None: deliberately whole on every device.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": BATCH_AXES,
+    "length": None,
+    "layers": None,
+    "pixels": None,  # of an image: few, and rarely a multiple of anything
+    "embed": "fsdp",
+    "channels": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices along each axis; one axis may be -1, which takes all that the others leave."""
+
+    data: int = -1
+    "copies of the model, each with its part of the batch"
+    fsdp: int = 1
+    "ways to split parameters, their moments and the batch"
+    tensor: int = 1
+    "ways to split heads, MLPs and the vocabulary"
+
+    def __post_init__(self):
+        sizes = [getattr(self, axis) for axis in AXES]
+        for axis, size in zip(AXES, sizes, strict=True):
+            if size < 1 and size != -1:
+                raise ValueError(f"{axis} must be at least 1, or -1 to take the devices that are left, not {size}")
+        if sizes.count(-1) > 1:
+            raise ValueError("only one axis can be -1")
+
+    def build(self, devices: list | None = None) -> jax.sharding.Mesh:
+        """The mesh over `devices` (all there are). Raises UserError if they cannot be laid out so."""
+        devices = jax.devices() if devices is None else devices
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+        if math.prod(filled.values()) != len(devices):
+            wanted = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+            raise UserError(f"mesh: {wanted} does not fit {len(devices)} {devices[0].platform} device(s); one axis may be -1")
+        return jax.make_mesh(tuple(filled.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(mesh: jax.sharding.Mesh, names: tuple[str | None, ...], shape: tuple[int, ...], what: str) -> PartitionSpec:
+    """The partition of an array of `shape` whose dimensions are called `names`. A mesh axis is used once, by the first dimension
+    that asks for it. Raises UserError, naming `what`, for a name without a rule or a dimension that does not divide."""
+    taken: set[str] = set()
+    parts = []
+    for name, size in zip(names, shape, strict=True):
+        if name is not None and name not in RULES:
+            raise UserError(f"{what} {list(shape)}: unknown logical axis {name!r}{nearest(name, RULES)}")
+        rule = RULES[name] if name is not None else None
+        wanted = (rule,) if isinstance(rule, str) else rule or ()
+        axes = tuple(axis for axis in wanted if mesh.shape[axis] > 1 and axis not in taken)
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            raise UserError(
+                f"{what} {list(shape)}: dimension {name!r} of {size} does not divide by {ways}, "
+                f"the size of mesh axis {' x '.join(axes)}; choose a multiple, or a smaller mesh.{axes[0]}"
+            )
+        taken |= set(axes)
+        parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
+    return PartitionSpec(*parts)
+
+
+def shardings(mesh: jax.sharding.Mesh, shapes: Any, names: Any) -> Any:
+    """The sharding of every leaf of `shapes` by the logical axes in `names`, a tree of the same structure."""
+
+    def place(path, leaf, axes):
+        return NamedSharding(mesh, spec(mesh, axes, leaf.shape, jax.tree_util.keystr(path, simple=True, separator="/")))
+
+    return jax.tree_util.tree_map_with_path(place, shapes, names)
+
+
+def activations(mesh: jax.sharding.Mesh) -> Callable:
+    """What `fmodels.axes.layout` installs while a step is traced."""
+
+    def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        if mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, names, x.shape, "activation")))
+
+    return place
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The first dimension of every array of a batch over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def check_batch(mesh: jax.sharding.Mesh, batch_size: int, accumulation: int) -> None:
+    """Raises UserError unless every device gets the same number of rows of every microbatch."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (ways * accumulation):
+        micro = f" in each of {accumulation} microbatches" if accumulation > 1 else ""
+        raise UserError(
+            f"data.batch_size {batch_size} does not divide over {ways} device(s) along {' x '.join(BATCH_AXES)}{micro}: "
+            f"it must be a multiple of {ways * accumulation}"
+        )

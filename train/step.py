@@ -1,0 +1,200 @@
+"""The one train step: pure, jitted once, donated, sharded by explicit shardings; and its state.
+
+Building and lowering it needs shapes and a mesh, never arrays, so it compiles ahead of time for hardware that is not there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fmodels import axes
+from train import sharding
+from train.objectives import Sums
+
+Batch = dict[str, Any]
+WARM_STEPS = 50  # before a norm can be called a spike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What happens at a step whose loss or gradient is not finite, or whose gradient spikes: its update is never applied."""
+
+    policy: Literal["abort", "skip"] = "abort"
+    "stop the run, or go on without the update"
+    limit: int = 10
+    "updates that may be skipped in a run"
+    spike: float | None = None
+    "a gradient norm this many times its running mean is a spike; None for no such thing"
+
+    def __post_init__(self):
+        if self.limit < 1:
+            raise ValueError(f"limit must be at least 1, not {self.limit}")
+        if self.spike is not None and self.spike <= 1:
+            raise ValueError(f"spike must be greater than 1, or None, not {self.spike}")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GuardState:
+    skipped: jax.Array  # int32, updates not applied
+    bad_step: jax.Array  # int32, the last such step, or -1
+    bad_leaf: jax.Array  # int32, the first parameter whose gradient was not finite there, or -1
+    mean_norm: jax.Array  # float32, running mean of the gradient norm
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """All that a run carries from step to step."""
+
+    step: jax.Array  # int32, updates seen
+    params: Any
+    opt_state: Any
+    model_state: Any  # batch statistics
+    seed: jax.Array  # uint32; the randomness of a step is fold_in(seed, step)
+    guard: GuardState
+
+
+@dataclass(frozen=True)
+class Program:
+    """A run's functions, jitted for its mesh, and the shapes and shardings of what they take and give."""
+
+    mesh: jax.sharding.Mesh
+    shapes: State  # of ShapeDtypeStruct
+    shardings: State
+    axes: Any  # logical axes of the parameters
+    batch_sharding: NamedSharding
+    init: Callable[[], State]
+    step: Callable[[State, Batch], tuple[State, dict]]
+    evaluate: Callable[[Any, Any, Batch], Sums]
+    predict: Callable[[Any, Any, Batch], dict]
+    schedule: Callable[[Any], Any]
+
+
+def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Program:
+    """The program of a resolved experiment, for batches of these shapes. Raises UserError for what cannot be laid out."""
+    run, objective, model = experiment.run, experiment.objective, experiment.model.build()
+    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
+
+    def sums_of(params, model_state, batch: Batch, rng, train: bool, microbatch=0) -> tuple[Sums, Any]:
+        def apply(*args, rng=None, **kwargs):  # dropout differs between microbatches; corruption goes by example
+            return model.apply(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
+
+        inputs = {**cast(batch), "valid": batch["valid"]}  # counts stay exact
+        return objective.loss(apply, cast(params), model_state, inputs, rng, train)
+
+    def loss(params, model_state, batch: Batch, rng, microbatch=0, denominators=None):
+        sums, model_state = sums_of(params, model_state, batch, rng, True, microbatch)
+        if denominators is None:
+            denominators = {name: d for name, (_, d) in sums.terms.items()}
+        return sum(n / jnp.maximum(denominators[name], 1e-9) for name, (n, _) in sums.terms.items()), (sums, model_state)
+
+    def gradient(params, model_state, batch: Batch, rng) -> tuple[Any, Sums, Any]:
+        """Of the whole batch, in `accumulation` microbatches. No denominator depends on the parameters, so those of the whole
+        batch are summed first (the compiler drops the rest of that pass), and each microbatch adds its numerators over them."""
+        differentiate = jax.grad(loss, has_aux=True)
+        if run.accumulation == 1:
+            grads, (sums, model_state) = differentiate(params, model_state, batch, rng)
+            return grads, sums, model_state
+        # Rows i, i + k, i + 2k, …: every device finds its rows of a microbatch among those it holds.
+        micro = jax.tree.map(lambda x: x.reshape(-1, run.accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        counts = jax.lax.map(
+            lambda b: {name: d for name, (_, d) in sums_of(params, model_state, b, rng, True)[0].terms.items()}, micro
+        )
+        denominators = jax.tree.map(lambda d: d.sum(0), counts)
+
+        def add(carry, indexed):
+            (grads, model_state), (i, batch) = carry, indexed
+            more, (sums, model_state) = differentiate(params, model_state, batch, rng, i, denominators)
+            return (jax.tree.map(jnp.add, grads, more), model_state), sums
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (grads, model_state), sums = jax.lax.scan(add, (zeros, model_state), (jnp.arange(run.accumulation), micro))
+        return grads, jax.tree.map(lambda x: x.sum(0), sums), model_state
+
+    def step(state: State, batch: Batch) -> tuple[State, dict]:
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
+        with axes.layout(sharding.activations(mesh)):
+            grads, sums, model_state = gradient(state.params, state.model_state, batch, rng)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        guard, apply = check(state, sums, grads, run.guard)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
+        new = State(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            model_state=keep(model_state, state.model_state),
+            seed=state.seed,
+            guard=guard,
+        )
+        one = jnp.ones(())
+        norms = {"gradient_norm": (optax.tree.norm(grads), one), "update_norm": (optax.tree.norm(updates), one)}
+        return new, {"sums": Sums(sums.terms, {**sums.metrics, **norms}), "guard": guard}
+
+    def evaluate(params, model_state, batch: Batch) -> Sums:
+        with axes.layout(sharding.activations(mesh)):
+            return sums_of(params, model_state, batch, jax.random.key(0), False)[0]
+
+    def predict(params, model_state, batch: Batch) -> dict:
+        return objective.predict(model.apply, cast(params), model_state, cast(batch))
+
+    def fresh() -> tuple[Any, Any]:
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch_spec.items()}
+        return objective.init(model, jax.random.fold_in(jax.random.key(run.seed), 0), zeros)
+
+    def init() -> State:
+        params, model_state = map(lambda tree: axes.split(tree)[0], fresh())
+        guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
+        return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
+
+    (param_shapes, names), (_, state_names) = map(axes.split, jax.eval_shape(fresh))
+    tx = experiment.optimizer.build(param_shapes, run.steps)
+    shapes = jax.eval_shape(init)
+    whole = NamedSharding(mesh, PartitionSpec())
+    param_shardings = sharding.shardings(mesh, shapes.params, names)
+    shardings = replace(
+        jax.tree.map(lambda _: whole, shapes),
+        params=param_shardings,
+        model_state=sharding.shardings(mesh, shapes.model_state, state_names),
+        opt_state=optax.tree.map_params(
+            tx, lambda _, placed: placed, shapes.opt_state, param_shardings, transform_non_params=lambda _: whole
+        ),
+    )
+    rows = sharding.batch_sharding(mesh)
+    return Program(
+        mesh, shapes, shardings, names, rows,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0),
+        evaluate=jax.jit(evaluate, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),
+        predict=jax.jit(predict, out_shardings=whole),
+        schedule=experiment.optimizer.rate(run.steps),
+    )  # fmt: skip
+
+
+def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardState, jax.Array]:
+    """(the new guard state, whether this step's update is applied). After an abort no update is, so the state stays whole."""
+    old = state.guard
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)])
+    loss = sum(n / d for n, d in sums.terms.values())
+    norm = optax.tree.norm(grads)
+    good = finite.all() & jnp.isfinite(loss) & jnp.isfinite(norm)
+    if guard.spike is not None:
+        good &= (state.step < WARM_STEPS) | (norm <= guard.spike * old.mean_norm)
+    stopped = old.bad_step >= 0 if guard.policy == "abort" else jnp.array(False)
+    new = GuardState(
+        skipped=old.skipped + ~(good | stopped),
+        bad_step=jnp.where(good | stopped, old.bad_step, state.step),
+        bad_leaf=jnp.where(good | stopped, old.bad_leaf, jnp.where(finite.all(), -1, jnp.argmin(finite)).astype(jnp.int32)),
+        mean_norm=jnp.where(good, jnp.where(state.step == 0, norm, 0.98 * old.mean_norm + 0.02 * norm), old.mean_norm),
+    )
+    return new, good & ~stopped

@@ -1,0 +1,55 @@
+"""The front door: `python -m train VERB …`. Without a verb it does the main job, which is `python -m train quickstart`."""
+
+import importlib
+import os
+import signal
+import sys
+
+VERBS = {
+    "run": "train a recipe: pretraining, fine-tuning or from scratch",
+    "evaluate": "the metrics of a run on a held-out split",
+    "predict": "what a run says of new text, or of the rows of a file",
+    "report": "write report.html of a run",
+    "recipes": "the experiments that have a name",
+    "bench": "compile time, step time, throughput and memory of a recipe",
+    "quickstart": "the main job, and what no verb at all does: pretrain, fine-tune, compare",
+}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {text}" for verb, text in VERBS.items()]
+    return "\n".join(["usage: python -m train [VERB …]", "", *lines, "", "python -m train VERB --help says more."])
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a verb; returns the exit status: 2 for what the user can mend, with one line on stderr."""
+    from data.errors import DataError
+    from train.errors import UserError, nearest
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(usage())
+        return 0
+    verb, *rest = arguments or ["quickstart"]
+    try:
+        if verb not in VERBS:
+            raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")
+        return importlib.import_module(f"train.verbs.{verb}").main(rest)
+    except (UserError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that cannot be written
+        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        if error.filename is None and error.strerror is None:
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The command line of an experiment: every field an option, by tyro; every mistake one line."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from train.errors import UserError, nearest
+from train.experiment import Experiment
+
+T = TypeVar("T")
+
+
+def override(experiment: Experiment, arguments: list[str], prog: str, description: str = "") -> Experiment:
+    """The experiment with its fields changed as the options say. Raises UserError for an unknown option or an ill value.
+
+    A part that is a dataclass can be replaced by a string, where it takes one: `--data.source files:notes.txt`."""
+    data, arguments = experiment.data, list(arguments)
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--data.source" and dataclasses.is_dataclass(getattr(data, "source", None)):
+            value = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+            experiment = dataclasses.replace(experiment, data=dataclasses.replace(data, source=value))
+    return parse(Experiment, arguments, prog, description, default=experiment)
+
+
+def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, description: str = "", **options: Any) -> T:
+    """tyro's reading of the arguments. Raises UserError where they are wrong; `--help` prints and exits."""
+    if {"-h", "--help"} & set(arguments):
+        tyro.cli(what, args=["--help"], prog=prog, description=description or None, **options)
+    known = known_options(what, **options)
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise UserError(f"unknown option {argument.partition('=')[0]}{nearest(name, known, '; --help lists them')}")
+    caught = io.StringIO()
+    try:
+        with _wide(), contextlib.redirect_stderr(caught):
+            return tyro.cli(what, args=arguments, prog=prog, description=description or None, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(_one_line(caught.getvalue(), known)) from None
+
+
+def known_options(what: Any, **options: Any) -> set[str]:
+    """Every option that tyro reads for `what`."""
+    help_text = io.StringIO()
+    with _wide(), contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+        tyro.cli(what, args=["--help"], **options)
+    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", help_text.getvalue())) | {"--help"}
+
+
+@contextlib.contextmanager
+def _wide():
+    """tyro wraps its words to the terminal; an error is to be one line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str, known: set[str]) -> str:
+    """The message of tyro's box, without its frame and its hints; `run: steps must be …` as `run.steps must be …`."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    body = [line for line in lines if line and line[0] not in "╭╰─"]
+    message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", body[0] if body else box.strip())
+    part, _, rest = message.partition(": ")
+    field = rest.partition(" ")[0]
+    return f"{part}.{rest}" if f"--{part}.{field}".replace("_", "-") in known else message

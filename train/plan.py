@@ -1,0 +1,36 @@
+"""What a run will be, before it is one: parameters, FLOPs, memory, the shapes of a batch, and what lies where."""
+
+import jax
+import numpy as np
+
+from train import flops
+from train.loop import Assembled
+from train.optim import names
+
+
+def describe(run: Assembled) -> str:
+    """Compiles the step of an assembled run for its mesh, and tells in a few lines. Trains nothing and writes nothing."""
+    program, shapes = run.program, run.program.shapes
+    leaves = list(zip(names(shapes.params), jax.tree.leaves(shapes.params), strict=True))
+    placed = jax.tree.leaves(program.shardings.params)
+    count = lambda prefix: sum(int(np.prod(leaf.shape)) for name, leaf in leaves if name.startswith(prefix))
+    work = flops.training(run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec)
+    memory = program.step.lower(shapes, run.spec).compile().memory_analysis()
+    mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
+    rows = {split: len(examples) for split, examples in run.dataset.splits.items()}
+    lines = [
+        f"parameters    {count(''):,}: {count('model/'):,} of the model, {count('head/'):,} of heads",
+        f"FLOPs a step  {work:,} ({work / run.experiment.data.batch_size:,.0f} an example), matrix products and convolutions",
+        f"memory        {_mib(memory.argument_size_in_bytes)} state and batch, {_mib(memory.temp_size_in_bytes)} temporary, a device",
+        f"mesh          {mesh} on {program.mesh.devices.size} {program.mesh.devices.flat[0].platform} device(s)",
+        f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())} examples; fingerprint {run.dataset.fingerprint}",
+        "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),
+    ]
+    if program.mesh.size > 1:
+        whole = [name for (name, _), sharding in zip(leaves, placed, strict=True) if sharding.is_fully_replicated]
+        lines.append(f"replicated    {len(whole)} of {len(leaves)} parameters{': ' if whole else ''}{', '.join(whole)}")
+    return "\n".join([*lines, *(f"note          {note}" for note in run.dataset.notes), "nothing was trained or written"])
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

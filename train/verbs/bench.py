@@ -1,0 +1,82 @@
+"""`python -m train bench RECIPE`: how fast its step is on this machine."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from data.loader import training_batches
+from train import flops, loop
+from train.verbs.run import named
+
+WARM_STEPS, SECONDS, LEAST_STEPS, MOST_STEPS = 3, 10.0, 10, 200
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("usage: python -m train bench RECIPE [--json] [--field value …]")
+        return 0
+    as_json = "--json" in arguments
+    experiment, _ = named([a for a in arguments if a != "--json"], "bench")
+    figures = measure(loop.assemble(experiment), arguments[0])
+    if as_json:
+        print(json.dumps(figures))
+        return 0
+    for name, value in figures.items():
+        print(f"{name:24}{value:,.4g}" if isinstance(value, float) else f"{name:24}{value}")
+    return 0
+
+
+def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
+    """The figures of real training steps on real batches. A matrix product is timed between the steps, in the same run, so that
+    the share of it is of the machine as it was then."""
+    program, spec = run.program, run.spec
+    began = time.perf_counter()
+    compiled = program.step.lower(program.shapes, spec).compile()
+    compile_seconds = time.perf_counter() - began
+    batches = training_batches(run.dataset.splits["train"], run.experiment.data.batch_size, run.experiment.run.seed)
+    state = program.init()
+    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.experiment.run.precision]
+    size = 8192 if jax.default_backend() != "cpu" else 1024
+    seconds, rates, units = [], [], []
+    end = time.perf_counter() + SECONDS
+    while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
+        host = next(batches)
+        batch = jax.block_until_ready(jax.device_put(host, program.batch_sharding))
+        start = time.perf_counter()
+        state, metrics = jax.block_until_ready(compiled(state, batch))
+        seconds.append(time.perf_counter() - start)
+        unit, count = loop.size(host)
+        units.append(count)
+        if len(seconds) % 5 == 0:
+            rates.append(flops.matrix_rate(dtype, size, 0.05))
+    seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]
+    work = flops.training(run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec)
+    step, devices = statistics.median(seconds), program.mesh.devices.size
+    matrix = statistics.median(rates) * devices
+    quartiles = statistics.quantiles(seconds, n=4)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "recipe": name,
+        "device": f"{devices} x {jax.local_devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "precision": run.experiment.run.precision,
+        "batch": {key: [str(s.dtype), *s.shape] for key, s in spec.items()},
+        "steps": len(seconds),
+        "compile_seconds": compile_seconds,
+        "step_seconds_median": step,
+        "step_seconds_quartiles": [quartiles[0], quartiles[2]],
+        f"{unit}_per_second": statistics.median(units) / step,
+        "model_tflops_per_step": work / 1e12,
+        "model_tflops_per_second": work / step / 1e12,
+        "matrix_tflops_per_second": matrix / 1e12,
+        "share_of_matrix_rate": work / step / matrix,
+        "peak_memory_gib": peak / 2**30,
+        "peak_memory_of": "device" if "peak_bytes_in_use" in stats else "process",
+    }

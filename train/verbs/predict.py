@@ -1,0 +1,101 @@
+"""`python -m train predict RUN --text "…"`: what a run says of new examples."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from train import cli
+from train.errors import UserError
+from train.verbs.evaluate import load, open_run
+
+
+def main(arguments: list[str]) -> int:
+    def predict(
+        run: Positional[str],
+        text: tuple[str, ...] = (),
+        input_file: Annotated[str | None, arg(name="input")] = None,
+        as_json: Annotated[bool, arg(name="json")] = False,
+        import_file: Annotated[str | None, arg(name="import")] = None,
+    ) -> int:
+        """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe.
+
+        Args:
+            run: its directory, or its name in runs/.
+            text: one or more texts.
+            input_file: a file of JSON lines, each a text or an object with the fields of an example.
+            as_json: print one JSON value and nothing else.
+            import_file: a Python file that the run's experiment needs.
+        """
+        rows = [{"text": t} for t in text] or read_rows(input_file)
+        opened = open_run(run, import_file)
+        described, notes = predictions(opened, *load(opened), rows)
+        for note in notes:
+            print(note, file=sys.stderr)
+        if as_json:
+            print(json.dumps(described))
+        else:
+            print("\n".join(map(show, rows, described)))
+        return 0
+
+    return cli.parse(predict, arguments, "python -m train predict")
+
+
+def read_rows(path: str | None) -> list[dict[str, Any]]:
+    """Raises UserError if there is nothing to read, or a line is no row."""
+    if path is None and sys.stdin.isatty():
+        raise UserError("what to predict? --text TEXT, --input FILE.jsonl, or a pipe")
+    where = path or "standard input"
+    try:
+        data = Path(path).read_bytes() if path else sys.stdin.buffer.read()
+        lines = data.decode("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if path:
+                raise UserError(f"{where}, line {number}: not JSON; a text in quotes, or an object, is needed") from None
+            row = line  # a pipe may hold plain text
+        rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})
+    if not rows:
+        raise UserError(f"{where}: there is nothing in it")
+    return rows
+
+
+def predictions(opened, params: Any, model_state: Any, rows: list[dict]) -> tuple[list[dict], list[str]]:
+    """(what the objective says of each row, notes), in batches of the run's size."""
+    import jax
+
+    from data.loader import fill
+
+    arrays, notes = opened.dataset.encode(rows)
+    size, found = opened.experiment.data.batch_size, []
+    for start in range(0, len(rows), size):
+        part = {name: column[start : start + size] for name, column in arrays.items()}
+        batch = fill({**part, "valid": np.ones(len(next(iter(part.values()))), np.float32)}, size)
+        outputs = jax.device_get(opened.program.predict(params, model_state, batch))
+        found += opened.experiment.objective.describe(outputs, opened.dataset)
+    return found[: len(rows)], list(notes)
+
+
+def show(row: dict, described: dict) -> str:
+    """A few lines for a person."""
+    text = str(row.get("text", "(not a text)"))
+    lines = [text if len(text) <= 100 else text[:99] + "…"]
+    if "label" in described:
+        lines += [f"  {probability:6.1%}  {label}" for label, probability in list(described["probabilities"].items())[:5]]
+    for fills in described.get("masks", []):
+        lines.append("  [MASK]: " + ", ".join(f"{fill['token']} {fill['probability']:.1%}" for fill in fills))
+    if described.get("masks") == []:
+        lines.append("  there is no [MASK] in it to fill")
+    return "\n".join(lines)

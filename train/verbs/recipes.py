@@ -1,0 +1,53 @@
+"""`python -m train recipes`: the experiments that have a name."""
+
+import json
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from train import cli, recipes
+from train.experiment import to_json
+
+
+def main(arguments: list[str]) -> int:
+    def table(as_json: Annotated[bool, arg(name="json")] = False) -> int:
+        """The recipes: what each does, its size, its data and its command.
+
+        Args:
+            as_json: print one JSON value and nothing else.
+        """
+        rows = [describe(name, recipe) for name, recipe in recipes.known().items()]
+        if as_json:
+            print(json.dumps(rows))
+            return 0
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table("recipe", "what it does", "parameters", "data", "command", box=None, padding=(0, 2, 0, 0))
+        for row in rows:
+            shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]), row["command"])
+        Console(soft_wrap=False).print(shown)
+        return 0
+
+    return cli.parse(table, arguments, "python -m train recipes")
+
+
+def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
+    """Parameters are those of the model, without heads."""
+    import jax
+    import numpy as np
+
+    from fmodels.axes import split
+
+    experiment = recipe()
+    model = experiment.model.build()
+    spec = {key: jax.ShapeDtypeStruct(s.shape, s.dtype) for key, s in experiment.data.spec().items()}
+    boxed, _ = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+    params, _ = split(boxed)
+    return {
+        "name": name,
+        "what": (recipe.__doc__ or "").strip().splitlines()[0].rstrip("."),
+        "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
+        "data": to_json(experiment.data.source),
+        "command": f"python -m train run {name}",
+    }

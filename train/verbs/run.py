@@ -1,0 +1,51 @@
+"""`python -m train run RECIPE [--field value …]`: trains it, from its last checkpoint if it has one."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from train import cli, recipes
+from train.errors import UserError
+from train.experiment import Experiment
+
+USAGE = "usage: python -m train run RECIPE|PATH/TO/FILE.py:NAME [--dry-run] [--field value …]"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"{USAGE}\n\npython -m train recipes lists the recipes; python -m train run RECIPE --help lists the fields of one.")
+        return 0
+    dry_run = "--dry-run" in arguments
+    experiment, trusted = named([a for a in arguments if a != "--dry-run"], "run")
+    from train import loop
+
+    if dry_run:
+        from train.plan import describe
+
+        print(describe(loop.assemble(experiment)))
+        return 0
+    try:
+        result = loop.train(experiment, trusted)
+    except loop.Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items() if isinstance(value, float))
+    print(f"{experiment.run.dir}: {shown}\npython -m train report {experiment.run.dir}")
+    return 0
+
+
+def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
+    """The experiment that `RECIPE [--field value …]` says, and the modules that the user named by naming a file."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"which recipe? python -m train {verb} RECIPE; python -m train recipes lists them")
+    name, recipe = recipes.find(arguments[0])
+    file = arguments[0].rpartition(":")[0]
+    experiment = with_directory(recipe(), Path("runs") / name)
+    experiment = cli.override(experiment, arguments[1:], f"python -m train {verb} {arguments[0]}", recipe.__doc__ or "")
+    return experiment, recipes.modules_beside(file) if file else ()
+
+
+def with_directory(experiment: Experiment, path: Path) -> Experiment:
+    return experiment if experiment.run.dir else replace(experiment, run=replace(experiment.run, dir=os.fspath(path)))

@@ -65,7 +65,7 @@ class Images:
             try:
                 shape = np.asarray(row["image"], np.float32).shape
             except KeyError:
-                raise DataError(f'row {i} has no image; it has: {", ".join(row)}') from None
+                raise DataError(f"row {i} has no image; it has: {', '.join(row)}") from None
             except (ValueError, TypeError):
                 raise DataError(f"row {i}: its image is not an array of numbers") from None
             if shape != self.shape:

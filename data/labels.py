@@ -19,7 +19,9 @@ def numbered(splits: dict[str, Rows], source: object) -> tuple[str, ...]:
     for split, rows in splits.items():
         for row in rows:
             if row["label"] not in labels:
-                raise DataError(f"data.source {source}: the label {row['label']!r} of {split} does not occur in train; there are: {', '.join(labels)}")
+                raise DataError(
+                    f"data.source {source}: the label {row['label']!r} of {split} does not occur in train; there are: {', '.join(labels)}"
+                )
     return labels
 
 
@@ -33,7 +35,9 @@ def budget(rows: Rows, per_class: int | None, seed: int, source: object) -> Rows
     rng, chosen = np.random.default_rng(seed), []
     for label, indices in sorted(by_label.items()):
         if len(indices) < per_class:
-            raise DataError(f"data.source {source}: {label!r} has {len(indices)} rows, fewer than data.labels_per_class {per_class}")
+            raise DataError(
+                f"data.source {source}: {label!r} has {len(indices)} rows, fewer than data.labels_per_class {per_class}"
+            )
         chosen += [indices[i] for i in rng.permutation(len(indices))[:per_class]]
     return [rows[i] for i in chosen]
 

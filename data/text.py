@@ -16,7 +16,9 @@ from data.errors import DataError
 from data.sources import Rows
 from data.tokenizer import CLS, MASK, PAD, SEP, SPECIAL, Tokenizer
 
-VARIANTS = 10  # of each pair in an epoch, with other cuts and partners (the duplication of Devlin et al. 2019's own code)
+VARIANTS = (
+    10  # of each stretch in an epoch of training, with other cuts and partners (the duplication of Devlin et al. 2019's own code)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,16 @@ class Text:
         documents = {split: joined(rows) for split, rows in sources.load(self.source).items()}
         vocabulary = vocabulary_for(self, tokenizer, documents["train"])
         encoded = {split: vocabulary.encode(texts) for split, texts in documents.items()}
-        make = Pairs if self.layout == "pairs" else windows
+        make = {
+            "windows": lambda split, texts: windows(texts, self.length, vocabulary),
+            "pairs": lambda split, texts: Pairs(texts, self.length, vocabulary, VARIANTS if split == "train" else 1),
+        }[self.layout]
         for split, texts in encoded.items():
             tokens = sum(len(ids) for ids, _ in texts)
             if tokens < self.length:
                 raise DataError(f"data.source {self.source}: {split} has {tokens} tokens, fewer than data.length {self.length}")
         return Dataset(
-            splits={split: make(texts, self.length, vocabulary) for split, texts in encoded.items()},
+            splits={split: make(split, texts) for split, texts in encoded.items()},
             facts=facts(vocabulary),
             fingerprint=fingerprint(self.layout, self.length, vocabulary.json, *(ids for t in encoded.values() for ids, _ in t)),
             encode=lambda rows: encode(rows, self.length, vocabulary),
@@ -113,16 +118,16 @@ class Pairs:
     A stretch is as long as a row holds, or its whole document. Every draw is a function of the index.
     """
 
-    def __init__(self, texts: list[tuple[np.ndarray, np.ndarray]], length: int, vocabulary: Tokenizer):
+    def __init__(self, texts: list[tuple[np.ndarray, np.ndarray]], length: int, vocabulary: Tokenizer, variants: int):
         self.texts = [(ids, words) for ids, words in texts if len(ids) >= 2]
         if len(self.texts) < 2:
             raise DataError("data.layout pairs: two documents or more are needed, to draw a second segment from another")
-        self.length, self.vocabulary = length, vocabulary
+        self.length, self.vocabulary, self.variants = length, vocabulary, variants
         self.room = length - 3
         self.stretches = [(d, s) for d, (ids, _) in enumerate(self.texts) for s in range(0, len(ids) - 1, self.room)]
 
     def __len__(self) -> int:
-        return VARIANTS * len(self.stretches)
+        return self.variants * len(self.stretches)
 
     def __getitem__(self, index: int, /) -> Row:
         rng = np.random.default_rng(index)

@@ -24,6 +24,7 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs a verb; returns the exit status: 2 for what the user can mend, with one line on stderr."""
+    from data import cache
     from data.errors import DataError
     from train.errors import UserError, nearest
 
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0
     verb, *rest = arguments or ["quickstart"]
+    # What was compiled once is not compiled again, also by the next process.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")

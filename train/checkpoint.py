@@ -151,7 +151,9 @@ class Checkpoints:
         """One item, verified. Raises ValueError if it is not what was saved."""
         import orbax.checkpoint as ocp
 
-        placed = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), program.shapes, program.shardings)
+        placed = jax.tree.map(
+            lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), program.shapes, program.shardings
+        )
         args = {name: ocp.args.StandardRestore(_items(placed)[name]), "meta": ocp.args.JsonRestore()}
         found = self.manager.restore(step, args=ocp.args.Composite(**args))
         if int(checksum(found[name])) != found["meta"][name]:
@@ -194,7 +196,11 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     given = dict(zip(names(theirs), jax.tree.leaves(theirs), strict=True))
     wanted = dict(zip(names(state.params), jax.tree.leaves(state.params), strict=True))
     taken = [name for name in wanted if name in given]
-    wrong = [f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}" for name in taken if given[name].shape != wanted[name].shape]
+    wrong = [
+        f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}"
+        for name in taken
+        if given[name].shape != wanted[name].shape
+    ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")

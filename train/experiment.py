@@ -85,10 +85,14 @@ def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
         known = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
         for name, fact in facts.items():
             if known.get(name) is not None and known[name] != fact and not (name == "vocab_size" and known[name] > fact):
-                raise UserError(f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}")
+                raise UserError(
+                    f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}"
+                )
         return dataclasses.replace(part, **{name: fact for name, fact in facts.items() if name in known and known[name] is None})
 
-    return dataclasses.replace(experiment, model=fill(experiment.model, "model"), objective=fill(experiment.objective, "objective"))
+    return dataclasses.replace(
+        experiment, model=fill(experiment.model, "model"), objective=fill(experiment.objective, "objective")
+    )
 
 
 def to_json(value: Any, declared: Any = Any) -> Any:

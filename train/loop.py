@@ -47,14 +47,16 @@ def assemble(experiment: Experiment) -> Assembled:
     theirs = rundir.find(experiment.init_from) / "tokenizer.json" if experiment.init_from and not own.exists() else own
     dataset = experiment.data.build(str(theirs) if theirs.exists() else None)
     if theirs.exists() and dataset.files.get("tokenizer.json", theirs.read_text("utf-8")) != theirs.read_text("utf-8"):
-        raise UserError(f"data.tokenizer {experiment.data.tokenizer} is not the tokenizer of {theirs.parent}, whose embeddings are used")
+        raise UserError(
+            f"data.tokenizer {experiment.data.tokenizer} is not the tokenizer of {theirs.parent}, whose embeddings are used"
+        )
     experiment = resolve(experiment, dict(dataset.facts))
     spec = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
     return Assembled(experiment, dataset, build(experiment, spec, mesh), spec)
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Trains to the last step, from the run's own last checkpoint if it has one, and returns the last evaluation.
+    """Trains to the last step, from the run's own last checkpoint if it has one, and returns its metrics on each held-out split.
 
     Raises UserError for what a user can mend, and Interrupted after a signal, with the state saved.
     """
@@ -91,7 +93,9 @@ def _some(found: list[str]) -> str:
     return f" ({', '.join(found[:4])}{', …' if found[4:] else ''})" if found else ""
 
 
-def _steps(run: Assembled, state: State, batches: Any, checkpoints: Checkpoints, progress: Progress, interrupted: dict) -> dict[str, Any]:
+def _steps(
+    run: Assembled, state: State, batches: Any, checkpoints: Checkpoints, progress: Progress, interrupted: dict
+) -> dict[str, Any]:
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
     progress.start = start
@@ -99,7 +103,7 @@ def _steps(run: Assembled, state: State, batches: Any, checkpoints: Checkpoints,
     meter = Meter(run)
     if start:
         progress.say(f"{run.path.name}: continues at step {start} of {steps}")
-    result, pending, due = None, [], None
+    pending, due = [], None
 
     def flush() -> None:
         nonlocal due
@@ -111,9 +115,9 @@ def _steps(run: Assembled, state: State, batches: Any, checkpoints: Checkpoints,
             log.write(step, values)
             progress.update(step, values)
 
-    def evaluated(step: int) -> dict[str, Any]:
-        found = evaluate(run, state.params, state.model_state, run.dataset.held_out)
-        log.write(step, {f"{run.dataset.held_out}/{name}": value for name, value in found.items() if isinstance(value, float)})
+    def evaluated(step: int, split: str) -> dict[str, Any]:
+        found = evaluate(run, state.params, state.model_state, split)
+        log.write(step, {f"{split}/{name}": value for name, value in found.items() if isinstance(value, float)})
         meter.pause()
         return found
 
@@ -132,23 +136,26 @@ def _steps(run: Assembled, state: State, batches: Any, checkpoints: Checkpoints,
             if step % settings.log_every == 0 or step == steps:
                 due, pending = (step, pending), []
             last, stop = step == steps, interrupted["by"] is not None
-            evaluates = last or (settings.evaluate_every and step % settings.evaluate_every == 0)
+            evaluates = last or bool(settings.evaluate_every and step % settings.evaluate_every == 0)
             saves = last or stop or step % settings.checkpoint_every == 0
             if evaluates or saves:
                 due, pending = due or (step, pending), [] if due is None else pending
                 flush()
-            if evaluates:
-                result = evaluated(step)
+            found = evaluated(step, run.dataset.held_out) if evaluates else None
             if saves:
-                checkpoints.save(state, batches, result if evaluates else None)
+                checkpoints.save(state, batches, found)
                 meter.pause()
             if stop and not last:
                 checkpoints.wait()
-                raise Interrupted(interrupted["by"], f"{run.path.name}: stopped and saved at step {step} of {steps}; the same command continues")
-        if result is None:  # it was finished before
-            result = evaluated(steps)
+                raise Interrupted(
+                    interrupted["by"], f"{run.path.name}: stopped and saved at step {step} of {steps}; the same command continues"
+                )
         checkpoints.wait()
-        rundir.write_atomically(run.path / "result.json", json.dumps(result, indent=2) + "\n")
+        file = run.path / "result.json"
+        if start == steps and file.exists():
+            return json.loads(file.read_text("utf-8"))
+        result = {split: evaluated(steps, split) for split in run.dataset.splits if split != "train"}
+        rundir.write_atomically(file, json.dumps(result, indent=2) + "\n")
         return result
     finally:
         log.close()
@@ -160,8 +167,16 @@ def check_guard(run: Assembled, guard: Any) -> None:
     if bad_step < 0 or (policy.policy == "skip" and skipped <= policy.limit):
         return
     leaf = int(guard.bad_leaf)
-    what = f"the gradient of {names(run.program.shapes.params)[leaf]} is not finite" if leaf >= 0 else "the loss or the gradient norm is not finite, or spiked"
-    count = f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at " if policy.policy == "skip" else ""
+    what = (
+        f"the gradient of {names(run.program.shapes.params)[leaf]} is not finite"
+        if leaf >= 0
+        else "the loss or the gradient norm is not finite, or spiked"
+    )
+    count = (
+        f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "
+        if policy.policy == "skip"
+        else ""
+    )
     raise UserError(f"{run.path.name}: {count}step {bad_step + 1}: {what}; lower --optimizer.learning-rate, or look at the batch")
 
 

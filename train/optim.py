@@ -101,7 +101,9 @@ class Optimizer:
     def build(self, params: Any, steps: int) -> optax.GradientTransformation:
         """The transformation for this tree (of arrays or shapes). Raises UserError for a parameter that no rule covers."""
         rules = {name: self.rule(name) for name in names(params)}
-        rates = {name: rule.learning_rate * rate for (name, rule), rate in zip(rules.items(), self.layer_rates(params), strict=True)}
+        rates = {
+            name: rule.learning_rate * rate for (name, rule), rate in zip(rules.items(), self.layer_rates(params), strict=True)
+        }
 
         def each(function):  # a stateless transformation by name; frozen parameters are not in the trees it sees
             return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(

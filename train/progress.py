@@ -18,7 +18,13 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Bar(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(name, total=steps, completed=start, text="compiling")
             self.bar.start()
@@ -31,7 +37,14 @@ class Progress:
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """The metrics of a logged step. Plain lines come at most every ten seconds, and at the end."""
-        rate = next((f"{v:,.0f} {k.split('/')[1].removesuffix('_per_second')}/s" for k, v in values.items() if k.endswith("s_per_second")), "")
+        rate = next(
+            (
+                f"{v:,.0f} {k.split('/')[1].removesuffix('_per_second')}/s"
+                for k, v in values.items()
+                if k.endswith("s_per_second")
+            ),
+            "",
+        )
         text = f"loss {values['train/loss']:.3f}  {rate}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)

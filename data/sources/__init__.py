@@ -20,6 +20,8 @@ def load(source: Any) -> dict[str, Rows]:
         name, _, argument = source.partition(":")
         known = sorted(module.name for module in pkgutil.iter_modules(__path__))
         if name not in known:
-            raise DataError(f"data.source {source!r}: there is no source {name!r}; there are: {', '.join(known)}, as NAME or NAME:ARGUMENT")
+            raise DataError(
+                f"data.source {source!r}: there is no source {name!r}; there are: {', '.join(known)}, as NAME or NAME:ARGUMENT"
+            )
         source = importlib.import_module(f"data.sources.{name}").source(argument)
     return source.load()

@@ -29,7 +29,9 @@ class Files:
         path = Path(self.path)
         readers = {".txt": _text, ".jsonl": _json_lines, ".tsv": _tsv}
         if path.suffix not in readers:
-            raise DataError(f"{path}: cannot tell what is in a {path.suffix or 'file without suffix'}; there are: {', '.join(readers)}")
+            raise DataError(
+                f"{path}: cannot tell what is in a {path.suffix or 'file without suffix'}; there are: {', '.join(readers)}"
+            )
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -45,7 +47,9 @@ class Files:
         if all(held_out) or not any(held_out):  # too few to leave it to chance
             held_out = [i == len(rows) - 1 for i in range(len(rows))]
         if len(rows) == 1:
-            raise DataError(f"{path}: one document only; at least two are needed, one a line or parted by blank lines, to hold one out")
+            raise DataError(
+                f"{path}: one document only; at least two are needed, one a line or parted by blank lines, to hold one out"
+            )
         splits = {"train": [], "validation": []}
         for row, out in zip(rows, held_out, strict=True):
             splits["validation" if out else "train"].append(row)
@@ -84,7 +88,9 @@ def _tsv(path: Path, text: str) -> Iterator[dict[str, str]]:
     lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(lines, [])
     if "text" not in header:
-        raise DataError(f"{path}, line 1: the header must name a column text, and label for classification; it has: {', '.join(header)}")
+        raise DataError(
+            f"{path}, line 1: the header must name a column text, and label for classification; it has: {', '.join(header)}"
+        )
     for number, fields in enumerate(lines, 2):
         if len(fields) != len(header):
             raise DataError(f"{path}, line {number}: {len(fields)} fields, but the header has {len(header)}")

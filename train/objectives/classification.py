@@ -91,19 +91,9 @@ class Classification:
             weights_C = np.asarray(self.class_weights, np.float32)
         return jnp.asarray(weights_C / weights_C.mean())
 
-    def summarize(self, sums: Sums) -> dict:
-        """Loss and accuracy, macro precision, recall and F1, and the `confusion` matrix (rows are labels)."""
-        from sklearn.metrics import precision_recall_fscore_support
-
-        confusion_CC = np.asarray(sums.metrics["confusion"][0])
-        label, guess = np.indices(confusion_CC.shape).reshape(2, -1)
-        scores = lambda average: precision_recall_fscore_support(
-            label, guess, sample_weight=confusion_CC.ravel(), labels=np.arange(len(confusion_CC)), average=average, zero_division=0
-        )
-        macro = dict(zip(("macro_precision", "macro_recall", "macro_f1"), map(float, scores("macro")[:3]), strict=True))
-        precision, recall, f1, support = (list(map(float, column)) for column in scores(None))
-        per_class = {"precision": precision, "recall": recall, "f1": f1, "support": support}
-        return {**means(sums), **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}
+    def summarize(self, sums: Sums) -> dict[str, Any]:
+        """Loss, accuracy, and the `scores` of the confusion."""
+        return {**means(sums), **scores(np.asarray(sums.metrics["confusion"][0]))}
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
         outputs, _ = apply(params["model"], state, batch)
@@ -118,3 +108,18 @@ class Classification:
             labels = {str(dataset.labels[i]): float(probabilities[i]) for i in order}
             rows.append({"label": next(iter(labels)), "probabilities": labels})
         return rows
+
+
+def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
+    """Accuracy, macro precision, recall and F1, each class's own, and the `confusion` itself: rows are labels, columns guesses."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    label, guess = np.indices(confusion_CC.shape).reshape(2, -1)
+    score = lambda average: precision_recall_fscore_support(
+        label, guess, sample_weight=confusion_CC.ravel(), labels=np.arange(len(confusion_CC)), average=average, zero_division=0
+    )
+    names = ("precision", "recall", "f1")
+    macro = {f"macro_{name}": float(value) for name, value in zip(names, score("macro")[:3], strict=True)}
+    per_class = {name: column.tolist() for name, column in zip((*names, "support"), score(None), strict=True)}
+    accuracy = float(np.trace(confusion_CC) / confusion_CC.sum())
+    return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

@@ -24,7 +24,9 @@ def recipes_of(module: ModuleType) -> dict[str, Recipe]:
     return {
         name.replace("_", "-"): function
         for name, function in functions
-        if not name.startswith("_") and function.__module__ == module.__name__ and function.__annotations__.get("return") is Experiment
+        if not name.startswith("_")
+        and function.__module__ == module.__name__
+        and function.__annotations__.get("return") is Experiment
     }
 
 

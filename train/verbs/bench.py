@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
 def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     """The figures of real training steps on real batches. A matrix product is timed between the steps, in the same run, so that
     the share of it is of the machine as it was then."""
+    jax.config.update("jax_enable_compilation_cache", False)  # compile time is a figure
     program, spec = run.program, run.spec
     began = time.perf_counter()
     compiled = program.step.lower(program.shapes, spec).compile()
@@ -56,12 +57,16 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
         if len(seconds) % 5 == 0:
             rates.append(flops.matrix_rate(dtype, size, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]
-    work = flops.training(run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec)
+    work = flops.training(
+        run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec
+    )
     step, devices = statistics.median(seconds), program.mesh.devices.size
     matrix = statistics.median(rates) * devices
     quartiles = statistics.quantiles(seconds, n=4)
     stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     return {
         "recipe": name,
         "device": f"{devices} x {jax.local_devices()[0].device_kind}",

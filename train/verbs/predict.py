@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,8 @@ def main(arguments: list[str]) -> int:
         """
         rows = [{"text": t} for t in text] or read_rows(input_file)
         opened = open_run(run, import_file)
-        described, notes = predictions(opened, *load(opened), rows)
+        arrays, notes = opened.dataset.encode(rows)
+        described = predicted(opened, *load(opened), arrays)
         for note in notes:
             print(note, file=sys.stderr)
         if as_json:
@@ -72,20 +74,20 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def predictions(opened, params: Any, model_state: Any, rows: list[dict]) -> tuple[list[dict], list[str]]:
-    """(what the objective says of each row, notes), in batches of the run's size."""
+def predicted(opened: Any, params: Any, model_state: Any, arrays: Mapping[str, np.ndarray]) -> list[dict]:
+    """What the objective says of each row, computed in batches of the run's size."""
     import jax
 
     from data.loader import fill
 
-    arrays, notes = opened.dataset.encode(rows)
-    size, found = opened.experiment.data.batch_size, []
-    for start in range(0, len(rows), size):
+    size, rows, found = opened.experiment.data.batch_size, len(next(iter(arrays.values()))), []
+    for start in range(0, rows, size):
         part = {name: column[start : start + size] for name, column in arrays.items()}
-        batch = fill({**part, "valid": np.ones(len(next(iter(part.values()))), np.float32)}, size)
-        outputs = jax.device_get(opened.program.predict(params, model_state, batch))
-        found += opened.experiment.objective.describe(outputs, opened.dataset)
-    return found[: len(rows)], list(notes)
+        batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
+        found += opened.experiment.objective.describe(
+            jax.device_get(opened.program.predict(params, model_state, batch)), opened.dataset
+        )
+    return found[:rows]
 
 
 def show(row: dict, described: dict) -> str:

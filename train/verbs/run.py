@@ -31,8 +31,9 @@ def main(arguments: list[str]) -> int:
     except loop.Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items() if isinstance(value, float))
-    print(f"{experiment.run.dir}: {shown}\npython -m train report {experiment.run.dir}")
+    for split, metrics in result.items():
+        print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+    print(f"{experiment.run.dir} holds the run; python -m train report {experiment.run.dir}")
     return 0
 
 

@@ -1,0 +1,123 @@
+"""`python -m train`: the main job. Pretrains, fine-tunes over seeds, and compares with training from scratch and with TF-IDF."""
+
+import signal
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from train import cli
+from train.experiment import Experiment
+
+SEEDS = 3
+COLUMNS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
+PRETRAINING = (
+    "train/loss",
+    "validation/loss",
+    "train/masked_lm_accuracy",
+    "validation/masked_lm_accuracy",
+    "train/learning_rate",
+    "train/tokens_per_second",
+)
+FINE_TUNING = ("train/loss", "validation/loss", "validation/accuracy", "train/learning_rate")
+
+
+def main(arguments: list[str]) -> int:
+    def quickstart(dir: str = "runs/quickstart") -> int:
+        """Pretrains on the documentation that is installed here, fine-tunes on few labels, and says whether that was worth it.
+
+        Args:
+            dir: where the runs and the report go; the same command continues what is there.
+        """
+        from train import loop
+
+        try:
+            return _quickstart(Path(dir))
+        except loop.Interrupted as interrupted:
+            print(interrupted, file=sys.stderr)
+            return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
+
+    return cli.parse(quickstart, arguments, "python -m train quickstart")
+
+
+def _quickstart(directory: Path) -> int:
+    from train import loop, report, rundir
+    from train.baseline import tfidf
+    from train.objectives.classification import scores
+    from train.recipes.pydocs import pydocs, pydocs_topics
+    from train.verbs.evaluate import load
+    from train.verbs.report import samples
+
+    began = time.monotonic()
+
+    def trained(experiment: Experiment, name: str, seed: int = 0) -> dict[str, Any]:
+        return loop.train(loop.with_run(experiment, dir=str(directory / name), seed=seed))
+
+    trained(pydocs(), "pretrain")
+    topics, vocabulary = pydocs_topics(), str(directory / "pretrain" / "tokenizer.json")
+    tuned = replace(topics, init_from=str(directory / "pretrain"))
+    scratch = replace(topics, data=replace(topics.data, tokenizer=vocabulary))  # the same tokens, and nothing else of it
+    results = {
+        "pretrained, then fine-tuned": [trained(tuned, f"finetune-{seed}", seed)["test"] for seed in range(SEEDS)],
+        "from scratch": [trained(scratch, f"scratch-{seed}", seed)["test"] for seed in range(SEEDS)],
+    }
+    opened = loop.assemble(rundir.read_experiment(directory / "finetune-0"))
+    results["TF-IDF + logistic regression"] = [scores(tfidf(opened.dataset, "test"))]
+
+    header, rows = (
+        ["test split", *COLUMNS],
+        [[name, *(_spread(found, column) for column in COLUMNS)] for name, found in results.items()],
+    )
+    verdict = _verdict(results, topics.data.labels_per_class, len(opened.dataset.splits["test"]))
+    logs = {path.parent.name: rundir.read_metrics(path.parent) for path in sorted(directory.glob("*/metrics.jsonl"))}
+    first = results["pretrained, then fine-tuned"][0]
+    page = report.page(
+        "The main job",
+        verdict,
+        [
+            ("Result", report.table(header, rows, emphasised=0)),
+            ("Pretraining", report.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
+            ("Fine-tuning, and training from scratch", report.curves(logs, FINE_TUNING)),
+            ("Confusion of the first fine-tuned run", report.confusion(first["confusion"], opened.dataset.labels)),
+            ("Its classes", report.per_class(first, opened.dataset.labels)),
+            ("A few test passages", report.predictions(samples(opened, *load(opened)))),
+        ],
+    )
+    rundir.write_atomically(directory / "report.html", page)
+    print_table(header, rows)
+    print(
+        f"{verdict}\n{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions"
+    )
+    return 0
+
+
+def _spread(found: list[dict[str, Any]], column: str) -> str:
+    """mean ± standard deviation, where there are several."""
+    values = [result[column] for result in found]
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | None, rows: int) -> str:
+    """What the table shows, in words."""
+    tuned, scratch, words = ([result["macro_f1"] for result in found] for found in results.values())
+    gain, spread = statistics.mean(tuned) - statistics.mean(scratch), max(statistics.stdev(tuned), statistics.stdev(scratch))
+    ahead = statistics.mean(tuned) - statistics.mean(words)
+    return (
+        f"With {labels_per_class} labels a class, over {rows:,} test passages of held-out modules: pretraining is worth {100 * gain:+.1f} points of "
+        f"macro-F1, {abs(gain) / max(spread, 1e-9):.1f} times the larger standard deviation over {len(tuned)} seeds; "
+        f"TF-IDF is {100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}."
+    )
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)

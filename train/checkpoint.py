@@ -5,8 +5,12 @@ batches) and `meta` (checksums of the first two). It appears under its step when
 by the checksums, which are sums of integers: the same for any layout over devices.
 """
 
+import contextlib
 import json
+import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +50,7 @@ class Checkpoints:
         from orbax.checkpoint import checkpoint_managers as managers
 
         self.directory, self.say = run_dir / "checkpoints", say
+        _say_once()
         best = managers.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]), cleanup_tmp_directories=True
@@ -62,7 +67,8 @@ class Checkpoints:
             if kind is None:
                 raise
         finally:
-            self.manager.close()
+            with contextlib.suppress(Exception):  # what could not be written was said
+                self.manager.close()
 
     def save(self, state: State, batches: Any, metrics: dict[str, float] | None) -> None:
         """Starts to write the state. `metrics` has the validation `loss` at this step, if it is known: it decides which is best."""
@@ -161,6 +167,15 @@ class Checkpoints:
         return found[name]
 
 
+def _say_once() -> None:
+    """When a write fails, Orbax and TensorStore tell of it from each of their threads, with tracebacks, and raise an error that
+    says it once. Only the error is let through."""
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None if "Event loop is closed" in str(unraisable.exc_value) else before(unraisable)
+
+
 def read_model(run_dir: Path) -> tuple[dict, dict]:
     """(params, model state) of the newest checkpoint of a run, as numpy arrays, whatever the experiment.
 
@@ -224,4 +239,7 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = re.search(r"([^:\]]+) \[os_error_code", text)
+    return reason[1].strip() if reason else text[:200]

@@ -211,6 +211,13 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     given = dict(zip(names(theirs), jax.tree.leaves(theirs), strict=True))
     wanted = dict(zip(names(state.params), jax.tree.leaves(state.params), strict=True))
     taken = [name for name in wanted if name in given]
+    missing = [name for name in wanted if name.startswith("model/") and name not in given]
+    if missing:
+        raise UserError(
+            f"init_from {run_dir}: it has no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
+            "the models differ; set the fields of --model as in its experiment.json"
+        )
+
     wrong = [
         f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}"
         for name in taken
@@ -219,12 +226,6 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
-    missing = [name for name in wanted if name.startswith("model/") and name not in given]
-    if missing:
-        raise UserError(
-            f"init_from {run_dir}: it has no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
-            "the models differ; set the fields of --model as in its experiment.json"
-        )
 
     def place(path, leaf, placed):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -72,9 +72,9 @@ def _wide():
 
 def _one_line(box: str, known: set[str]) -> str:
     """The message of tyro's box, without its frame and its hints; `run: steps must be …` as `run.steps must be …`."""
-    lines = [line.strip(" │") for line in box.splitlines()]
-    body = [line for line in lines if line and line[0] not in "╭╰─"]
-    message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", body[0] if body else box.strip())
+    _, *lines = (line.strip(" │") for line in box.splitlines() if line.strip())  # the first is a title
+    message = next((line for line in lines if set(line) - set("─-")), box.strip())
+    message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", message)
     part, _, rest = message.partition(": ")
     field = rest.partition(" ")[0]
     return f"{part}.{rest}" if f"--{part}.{field}".replace("_", "-") in known else message

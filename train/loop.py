@@ -62,19 +62,21 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     """
     run = assemble(experiment)
     experiment, path = run.experiment, run.path
-    continued = rundir.claim(experiment, trusted)
-    fingerprint_kept(path, run.dataset.fingerprint)
-    for name, text in run.dataset.files.items():
-        rundir.write_atomically(path / name, text)
-    progress = Progress(path.name, 0, experiment.run.steps)
-    for note in run.dataset.notes:
-        progress.say(f"{path.name}: {note}")
-    batches = training_batches(run.dataset.splits["train"], experiment.data.batch_size, experiment.run.seed)
+    continued = rundir.is_continued(experiment, trusted)
+    progress = Progress(path.name, experiment.run.steps)
     try:
+        fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
+        rundir.claim(experiment)
+        fingerprint_kept(path, run.dataset.fingerprint)
+        for name, text in run.dataset.files.items():
+            rundir.write_atomically(path / name, text)
+        for note in run.dataset.notes:
+            progress.say(f"{path.name}: {note}")
+        batches = training_batches(run.dataset.splits["train"], experiment.data.batch_size, experiment.run.seed)
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
             state = checkpoints.restore(run.program, batches) if continued else None
             if state is None:
-                state = initial(run, progress.say)
+                state = fresh or initial(run, progress.say)
             return _steps(run, state, batches, checkpoints, progress, interrupted)
     finally:
         progress.close()
@@ -98,7 +100,7 @@ def _steps(
 ) -> dict[str, Any]:
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
-    progress.start = start
+    progress.begin(start)
     log = rundir.MetricsLog(run.path, start)
     meter = Meter(run)
     if start:
@@ -130,7 +132,7 @@ def _steps(
             if step == start + 1:  # which compiled, and says nothing of speed
                 jax.block_until_ready(metrics)
                 meter.start()
-                progress.began = time.monotonic()
+                progress.begin(step)
             flush()  # of the step before, while this one runs
             pending.append(metrics)
             if step % settings.log_every == 0 or step == steps:

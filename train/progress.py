@@ -7,11 +7,10 @@ from typing import Any
 
 
 class Progress:
-    """On stderr. `start` is the step that the run continues from."""
+    """On stderr."""
 
-    def __init__(self, name: str, start: int, steps: int):
-        self.name, self.start, self.steps = name, start, steps
-        self.began = self.printed = time.monotonic()
+    def __init__(self, name: str, steps: int):
+        self.name, self.steps = name, steps
         self.bar = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -26,8 +25,13 @@ class Progress:
                 TimeRemainingColumn(),
             )
             self.bar = Bar(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task(name, total=steps, completed=start, text="compiling")
+            self.task = self.bar.add_task(name, total=steps, text="compiling")
             self.bar.start()
+        self.begin(0)
+
+    def begin(self, start: int) -> None:
+        """The time left is reckoned from here: the step that the run continues from, and again when it has compiled."""
+        self.start, self.began, self.printed = start, time.monotonic(), time.monotonic()
 
     def say(self, text: str) -> None:
         if self.bar is not None:

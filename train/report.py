@@ -454,6 +454,7 @@ details{margin-bottom:.6rem;padding:.6rem 1rem}summary{cursor:pointer;font-weigh
 .settings th,.settings td{padding:.25rem .5rem .25rem 0;vertical-align:top;overflow-wrap:anywhere}
 @media (max-width:48rem){.panels{grid-template-columns:minmax(0,1fr)}}
 @media (max-width:30rem){body{padding:1.5rem .9rem 3rem}h1{font-size:1.6rem}th,td{padding:.4rem .5rem}
+  .settings th,.settings td{display:block;width:auto}.settings th{border:0;padding-bottom:0}
   .heat td{min-width:1.9rem;padding:.35rem .1rem}.images{grid-template-columns:1fr 1fr}}
 @media print{.cards li,svg{break-inside:avoid}}
 """

@@ -46,9 +46,8 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
         raise UserError(f"{file}: {error}") from None
 
 
-def claim(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
-    """Makes the run directory the experiment's, and says whether it was before. Raises UserError if it is another's, holds
-    other files, or cannot be written; then nothing is changed."""
+def is_continued(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
+    """Whether the run directory is the experiment's already. Raises UserError if it is another's, or holds other files."""
     path = Path(experiment.run.dir)
     if (path / "experiment.json").exists():
         changed = differences(read_experiment(path, trusted), experiment)
@@ -60,12 +59,17 @@ def claim(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
         return True
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is no run directory; choose another --run.dir")
+    return False
+
+
+def claim(experiment: Experiment) -> None:
+    """Makes the run directory. Raises UserError if it cannot be written."""
+    path = Path(experiment.run.dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"run.dir {path}: cannot be written: {error.strerror}") from None
-    return False
 
 
 def write_atomically(path: Path, text: str) -> None:

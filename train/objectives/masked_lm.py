@@ -91,9 +91,10 @@ class MaskedLM:
             score_T = jax.random.uniform(choice, tokens_T.shape)
             ordinary_T = words_T >= 0
             budget = jnp.clip(jnp.round(rate * ordinary_T.sum()), 1, predictions).astype(jnp.int32)
-            if whole_words:  # a word's tokens share the score of its number, so they are adjacent in the order below
-                score_T = score_T[words_T]
-            order_T = jnp.argsort(jnp.where(ordinary_T, score_T, 2.0), stable=True)
+            if whole_words:  # a word's tokens share a score, so they are adjacent in the order below; words too long come last
+                length_T = jnp.zeros_like(words_T).at[words_T].add(ordinary_T)[words_T]
+                score_T = score_T[words_T] + (length_T > budget)
+            order_T = jnp.argsort(jnp.where(ordinary_T, score_T, 3.0), stable=True)
             rank_T = jnp.arange(len(tokens_T))
             taken_T = (rank_T < budget) & ordinary_T[order_T]
             if (

@@ -47,5 +47,7 @@ def samples(opened: Any, params: Any, model_state: Any, count: int = SAMPLES) ->
         value = shown[i]
         probability = said["probabilities"][said["label"]]
         what = {"text": value} if isinstance(value, str) else {"image": value}
-        found.append({**what, "label": opened.dataset.labels[int(row["label"])], "prediction": said["label"], "probability": probability})
+        found.append(
+            {**what, "label": opened.dataset.labels[int(row["label"])], "prediction": said["label"], "probability": probability}
+        )
     return found

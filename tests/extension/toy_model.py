@@ -1,0 +1,27 @@
+"""A model from outside of the package: a line through the mean of a batch's numbers."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    width: int = 8
+
+    def build(self) -> "Toy":
+        return Toy(self)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The model contract without any module system: plain dicts and plain functions."""
+
+    config: ToyConfig
+
+    def init(self, rng, batch):
+        return {"kernel": jax.random.normal(rng, (batch["numbers"].shape[1], self.config.width)) * 0.1}, {}
+
+    def apply(self, params, state, batch, rng=None, train=False):
+        return {"pooled": jnp.tanh(batch["numbers"] @ params["kernel"])}, state

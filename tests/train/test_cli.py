@@ -1,0 +1,189 @@
+"""The front door: what is offered is frozen, and every mistake is one line that says what would be right."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from train import cli, recipes
+from train.__main__ import VERBS, main
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "cli.json"
+MLP = ["run", "digits-mlp", "--run.steps", "2"]
+TEXT = ["run", "bert-tiny", "--run.steps", "1", "--data.length", "16", "--data.batch-size", "8", "--data.vocab-size", "300"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def surface() -> dict[str, list[str]]:
+    shown = ("bert-tiny", "pydocs-topics", "digits-mlp", "digits-cnn")
+    options = {f"run {name}": sorted(cli.known_options(cli.Experiment, default=recipes.known()[name]())) for name in shown}
+    return {"verbs": sorted(VERBS), "recipes": sorted(recipes.known()), **options}
+
+
+@pytest.mark.quick
+def test_the_surface_is_frozen():
+    """After a deliberate change: FMODELS_WRITE_GOLDENS=1 pytest tests/train/test_cli.py -k frozen"""
+    if os.environ.get("FMODELS_WRITE_GOLDENS"):
+        GOLDEN.write_text(json.dumps(surface(), indent=1) + "\n")
+    assert surface() == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.quick
+def test_what_everyone_reaches_for_is_called_as_promised():
+    promised = (
+        "run.dir run.steps run.seed data.source data.batch-size optimizer.learning-rate mesh.data mesh.fsdp mesh.tensor init-from"
+    )
+    assert {f"--{name}" for name in promised.split()} <= set(surface()["run bert-tiny"])
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    """The one line that the front door says of a mistake; it exits with 2, and leaves nothing behind."""
+    before = set(Path().rglob("*"))
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    assert set(Path().rglob("*")) == before
+    return said.err
+
+
+QUICK_MISTAKES = {
+    "verb": (["runn"], "no verb runn; did you mean run?"),
+    "no recipe": (["run"], "which recipe?"),
+    "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
+    "recipe far from all": (["run", "zzz"], "there are: bert-base"),
+    "recipe file": (["run", "nowhere.py:x"], "nowhere.py: there is no such Python file"),
+    "option": ([*MLP, "--optimizer.lerning-rate", "1"], "--optimizer.lerning-rate; did you mean --optimizer.learning-rate?"),
+    "option of another model": ([*MLP, "--model.layers", "2"], "unknown option --model.layers"),
+    "type": ([*MLP, "--run.steps", "many"], "--run.steps: invalid literal for int() with base 10: 'many'"),
+    "choice": ([*MLP, "--optimizer.name", "adamm"], "'adamm' for argument '--optimizer.name'. Expected one of ('adam', 'adamw'"),
+    "missing value": ([*MLP, "--run.seed"], "Missing value for argument '--run.seed'"),
+    "range": ([*MLP, "--optimizer.learning-rate", "-1"], "optimizer.learning_rate must be greater than 0, not -1.0"),
+    "range of a nested part": ([*MLP, "--run.guard.limit", "0"], "run.guard.limit must be at least 1"),
+    "regular expression": ([*MLP, "--optimizer.rules.0.pattern", "(("], "is not a regular expression"),
+    "combination": ([*TEXT, "--data.length", "600"], "data.length 600 is more than model.max_length 512"),
+    "combination of parts": ([*TEXT, "--data.layout", "windows"], "set data.layout pairs"),
+    "heads": ([*TEXT, "--model.heads", "3"], "width 128 does not divide into 3 heads"),
+    "run": (["evaluate", "nothing"], "there is no run nothing"),
+    "run to report": (["report", "nothing"], "there is no run nothing"),
+    "input": (["predict", "nothing", "--input", "no.jsonl"], "no.jsonl: No such file or directory"),
+    "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
+    "mesh": ([*MLP, "--mesh.data", "3"], "mesh: data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
+    "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "only one axis can be -1"),
+    "batch": ([*MLP, "--data.batch-size", "12"], "data.batch_size 12 does not divide over 8 device(s) along data x fsdp: it must be a multiple of 8"),
+    "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
+    "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
+    "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
+    "suffix": ([*TEXT, "--data.source", "files:book.pdf"], "cannot tell what is in a .pdf; there are: .txt, .jsonl, .tsv"),
+    "tokenizer": ([*TEXT, "--data.source", "files:good.txt", "--data.tokenizer", "no.json"], "tokenizer no.json: No such file or directory"),
+    "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
+    "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
+}  # fmt: skip
+
+FILES = {
+    "empty.txt": b"",
+    "blank.txt": b"\n \n\n",
+    "latin.txt": "first line\ncaf\u00e9 au lait\n".encode("latin-1"),
+    "short.txt": b"one\ntwo\n",
+    "good.txt": b"\n".join(b"line %d of a text about things that happen %d times" % (i, i * i) for i in range(200)),
+    "broken.jsonl": b'{"text": "a", "label": "x"}\n{"text": \n',
+    "untexted.jsonl": b'{"words": "a"}\n',
+    "one.jsonl": b"".join(b'{"text": "number %d is here", "label": "only"}\n' % i for i in range(50)),
+    "unlabelled.jsonl": b"".join(b'{"text": "number %d is here"}\n' % i for i in range(50)),
+    "ragged.tsv": b"text\tlabel\na\tx\nb\n",
+    "headless.tsv": b"a\tx\n",
+    "occupied/file": b"something of somebody's",
+}
+LABELS = ["run", "pydocs-topics", "--run.steps", "1", "--data.vocab-size", "300"]
+FILE_MISTAKES = {
+    "empty.txt": (TEXT, "empty.txt: there is no text in it"),
+    "blank.txt": (TEXT, "blank.txt: there is no text in it"),
+    "latin.txt": (TEXT, "latin.txt: byte 14 (0xe9) is not UTF-8"),
+    "short.txt": (TEXT, "tokens, fewer than data.length 16"),
+    "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),
+    "untexted.jsonl": (TEXT, 'untexted.jsonl, line 1: an object with the string "text" is needed'),
+    "one.jsonl": (LABELS, "needs two labels or more; all rows of train have 'only'"),
+    "unlabelled.jsonl": (LABELS, "row 0 of train has no label; it has: text"),
+    "ragged.tsv": (LABELS, "ragged.tsv, line 3: 1 fields, but the header has 2"),
+    "headless.tsv": (LABELS, "headless.tsv, line 1: the header must name a column text"),
+    "emtpy.txt": (TEXT, "did you mean empty.txt?"),
+}
+
+
+@pytest.fixture
+def files():
+    for name, content in FILES.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(content)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("mistake", QUICK_MISTAKES)
+def test_a_mistake_is_one_line_and_exit_status_2(capsys, files, mistake):
+    arguments, right = QUICK_MISTAKES[mistake]
+    assert right in refused(capsys, arguments)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("file", FILE_MISTAKES)
+def test_a_file_that_cannot_be_used_is_named(capsys, files, file):
+    arguments, right = FILE_MISTAKES[file]
+    assert right in refused(capsys, [*arguments, "--data.source", f"files:{file}"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "mlp"
+    assert main([*MLP, "--run.dir", str(folder)]) == 0
+    return folder
+
+
+def test_a_directory_of_another_experiment_is_not_written_over(capsys, run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    said = refused(capsys, ["run", "digits-mlp", "--run.steps", "3", "--model.hidden", "7", "--run.dir", str(run)])
+    assert "model.hidden: (256, 128), (7,); run.steps: 2, 3" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_init_from_parameters_that_do_not_fit_names_them(capsys, run):
+    said = refused(capsys, ["run", "digits-mlp", "--model.hidden", "256", "64", "--init-from", str(run)])
+    assert "model/dense_1/kernel [256, 128] -> [256, 64]" in said
+    said = refused(capsys, ["run", "digits-cnn", "--init-from", str(run)])
+    assert "it has no parameter model/stage_0_0/kernel" in said
+
+
+def test_init_from_says_what_was_taken_new_and_left_over(capsys, run):
+    assert main(["run", "digits-mlp", "--run.steps", "1", "--init-from", str(run), "--run.dir", "next"]) == 0
+    assert f"parameters of {run}: 6 taken, 0 new, 0 left over" in capsys.readouterr().err
+
+
+def test_json_is_one_value_and_nothing_else(capsys, run):
+    Path("rows.jsonl").write_text(json.dumps({"image": [[[0.5]] * 8] * 8}) + "\n")
+    for arguments in (
+        ["evaluate", str(run), "--json"],
+        ["predict", str(run), "--input", "rows.jsonl", "--json"],
+        ["recipes", "--json"],
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 0
+        json.loads(capsys.readouterr().out)
+
+
+def test_bad_rows_to_predict_are_named(capsys, run):
+    Path("rows.jsonl").write_text('{"image": [[1]]}\n')
+    assert "row 0: its image is [1, 1], not [8, 8, 1]" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    Path("rows.jsonl").write_text('{"image": \n')
+    assert "rows.jsonl, line 1: not JSON" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    assert "row 0 has no image; it has: text" in refused(capsys, ["predict", str(run), "--text", "a"])
+    assert "has no split tset; did you mean test?" in refused(capsys, ["evaluate", str(run), "--split", "tset"])
+
+
+def test_dry_run_tells_and_leaves_nothing(capsys):
+    assert main([*MLP, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("parameters    50,826", "FLOPs a step", "memory", "image float32[128, 8, 8, 1]"))
+    assert not any(Path().iterdir())

@@ -1,0 +1,173 @@
+"""Nothing is lost: killed, stopped, damaged or out of disk, a run goes on from its last whole checkpoint, bit for bit."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from train import loop, recipes
+from train.checkpoint import read_model
+from train.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+STEPS = 600
+
+
+def start(folder: Path, steps: int = STEPS) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    settings = {"run.dir": folder, "run.steps": steps, "run.checkpoint-every": 50, "run.evaluate-every": 100, "run.log-every": 10}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "train", "run", "digits-mlp", *options]
+    return subprocess.Popen(
+        command, env=environment, cwd=folder.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Until the run has logged `step`."""
+    log = folder / "metrics.jsonl"
+    while process.poll() is None:
+        if log.exists() and any(f'"step": {n},' in log.read_text() for n in range(step, step + 50)):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"the run ended before step {step}: {process.communicate()[1]}")
+
+
+def finish(process: subprocess.Popen) -> str:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def assert_same_model(a: Path, b: Path) -> None:
+    for left, right in zip(jax.tree.leaves(read_model(a)), jax.tree.leaves(read_model(b)), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    finish(start(folder))
+    return folder
+
+
+def losses(folder: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    assert len(dict(found)) == len(found), "a step is logged twice"
+    return dict(found)
+
+
+def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(uninterrupted, tmp_path):
+    folder = tmp_path / "killed"
+    for step in (70, 230, 470):
+        process = start(folder)
+        wait_for(process, folder, step)
+        process.kill()
+        process.communicate()
+    assert "continues at step" in finish(start(folder))
+    assert_same_model(uninterrupted, folder)
+    assert losses(folder) == losses(uninterrupted)
+
+
+def test_sigterm_saves_says_how_to_continue_and_exits_0(uninterrupted, tmp_path):
+    folder = tmp_path / "stopped"
+    process = start(folder)
+    wait_for(process, folder, 310)
+    process.send_signal(signal.SIGTERM)
+    said = finish(process)
+    assert "stopped and saved at step" in said and "the same command continues" in said
+    assert "Traceback" not in said
+    finish(start(folder))
+    assert_same_model(uninterrupted, folder)
+
+
+def test_ctrl_c_saves_too(uninterrupted, tmp_path):
+    folder = tmp_path / "interrupted"
+    process = start(folder)
+    wait_for(process, folder, 110)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in said and "Traceback" not in said
+    finish(start(folder))
+    assert_same_model(uninterrupted, folder)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(uninterrupted, tmp_path):
+    folder = tmp_path / "full"
+    process = start(folder)
+    wait_for(process, folder, 210)
+    # No file may grow past this: what a full disk does to a checkpoint, and not to the short lines of a log.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert said.strip().splitlines()[-1].startswith("error: ") and "could not be written" in said and "Traceback" not in said
+    finish(start(folder))
+    assert_same_model(uninterrupted, folder)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory) -> tuple:
+    experiment = recipes.find("digits-mlp")[1]()
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    experiment = loop.with_run(experiment, dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
+    loop.train(experiment)
+    return experiment, folder
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "emptied": lambda file: os.truncate(file, 0),
+    "removed": lambda file: file.unlink(),
+    "one bit": flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(short_run, tmp_path, capsys, damage):
+    experiment, whole = short_run
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    files = [f for f in (folder / "checkpoints" / "40").rglob("*") if f.is_file() and "model" in f.parts]
+    DAMAGE[damage](max(files, key=lambda f: f.stat().st_size))
+    loop.train(loop.with_run(experiment, dir=str(folder)))
+    said = capsys.readouterr().err
+    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
+    assert (folder / "damaged" / "40").is_dir()
+    assert_same_model(whole, folder)
+
+
+def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start(short_run, tmp_path):
+    experiment, whole = short_run
+    folder = tmp_path / "lost"
+    shutil.copytree(whole, folder)
+    for file in (folder / "checkpoints").rglob("*"):
+        if file.is_file():
+            os.truncate(file, 0)
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        loop.train(loop.with_run(experiment, dir=str(folder)))
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    experiment = recipes.find("digits-mlp")[1]()
+    experiment = loop.with_run(experiment, dir=str(tmp_path / "best"), steps=50, checkpoint_every=10, evaluate_every=10, keep=1)
+    loop.train(experiment)
+    kept = sorted(int(p.name) for p in (tmp_path / "best" / "checkpoints").iterdir() if p.name.isdigit())
+    rows = [json.loads(line) for line in (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = {row["step"]: row["test/loss"] for row in rows if "test/loss" in row}
+    assert kept == sorted({50, min(evaluated, key=evaluated.__getitem__)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import report
+from train import curves, report
 
 pytestmark = pytest.mark.quick
 VOID = {"meta", "img", "br"}
@@ -321,11 +321,11 @@ def test_png_of_the_curves(tmp_path):
     from PIL import Image
 
     names = ["train/loss", "train/learning_rate"]
-    report.curves_png(tmp_path / "curves.png", {"run": losses(3, None, 1) + losses(1e-3, name=names[1])}, names)
+    curves.curves_png(tmp_path / "curves.png", {"run": losses(3, None, 1) + losses(1e-3, name=names[1])}, names)
     image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
     assert image.shape[0] > 400 and image.shape[1] > 1000
     assert (image[[0, -1]] == 255).all(), "on white"
     assert ((image == [0x2A, 0x78, 0xD6]).all(-1)).any(), "a line in the first colour"
     with pytest.raises(ValueError, match="no run logged train/loss"):
-        report.curves_png(tmp_path / "none.png", {}, ["train/loss"])
+        curves.curves_png(tmp_path / "none.png", {}, ["train/loss"])
     assert not (tmp_path / "none.png").exists()

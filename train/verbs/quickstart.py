@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _quickstart(directory: Path) -> int:
-    from train import loop, report, rundir
+    from train import curves, loop, report, rundir
     from train.baseline import tfidf
     from train.objectives.classification import scores
     from train.recipes.pydocs import pydocs, pydocs_topics
@@ -78,10 +78,14 @@ def _quickstart(directory: Path) -> int:
         verdict,
         [
             ("Result", report.table(header, rows, emphasised=0)),
-            ("Pretraining", report.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
-            ("Fine-tuning, and training from scratch", report.curves(logs, FINE_TUNING)),
-            ("Confusion of the first fine-tuned run", report.confusion(first["confusion"], opened.dataset.labels)),
-            ("Its classes", report.per_class(first, opened.dataset.labels)),
+            ("Pretraining", curves.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
+            ("Fine-tuning, and training from scratch", curves.curves(logs, FINE_TUNING)),
+            (
+                "The first fine-tuned run",
+                report.beside(
+                    report.confusion(first["confusion"], opened.dataset.labels), report.per_class(first, opened.dataset.labels)
+                ),
+            ),
             ("A few test passages", report.predictions(samples(opened, *load(opened)))),
         ],
     )

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fmodels.layers import NORMS, Dense, Dropout, Embed
 from fmodels.axes import constrain
+from fmodels.layers import NORMS, Dense, Dropout, Embed
 from fmodels.model import Model
 from fmodels.positions import sinusoidal
 from fmodels.transformer import Encoder, TransformerConfig

@@ -117,7 +117,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dropped = round(256 * self.rate)
+        dropped = min(round(256 * self.rate), 255)  # of a rate below 1 something is left
         if not train or dropped == 0:
             return x
         kept = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint8) >= dropped

@@ -3,7 +3,7 @@
 Shapes: B batch, T length, D model width, F hidden width, N heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -16,7 +16,11 @@ from fmodels.attention import Attention
 from fmodels.axes import constrain
 from fmodels.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout
 
-REMAT = {"none": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": jax.checkpoint_policies.nothing_saveable}
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +51,11 @@ class TransformerConfig:
     "of embeddings and of each sublayer's output"
     attention_dropout: float = 0.1
     "of the attention weights"
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "cudnn"] = field(default="auto", metadata={"how": True})
     "the kernel: cudnn needs a GPU, bfloat16 and no attention dropout; auto takes it where it can"
     scan: bool = False
     "one scanned layer: compiles in constant time, a little slower on CPU"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "full"] = field(default="none", metadata={"how": True})
     "what the backward pass recomputes: nothing, all but matrix products, or everything within a block"
 
     def __post_init__(self):
@@ -169,5 +173,3 @@ def unstack_layers(encoder: dict) -> dict:
     rest = {k: v for k, v in encoder.items() if k != "layers"}
     count = len(jax.tree.leaves(encoder["layers"])[0])
     return {**rest, **{f"layer_{i}": jax.tree.map(lambda leaf: leaf[i], encoder["layers"]) for i in range(count)}}
-
-

@@ -6,6 +6,7 @@ passages of 20 to 120 words, no two alike. One module is one document.
 """
 
 import ast
+import hashlib
 import importlib.util
 import inspect
 import random
@@ -17,39 +18,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.cache import cached
 from data.errors import DataError
+from data.sources import Rows
 
 STDLIB = "python"
-LIBRARIES = (
-    "absl",
-    "chex",
-    "etils",
-    "flax",
-    "grain",
-    "huggingface_hub",
-    "jax",
-    "matplotlib",
-    "numpy",
-    "optax",
-    "orbax",
-    "pydantic",
-    "rich",
-    "scipy",
-    "sklearn",
-    "tensorflow_datasets",
-    "tyro",
-)
+LIBRARIES = tuple("flax grain jax matplotlib numpy optax orbax pydantic rich scipy sklearn tensorflow_datasets tyro".split())
 TOPICS = ("flax", "jax", "matplotlib", "numpy", "orbax", STDLIB, "scipy", "sklearn")
 
 MIN_WORDS, MAX_WORDS = 20, 120  # of a passage
 MIN_CHARACTERS = 80  # of a string: twenty words take more
 HELD_OUT_ONE_IN = 8  # modules
-EVALUATION_ROWS_PER_CLASS = 60  # in the topics' validation split; twice as many in test, where there are
+VALIDATION_ROWS, TEST_ROWS = 60, 120  # of each class, at most
 
 # Directories that hold no documentation of the library itself.
 _SKIPPED = frozenset(
-    "test tests testing internal_test_util conftest encodings __pycache__ site-packages dist-packages idlelib lib2to3 turtledemo "
-    "_vendor vendor third_party extern externals _array_api_compat array_api_compat array_api_extra".split()
+    (
+        "test tests testing internal_test_util conftest encodings __pycache__ site-packages dist-packages idlelib lib2to3 "
+        "turtledemo _vendor vendor third_party extern externals _array_api_compat array_api_compat array_api_extra"
+    ).split()
 )
 
 
@@ -69,15 +56,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class PyDocs:
-    """Documentation of the standard library and of this project's dependencies, as plain text.
+    """Rows of `text` and `document`, the module's dotted name, sorted by library, module and position, so that the passages of a
+    document are adjacent. The split `validation` holds one module in eight."""
 
-    Rows have `text` and `document` (the module's dotted name), sorted by library, module and position, so that consecutive passages
-    of a document are adjacent. The split `validation` holds one module in eight.
-    """
-
-    def load(self) -> dict[str, list[dict[str, str]]]:
-        """The rows of each split. Raises `DataError` where a library is not installed."""
-        splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
+    def load(self) -> dict[str, Rows]:
+        """Raises DataError where a library is not installed."""
+        splits: dict[str, Rows] = {"train": [], "validation": []}
         for passage in collect():
             split = "validation" if passage.held_out else "train"
             splits[split].append({"text": passage.text, "document": passage.document})
@@ -86,70 +70,81 @@ class PyDocs:
 
 @dataclass(frozen=True)
 class PyDocsTopics:
-    """Which of eight libraries does a passage document? The libraries' names are masked in the text.
+    """Which of eight libraries does a passage document? Rows of `text`, in which the libraries' names are masked, and `label`.
 
-    Rows have `text` and `label`. The split `test` comes from the modules that `PyDocs` holds out too, and is the same whatever the
-    seed; `train` and `validation` share the other modules but no passage.
+    The split `test` comes from the modules that `PyDocs` holds out too; `train` and `validation` share the others, but no passage.
     """
 
-    labels_per_class: int = 20
-    seed: int = 0  # which passages are labelled
-
-    def load(self) -> dict[str, list[dict[str, str]]]:
-        """The rows of each split. Raises `DataError` where a library is missing or has too few passages."""
-        seen, held_out = {}, {}
-        for passage in collect(TOPICS):
-            (held_out if passage.held_out else seen).setdefault(passage.library, []).append(passage)
-        splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
+    def load(self) -> dict[str, Rows]:
+        """Raises DataError where a library is not installed."""
+        splits: dict[str, Rows] = {"train": [], "validation": [], "test": []}
+        passages = collect()
         for library in TOPICS:
-            labelled = self.labels_per_class
-            evaluated = labelled + EVALUATION_ROWS_PER_CLASS
-            shuffled = random.Random(f"{library} {self.seed}").sample(seen[library], len(seen[library]))
-            if len(shuffled) < evaluated:
-                raise DataError(
-                    f"pydocs-topics: {library} has {len(shuffled)} passages, and {evaluated} are needed: "
-                    f"lower labels_per_class ({labelled})"
-                )
-            test = random.Random(library).sample(held_out[library], len(held_out[library]))
-            for split, passages in (
-                ("train", shuffled[:labelled]),
-                ("validation", shuffled[labelled:evaluated]),
-                ("test", test[: 2 * EVALUATION_ROWS_PER_CLASS]),
+            of_library = [p for p in passages if p.library == library]
+            random.Random(library).shuffle(of_library)
+            seen = [p for p in of_library if not p.held_out]
+            held_out = [p for p in of_library if p.held_out]
+            for split, chosen in (
+                ("train", seen[VALIDATION_ROWS:]),
+                ("validation", seen[:VALIDATION_ROWS]),
+                ("test", held_out[:TEST_ROWS]),
             ):
-                splits[split] += [{"text": mask_names(p.text), "label": library} for p in passages]
+                splits[split] += [{"text": mask_names(p.text), "label": library} for p in chosen]
         return splits
 
 
-def collect(libraries: tuple[str, ...] = (*LIBRARIES, STDLIB)) -> list[Passage]:
-    """All passages of the libraries, sorted by library, module and position; of passages that differ in digits, case or punctuation only, the first.
+def source(argument: str) -> PyDocs | PyDocsTopics:
+    """`pydocs` or `pydocs:topics`."""
+    if argument not in ("", "topics"):
+        raise DataError(f"data.source pydocs:{argument}: there are pydocs and pydocs:topics")
+    return PyDocsTopics() if argument else PyDocs()
 
-    Raises `DataError` where a library is not installed.
+
+def collect() -> list[Passage]:
+    """All passages, sorted by library, module and position; of paragraphs that differ in digits, case or punctuation only, the first.
+
+    Half a minute of parsing, kept in the cache until a library is installed anew. Raises DataError where one is not installed.
     """
-    passages, seen = [], set[str]()
-    for library in sorted(libraries):
+    libraries = sorted((*LIBRARIES, STDLIB))
+    state = [Path(__file__).read_text("utf-8")] + [
+        f"{root} {root.stat().st_mtime_ns}" for lib in libraries for root in _roots(lib)
+    ]
+    key = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+    return [Passage(*fields) for fields in cached(f"pydocs-{key}", lambda: list(_collected(libraries)))]
+
+
+def _collected(libraries: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(text, library, document) of each passage."""
+    seen = set[str]()
+    for library in libraries:
         for document, path in _modules(library):
             for text in _strings(path):
-                new = []  # TMP
+                new = []
                 for paragraph in _paragraphs(text):
                     same = re.sub(r"[^a-z]+", " ", paragraph.lower())
                     if same not in seen and _is_english(paragraph):
                         seen.add(same)
                         new.append(paragraph)
-                passages += [Passage(passage, library, document) for passage in _passages(new)]
-    return passages
+                yield from ((passage, library, document) for passage in _passages(new))
+
+
+def _roots(library: str) -> list[Path]:
+    """The folders of a library, found without importing it."""
+    if library == STDLIB:
+        return [Path(sysconfig.get_path("stdlib"))]
+    spec = importlib.util.find_spec(library)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"data.source pydocs: the library {library} is not installed; pip install -e . installs all that are needed"
+        )
+    return sorted(map(Path, spec.submodule_search_locations))
 
 
 def _modules(library: str) -> list[tuple[str, Path]]:
-    """Dotted name and file of the modules of a library, found without importing it."""
-    if library == STDLIB:
-        roots, prefix = [sysconfig.get_path("stdlib")], ()
-    else:
-        spec = importlib.util.find_spec(library)
-        if spec is None or not spec.submodule_search_locations:
-            raise DataError(f"pydocs: the library {library} is not installed: pip install -e . installs all that are needed")
-        roots, prefix = spec.submodule_search_locations, (library,)
+    """Dotted name and file of each module of a library, sorted."""
+    prefix = () if library == STDLIB else (library,)
     found = {}
-    for root in map(Path, roots):
+    for root in _roots(library):
         for path in root.rglob("*.py"):
             parts = path.relative_to(root).with_suffix("").parts
             if _SKIPPED.isdisjoint(parts) and not re.search(r"(^|_)tests?(_|$)", parts[-1]):
@@ -214,8 +209,10 @@ _BULLET = re.compile(r" *(?:[-*+•]|\(?\d+[.)]) ")
 _LEADS_TO_NOTHING = re.compile(r"(?:(?<=[.;!?] )|^)[^.;!?]*:$")  # a sentence that announced what was cut
 _NOISE = re.compile(r"\\|[{}$@|=]{2}|%\(|\${|[-=_]{4}|\bCopyright\b|[Ll]icensed? ")
 _FUNCTION_WORDS = frozenset(
-    "a an the of to in on at by for from with as is are was be been can will may must should if or and not no that this these those it its "
-    "which when where than then only has have does do any all each into".split()
+    (
+        "a an the of to in on at by for from with as is are was be been can will may must should if or and not no that this "
+        "these those it its which when where than then only has have does do any all each into"
+    ).split()
 )
 
 

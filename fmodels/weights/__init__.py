@@ -1,0 +1,1 @@
+"""Two-way maps between our parameters and published checkpoints, one family a file."""

@@ -92,6 +92,21 @@ def shardings(mesh: jax.sharding.Mesh, shapes: Any, names: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, shapes, names)
 
 
+def like_params(tree: Any, params: Any, placed: Any, whole: NamedSharding) -> Any:
+    """The shardings of an optimizer state: a leaf whose path ends in a parameter's name, and that has its shape, is one of its
+    moments and lies where it does; the rest is `whole`."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    named = {name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    by_name = dict(zip(named, jax.tree.leaves(placed), strict=True))
+
+    def place(path, leaf):
+        parts = name(path).split("/")
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        return next((by_name[end] for end in ends if named.get(end) == leaf.shape), whole)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
 def activations(mesh: jax.sharding.Mesh) -> Callable:
     """What `fmodels.axes.layout` installs while a step is traced."""
 

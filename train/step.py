@@ -166,11 +166,11 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         jax.tree.map(lambda _: whole, shapes),
         params=param_shardings,
         model_state=sharding.shardings(mesh, shapes.model_state, state_names),
-        opt_state=optax.tree.map_params(
-            tx, lambda _, placed: placed, shapes.opt_state, param_shardings, transform_non_params=lambda _: whole
-        ),
+        opt_state=sharding.like_params(shapes.opt_state, shapes.params, param_shardings, whole),
     )
     rows = sharding.batch_sharding(mesh)
+    if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
+        jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
     return Program(
         mesh, shapes, shardings, names, rows,
         init=jax.jit(init, out_shardings=shardings),
@@ -195,6 +195,6 @@ def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardStat
         skipped=old.skipped + ~(good | stopped),
         bad_step=jnp.where(good | stopped, old.bad_step, state.step),
         bad_leaf=jnp.where(good | stopped, old.bad_leaf, jnp.where(finite.all(), -1, jnp.argmin(finite)).astype(jnp.int32)),
-        mean_norm=jnp.where(good, jnp.where(state.step == 0, norm, 0.98 * old.mean_norm + 0.02 * norm), old.mean_norm),
+        mean_norm=jnp.where(good, jnp.where(old.mean_norm == 0, norm, 0.98 * old.mean_norm + 0.02 * norm), old.mean_norm),
     )
     return new, good & ~stopped

@@ -1,8 +1,8 @@
 """The corpus that is on every machine: the documentation inside the installed Python sources.
 
-The standard library and the project's dependencies are parsed, never imported. Their docstrings (and other long strings at
-module level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup and cut into
-passages of 20 to 120 words, no two alike. One module is one document.
+The standard library and the project's dependencies are parsed, never imported. Their docstrings (and other long strings at module
+level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup, and cut
+into passages of 20 to 120 words, no two alike. One module is one document.
 """
 
 import ast
@@ -72,7 +72,7 @@ class PyDocs:
 class PyDocsTopics:
     """Which of eight libraries does a passage document? Rows of `text`, in which the libraries' names are masked, and `label`.
 
-    The split `test` comes from the modules that `PyDocs` holds out too; `train` and `validation` share the others, but no passage.
+    The split `test` comes from the modules that `PyDocs` holds out too; `train` and `validation` share the others but no passage.
     """
 
     def load(self) -> dict[str, Rows]:
@@ -101,7 +101,7 @@ def source(argument: str) -> PyDocs | PyDocsTopics:
 
 
 def collect() -> list[Passage]:
-    """All passages, sorted by library, module and position; of paragraphs that differ in digits, case or punctuation only, the first.
+    """All passages, sorted by library, module and position; paragraphs that differ in digits, case or punctuation count once.
 
     Half a minute of parsing, kept in the cache until a library is installed anew. Raises DataError where one is not installed.
     """
@@ -265,10 +265,10 @@ def _is_english(text: str) -> bool:
     return len(words) >= 4 and plain >= 0.75 * len(words) and function >= 0.15 * len(words) and not _NOISE.search(text)
 
 
-# What would give the answer of `PyDocsTopics` away: the libraries' names and usual aliases, with whatever is named after them (`np.linalg.norm`).
+# What would give a topic away: the libraries' names and usual aliases, with whatever is reached through them (`np.linalg.norm`).
 _NAMES = re.compile(
-    r"\b(?:(?:c?python|stdlib|flax|linen|nnx|nn|jaxlib|jax|jnp|lax|pallas|xla|matplotlib|mpl|pyplot|plt|pylab|numpy|np|num-?py|f2py|ndarray|"
-    r"orbax|ocp|tensorstore|scipy|sp|sklearn|scikit-learn|scikits?|tfds|tensorflow_datasets|tensorflow|tf|optax)\b(?:\.\w+)*)",
+    r"\b(?:c?python|stdlib|flax|linen|nnx|nn|jaxlib|jax|jnp|lax|pallas|xla|matplotlib|mpl|pyplot|plt|pylab|numpy|np|f2py|ndarray|orbax|"
+    r"ocp|tensorstore|scipy|sp|sklearn|scikit-learn|scikits?|tfds|tensorflow_datasets|tensorflow|tf|optax)\b(?:\.\w+)*",
     re.IGNORECASE,
 )
 

@@ -1,6 +1,7 @@
 """Classification: its losses against formulas in numpy, its metrics against scikit-learn on the raw labels."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
@@ -24,10 +25,12 @@ def problem(rows: int, seed: int = 0) -> tuple[dict, dict]:
     """(params, batch) of rows whose label is likely but not certain; one in four rows is not valid."""
     rng = np.random.default_rng(seed)
     dense = {"kernel": rng.normal(size=(WIDTH, CLASSES)), "bias": rng.normal(size=CLASSES)}
-    batch = {"pooled": rng.normal(size=(rows, WIDTH)), "valid": np.arange(rows) % 4 != 3}
-    batch = {name: x.astype(np.float32) for name, x in batch.items()} | {"label": rng.integers(CLASSES, size=rows).astype(np.int32)}
-    params = {"model": {}, "head": {"classifier": {"dense": jax.tree.map(np.float32, dense)}}}
-    return jax.tree.map(jax.numpy.asarray, (params, batch))
+    batch = {
+        "pooled": rng.normal(size=(rows, WIDTH)),
+        "valid": 1.0 * (np.arange(rows) % 4 != 3),
+        "label": rng.integers(CLASSES, size=rows),
+    }
+    return jax.tree.map(jnp.asarray, ({"model": {}, "head": {"classifier": {"dense": dense}}}, batch))
 
 
 def formula(params, batch, smoothing=0.0, weights=(1.0,) * CLASSES, gamma=0.0) -> float:
@@ -80,8 +83,8 @@ def test_the_parts_of_a_batch_add_up():
     objective = Classification(classes=CLASSES, label_shares=SHARES, class_weights="balanced", loss_name="focal")
     params, batch = problem(32)
     sums = lambda part: objective.loss(identity, params, {}, part, jax.random.key(0), True)[0]
-    parts = [sums(jax.tree.map(lambda x, rows=rows: x[rows], batch)) for rows in (slice(0, 3), slice(3, 20), slice(20, 32))]
-    jax.tree.map(lambda x, *xs: np.testing.assert_allclose(sum(xs), x, rtol=1e-5), sums(batch).terms, *(p.terms for p in parts))
+    halves = [sums(jax.tree.map(lambda x, rows=rows: x[rows], batch)).terms for rows in (slice(0, 16), slice(16, 32))]
+    jax.tree.map(lambda whole, *parts: np.testing.assert_allclose(sum(parts), whole, rtol=1e-5), sums(batch).terms, *halves)
 
 
 @pytest.mark.parametrize("absent", [(), (2,)], ids=["all classes", "a class that is not there"])
@@ -89,7 +92,7 @@ def test_metrics_are_those_of_scikit_learn(absent):
     """Over an evaluation set whose last batch is filled up."""
     objective = Classification(classes=CLASSES, label_shares=SHARES, class_weights="balanced")
     params, batch = problem(23, seed=3)
-    rows = {name: np.asarray(batch[name]) for name in ("pooled", "label")}
+    rows = {name: np.array(batch[name]) for name in ("pooled", "label")}
     for label in absent:
         rows["label"][rows["label"] == label] += 1
         params["head"]["classifier"]["dense"]["bias"] = params["head"]["classifier"]["dense"]["bias"].at[label].set(-99)
@@ -99,23 +102,25 @@ def test_metrics_are_those_of_scikit_learn(absent):
     found = objective.summarize(jax.device_get(jax.tree.map(lambda *xs: sum(xs), *map(evaluate, batches))))
 
     dense = params["head"]["classifier"]["dense"]
-    guess, labels = (rows["pooled"] @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])).argmax(1), np.arange(CLASSES)
-    scores = lambda average: precision_recall_fscore_support(rows["label"], guess, labels=labels, average=average, zero_division=0)
+    label, guess = rows["label"], (rows["pooled"] @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])).argmax(1)
+    of = {"labels": np.arange(CLASSES)}
+    scores = lambda average: precision_recall_fscore_support(label, guess, average=average, zero_division=0, **of)
     macro = dict(zip(("macro_precision", "macro_recall", "macro_f1"), scores("macro")[:3], strict=True))
     assert {name: found[name] for name in macro} == pytest.approx(macro, rel=1e-6)
-    assert found["accuracy"] == pytest.approx(accuracy_score(rows["label"], guess), rel=1e-6)
+    assert found["accuracy"] == pytest.approx(accuracy_score(label, guess), rel=1e-6)
     assert 0.1 < found["accuracy"] < 0.9, "some of it right, some wrong"
-    np.testing.assert_array_equal(found["confusion"], confusion_matrix(rows["label"], guess, labels=labels))
+    np.testing.assert_array_equal(found["confusion"], confusion_matrix(label, guess, **of))
     for name, column in zip(("precision", "recall", "f1", "support"), scores(None), strict=True):
         assert found["per_class"][name] == pytest.approx(list(column), rel=1e-6)
-    valid = jax.tree.map(jax.numpy.asarray, rows | {"valid": np.ones(23, np.float32)})
+    valid = jax.tree.map(jnp.asarray, rows | {"valid": np.ones(23, np.float32)})
     assert found["loss"] == found["classification"] == pytest.approx(formula(params, valid), rel=1e-5)
 
 
 def test_the_head_drops_out_in_training_only():
     objective = Classification(classes=CLASSES, label_shares=SHARES, dropout=0.5)
     params, batch = problem(32)
-    loss = lambda key, train: float(objective.loss(identity, params, {}, batch, jax.random.key(key), train)[0].terms["classification"][0])
+    sums = lambda key, train: objective.loss(identity, params, {}, batch, jax.random.key(key), train)[0]
+    loss = lambda key, train: float(sums(key, train).terms["classification"][0])
     assert loss(0, True) == loss(0, True) != loss(1, True)
     assert loss(0, False) == loss(1, False)
 
@@ -152,5 +157,3 @@ def test_predictions_are_described_likeliest_first():
 def test_what_cannot_be_is_named(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Classification(**fields)
-
-

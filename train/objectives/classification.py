@@ -45,7 +45,7 @@ class Classification:
         if isinstance(self.class_weights, tuple):
             if self.classes is not None and len(self.class_weights) != self.classes:
                 raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
-            if min(self.class_weights) < 0 or sum(self.class_weights) == 0:
+            if not self.class_weights or min(self.class_weights) < 0 or sum(self.class_weights) == 0:
                 raise ValueError(f"class_weights must be 0 or more, and not all 0, not {self.class_weights}")
 
     @property

@@ -10,7 +10,7 @@ from train.optim import Optimizer
 
 VOCABULARY = 2048
 ENCODER = BertConfig(
-    layers=2, width=128, heads=4, activation="geglu", norm_position="pre", position="relative",
+    layers=2, width=128, heads=8, activation="geglu", norm_position="pre", position="alibi",
     pooling="mean", vocab_size=VOCABULARY, max_length=512, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
 
@@ -21,7 +21,7 @@ def pydocs() -> Experiment:
         model=ENCODER,
         objective=MaskedLM(mask_rate=0.2),
         data=Text(source="pydocs", length=64, batch_size=64, vocab_size=VOCABULARY),
-        optimizer=Optimizer(name="adamw", learning_rate=4e-3, schedule="wsd", warmup_steps=100, weight_decay=0.01),
+        optimizer=Optimizer(name="muon", learning_rate=4e-3, schedule="wsd", warmup_steps=100, weight_decay=0.01),
         run=Run(steps=1000, evaluate_every=250, checkpoint_every=250),
     )
 

@@ -1,7 +1,8 @@
 """`python -m train evaluate RUN`: the metrics of a run on a held-out split."""
 
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -10,41 +11,40 @@ from train import cli, recipes, rundir
 from train.errors import UserError, nearest
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The metrics of a run on a whole split."""
+
+    run: Positional[str]
+    "its directory, or its name in runs/"
+    split: str | None = None
+    "which; test if there is one, else validation"
+    best: bool = False
+    "the checkpoint of least validation loss instead of the last"
+    json: bool = False
+    "print one JSON value and nothing else"
+    import_file: Annotated[str | None, arg(name="import")] = None
+    "a Python file that the run's experiment needs"
+
+
 def main(arguments: list[str]) -> int:
-    def evaluate(
-        run: Positional[str],
-        split: str | None = None,
-        best: bool = False,
-        as_json: Annotated[bool, arg(name="json")] = False,
-        import_file: Annotated[str | None, arg(name="import")] = None,
-    ) -> int:
-        """The metrics of a run on a whole split.
+    wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
+    from train import loop
 
-        Args:
-            run: its directory, or its name in runs/.
-            split: which; test if there is one, else validation.
-            best: the checkpoint of least validation loss instead of the last.
-            as_json: print one JSON value and nothing else.
-            import_file: a Python file that the run's experiment needs.
-        """
-        from train import loop
-
-        opened = open_run(run, import_file)
-        splits = opened.dataset.splits
-        chosen = split or ("test" if "test" in splits else "validation")
-        if chosen not in splits:
-            raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
-        result = loop.evaluate(opened, *load(opened, best), chosen)
-        if as_json:
-            print(json.dumps({"run": str(opened.path), "split": chosen, **result}))
-        else:
-            print(f"{opened.path}, {chosen}: {len(splits[chosen]):,} examples")
-            for name, value in result.items():
-                if isinstance(value, float):
-                    print(f"  {name:24}{value:.4f}")
-        return 0
-
-    return cli.parse(evaluate, arguments, "python -m train evaluate")
+    opened = open_run(wanted.run, wanted.import_file)
+    splits = opened.dataset.splits
+    chosen = wanted.split or ("test" if "test" in splits else "validation")
+    if chosen not in splits:
+        raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
+    result = loop.evaluate(opened, *load(opened, wanted.best), chosen)
+    if wanted.json:
+        print(json.dumps({"run": str(opened.path), "split": chosen, **result}))
+    else:
+        print(f"{opened.path}, {chosen}: {len(splits[chosen]):,} examples")
+        for name, value in result.items():
+            if isinstance(value, float):
+                print(f"  {name:24}{value:.4f}")
+    return 0
 
 
 def open_run(run: str, import_file: str | None = None):
@@ -62,8 +62,6 @@ def open_run(run: str, import_file: str | None = None):
 
 def load(opened, best: bool = False):
     """(params, model state) of an opened run."""
-    import sys
-
     from train.checkpoint import Checkpoints
 
     with Checkpoints(opened.path, opened.experiment.run.keep, say=lambda text: print(text, file=sys.stderr)) as checkpoints:

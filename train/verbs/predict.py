@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,36 +15,32 @@ from train.errors import UserError
 from train.verbs.evaluate import load, open_run
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe."""
+
+    run: Positional[str]
+    "its directory, or its name in runs/"
+    text: tuple[str, ...] = ()
+    "one or more texts"
+    input: str | None = None
+    "a file of JSON lines, each a text or an object with the fields of an example"
+    json: bool = False
+    "print one JSON value and nothing else"
+    import_file: Annotated[str | None, arg(name="import")] = None
+    "a Python file that the run's experiment needs"
+
+
 def main(arguments: list[str]) -> int:
-    def predict(
-        run: Positional[str],
-        text: tuple[str, ...] = (),
-        input_file: Annotated[str | None, arg(name="input")] = None,
-        as_json: Annotated[bool, arg(name="json")] = False,
-        import_file: Annotated[str | None, arg(name="import")] = None,
-    ) -> int:
-        """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe.
-
-        Args:
-            run: its directory, or its name in runs/.
-            text: one or more texts.
-            input_file: a file of JSON lines, each a text or an object with the fields of an example.
-            as_json: print one JSON value and nothing else.
-            import_file: a Python file that the run's experiment needs.
-        """
-        rows = [{"text": t} for t in text] or read_rows(input_file)
-        opened = open_run(run, import_file)
-        arrays, notes = opened.dataset.encode(rows)
-        described = predicted(opened, *load(opened), arrays)
-        for note in notes:
-            print(note, file=sys.stderr)
-        if as_json:
-            print(json.dumps(described))
-        else:
-            print("\n".join(map(show, rows, described)))
-        return 0
-
-    return cli.parse(predict, arguments, "python -m train predict")
+    wanted = cli.parse(Arguments, arguments, "python -m train predict")
+    rows = [{"text": text} for text in wanted.text] or read_rows(wanted.input)
+    opened = open_run(wanted.run, wanted.import_file)
+    arrays, notes = opened.dataset.encode(rows)
+    described = predicted(opened, *load(opened), arrays)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(json.dumps(described) if wanted.json else "\n".join(map(show, rows, described)))
+    return 0
 
 
 def read_rows(path: str | None) -> list[dict[str, Any]]:

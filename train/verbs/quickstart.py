@@ -1,15 +1,14 @@
 """`python -m train`: the main job. Pretrains, fine-tunes over seeds, and compares with training from scratch and with TF-IDF."""
 
-import signal
 import statistics
-import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from train import cli
 from train.experiment import Experiment
+from train.verbs.run import stopped
 
 SEEDS = 3
 COLUMNS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
@@ -24,22 +23,22 @@ PRETRAINING = (
 FINE_TUNING = ("train/loss", "validation/loss", "validation/accuracy", "train/learning_rate")
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Pretrains on the documentation that is installed here, fine-tunes on few labels, and says whether that was worth it."""
+
+    dir: str = "runs/quickstart"
+    "where the runs and the report go; the same command continues what is there"
+
+
 def main(arguments: list[str]) -> int:
-    def quickstart(dir: str = "runs/quickstart") -> int:
-        """Pretrains on the documentation that is installed here, fine-tunes on few labels, and says whether that was worth it.
+    wanted = cli.parse(Arguments, arguments, "python -m train quickstart")
+    from train import loop
 
-        Args:
-            dir: where the runs and the report go; the same command continues what is there.
-        """
-        from train import loop
-
-        try:
-            return _quickstart(Path(dir))
-        except loop.Interrupted as interrupted:
-            print(interrupted, file=sys.stderr)
-            return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
-
-    return cli.parse(quickstart, arguments, "python -m train quickstart")
+    try:
+        return _quickstart(Path(wanted.dir))
+    except loop.Interrupted as interrupted:
+        return stopped(interrupted)
 
 
 def _quickstart(directory: Path) -> int:

@@ -1,35 +1,35 @@
 """`python -m train recipes`: the experiments that have a name."""
 
 import json
-from typing import Annotated, Any
-
-from tyro.conf import arg
+from dataclasses import dataclass
+from typing import Any
 
 from train import cli, recipes
 from train.experiment import to_json
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The recipes: what each does, its size, its data and its command."""
+
+    json: bool = False
+    "print one JSON value and nothing else"
+
+
 def main(arguments: list[str]) -> int:
-    def table(as_json: Annotated[bool, arg(name="json")] = False) -> int:
-        """The recipes: what each does, its size, its data and its command.
-
-        Args:
-            as_json: print one JSON value and nothing else.
-        """
-        rows = [describe(name, recipe) for name, recipe in recipes.known().items()]
-        if as_json:
-            print(json.dumps(rows))
-            return 0
-        from rich.console import Console
-        from rich.table import Table
-
-        shown = Table("recipe", "what it does", "parameters", "data", "command", box=None, padding=(0, 2, 0, 0))
-        for row in rows:
-            shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]), row["command"])
-        Console(soft_wrap=False).print(shown)
+    wanted = cli.parse(Arguments, arguments, "python -m train recipes")
+    rows = [describe(name, recipe) for name, recipe in recipes.known().items()]
+    if wanted.json:
+        print(json.dumps(rows))
         return 0
+    from rich.console import Console
+    from rich.table import Table
 
-    return cli.parse(table, arguments, "python -m train recipes")
+    shown = Table("recipe", "what it does", "parameters", "data", "command", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]), row["command"])
+    Console(soft_wrap=False).print(shown)
+    return 0
 
 
 def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`python -m train report RUN`: report.html of a run directory."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -10,25 +11,27 @@ from train import cli, rundir
 SAMPLES = 12
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Writes report.html: the curves of a run, its result, and what it says of a few held-out examples."""
+
+    run: Positional[str]
+    "its directory, or its name in runs/"
+    import_file: Annotated[str | None, arg(name="import")] = None
+    "a Python file that the run's experiment needs"
+
+
 def main(arguments: list[str]) -> int:
-    def report(run: Positional[str], import_file: Annotated[str | None, arg(name="import")] = None) -> int:
-        """Writes report.html: the curves of a run, its result, and what it says of a few held-out examples.
+    wanted = cli.parse(Arguments, arguments, "python -m train report")
+    from train.report import of_run
+    from train.verbs.evaluate import load, open_run
 
-        Args:
-            run: its directory, or its name in runs/.
-            import_file: a Python file that the run's experiment needs.
-        """
-        from train.report import of_run
-        from train.verbs.evaluate import load, open_run
-
-        opened = open_run(run, import_file)
-        shown = samples(opened, *load(opened)) if opened.dataset.labels and (opened.path / "result.json").exists() else []
-        page = opened.path / "report.html"
-        rundir.write_atomically(page, of_run(opened.path, opened.dataset.labels, shown))
-        print(page)
-        return 0
-
-    return cli.parse(report, arguments, "python -m train report")
+    opened = open_run(wanted.run, wanted.import_file)
+    shown = samples(opened, *load(opened)) if opened.dataset.labels and (opened.path / "result.json").exists() else []
+    page = opened.path / "report.html"
+    rundir.write_atomically(page, of_run(opened.path, opened.dataset.labels, shown))
+    print(page)
+    return 0
 
 
 def samples(opened: Any, params: Any, model_state: Any, count: int = SAMPLES) -> list[Mapping[str, Any]]:

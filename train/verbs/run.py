@@ -5,6 +5,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from train import cli, recipes
 from train.errors import UserError
@@ -29,12 +30,17 @@ def main(arguments: list[str]) -> int:
     try:
         result = loop.train(experiment, trusted)
     except loop.Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
-        return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
+        return stopped(interrupted)
     for split, metrics in result.items():
         print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
     print(f"{experiment.run.dir} holds the run; python -m train report {experiment.run.dir}")
     return 0
+
+
+def stopped(interrupted: Any) -> int:
+    """Says what the signal left behind. Whoever sent SIGTERM got what was asked for: a saved state, and status 0."""
+    print(interrupted, file=sys.stderr)
+    return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
 
 
 def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:

@@ -1,0 +1,310 @@
+"""Eight devices learn what one does, hold the parts that the rules give them, and what cannot be laid out is named."""
+
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from data.text import Text
+from fmodels.axes import named
+from fmodels.bert import BertConfig
+from train.errors import UserError
+from train.experiment import Experiment, Run
+from train.objectives.masked_lm import MaskedLM
+from train.optim import Optimizer, names
+from train.recipes.digits import digits_cnn
+from train.sharding import Mesh, check_batch
+from train.step import Program, State, build
+
+# What takes long here is to compile.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False}
+STEPS, ROWS, LENGTH = 4, 16, 12
+# Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
+ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)
+
+
+def bert(**changes) -> Experiment:
+    sizes = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
+    return Experiment(
+        model=BertConfig(**{**sizes, "dropout": 0.0, "attention_dropout": 0.0, **changes}),
+        objective=MaskedLM(mask_rate=0.3, next_sentence=True, mask_id=4, random_ids=(5, 40)),
+        data=Text(layout="pairs", length=LENGTH, batch_size=ROWS),
+        optimizer=ADAMW,
+        run=Run(steps=STEPS),
+    )
+
+
+def bert_with_dropout() -> Experiment:
+    return bert(dropout=0.1, attention_dropout=0.2)
+
+
+def cnn() -> Experiment:
+    """The recipe's network, dropout and all, with a stage less."""
+    recipe = digits_cnn()
+    objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
+    model, data = replace(recipe.model, channels=(8, 16)), replace(recipe.data, batch_size=ROWS)
+    return replace(recipe, model=model, objective=objective, data=data, optimizer=ADAMW, run=Run(steps=STEPS))
+
+
+def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
+    rng, spec = np.random.default_rng(seed), experiment.data.spec()
+    common = {"example": np.arange(ROWS, dtype=np.uint32) + ROWS * seed, "valid": np.ones(ROWS, np.float32)}
+    if "image" in spec:
+        return {
+            "image": rng.random(spec["image"].shape, np.float32),
+            "label": rng.integers(10, size=ROWS, dtype=np.int32),
+            **common,
+        }
+    real, place = rng.integers(1, LENGTH - 1, ROWS)[:, None], np.arange(LENGTH)
+    ordinary = (place >= 1) & (place <= real)
+    return common | {
+        "tokens": np.where(ordinary, rng.integers(5, 40, (ROWS, LENGTH)), 2).astype(np.int32),
+        "words": np.where(ordinary, place, -1).astype(np.int32),
+        "segments": (place > real // 2).astype(np.int32),
+        "mask": place <= real + 1,
+        "is_random": rng.integers(2, size=ROWS, dtype=np.int32),
+    }
+
+
+def program(experiment: Experiment, mesh: Mesh, devices: int = 8) -> Program:
+    spec = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
+    return build(replace(experiment, mesh=mesh), spec, mesh.build(jax.devices()[:devices]))
+
+
+def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]:
+    """The state after some steps from the same parameters, and the losses on the way."""
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), built.shapes)
+    guard, params = replace(zeros.guard, bad_step=np.int32(-1)), jax.tree.map(draw, built.shapes.params)
+    state = jax.device_put(replace(zeros, params=params, guard=guard), built.shardings)
+    batches = [jax.device_put(batch(experiment, step), built.batch_sharding) for step in range(STEPS)]
+    step = built.step.lower(built.shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0]))
+    step, losses = step.compile(compiler_options=QUICKLY), []
+    for rows in batches:
+        state, metrics = step(state, rows)
+        losses.append(sum(float(n / d) for n, d in metrics["sums"].terms.values()))
+    return state, losses
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one device makes of an experiment."""
+    known = {}
+
+    def find(make):
+        if make not in known:
+            known[make] = trained(program(make(), Mesh(), devices=1), make())
+        return known[make]
+
+    return find
+
+
+MESHES = {
+    "data 8": (bert, Mesh(data=8), 1),
+    "fsdp 8": (bert, Mesh(data=1, fsdp=8), 1),
+    "tensor 4": (bert_with_dropout, Mesh(data=2, tensor=4), 1),
+    "data 2 fsdp 2 tensor 2 accumulation 2": (bert, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "cnn data 8": (cnn, Mesh(data=8), 1),
+    "cnn data 2 fsdp 4": (cnn, Mesh(data=2, fsdp=4), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "mesh", "accumulation"), MESHES.values(), ids=MESHES.keys())
+def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
+    state, losses = alone(make)
+    experiment = make()
+    experiment = replace(experiment, run=replace(experiment.run, accumulation=accumulation))
+    built = program(experiment, mesh)
+    sharded, sharded_losses = trained(built, experiment)
+    assert max(losses) - min(losses) > 1e-2
+    np.testing.assert_allclose(sharded_losses, losses, rtol=0, atol=1e-5)
+    for name, one, many in zip(names(state.params), *map(jax.tree.leaves, (state.params, sharded.params)), strict=True):
+        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5, err_msg=name)
+    statistics = (state.model_state, sharded.model_state)
+    jax.tree.map(lambda one, many: np.testing.assert_allclose(many, one, rtol=0, atol=1e-5), *statistics)
+    assert_laid_out(sharded, built)
+
+
+# Mesh axes of each dimension, as a person writes them down.
+LAYOUT = {
+    r"model/token_embedding/embedding": ("tensor", "fsdp"),
+    r"model/(segment|position)_embedding/embedding": (None, "fsdp"),
+    r".*norm/(scale|bias)": ("fsdp",),
+    r".*/attention/(query|key|value)/kernel": ("fsdp", "tensor"),
+    r".*/attention/(query|key|value)/bias": ("tensor",),
+    r".*/attention/out/kernel": ("tensor", "fsdp"),
+    r".*/mlp/up/kernel": ("fsdp", "tensor"),
+    r".*/mlp/up/bias": ("tensor",),
+    r".*/mlp/down/kernel": ("tensor", "fsdp"),
+    r".*/(out|down)/bias": ("fsdp",),
+    r"model/pooler/kernel|head/.*/dense/kernel": ("fsdp", None),
+    r"model/pooler/bias|head/.*/dense/bias": (None,),
+    r"head/masked_lm/bias": ("tensor",),
+    r"model/stage_\d_\d/kernel": (None, None, None, "fsdp"),
+}
+
+
+def layout(name: str) -> tuple[str | None, ...]:
+    return next(axes for pattern, axes in LAYOUT.items() if re.fullmatch(pattern, name))
+
+
+def assert_laid_out(state: State, built: Program) -> None:
+    """Parameters and both moments lie in parts where the table has a mesh axis, and nothing else of the state does."""
+    sizes, seen = built.mesh.shape, []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = re.fullmatch(r"(?:params|opt_state/.*/(?:mu|nu))/(.*)", place)
+        axes = layout(found[1]) if found else (None,) * leaf.ndim
+        wanted = tuple(size // (sizes[axis] if axis else 1) for size, axis in zip(leaf.shape, axes, strict=True))
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {wanted}, place
+        assert len(leaf.addressable_shards) == 8, place
+        seen += [found[1]] if found else []
+    assert sorted(seen) == sorted(3 * names(built.shapes.params))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "lion", "muon"])
+def test_moments_lie_where_their_parameters_do(optimizer):
+    experiment = replace(bert(), optimizer=replace(ADAMW, name=optimizer))
+    built = program(experiment, Mesh(data=2, fsdp=2, tensor=2))
+    seen = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(built.shapes.opt_state):
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = next((name for name in names(built.shapes.params) if place.endswith(f"/{name}")), None)
+        axes = layout(name) if name else ()
+        seen |= {name} - {None}
+        sharding = next(s for p, s in jax.tree_util.tree_leaves_with_path(built.shardings.opt_state) if p == path)
+        assert sharding.spec == jax.P(*axes), place
+        assert name or leaf.size < 4, f"{place} is whole on every device, and not a count or a coefficient"
+    assert seen == set(names(built.shapes.params))
+
+
+def test_scanned_layers_lie_as_each_does():
+    place = lambda built: dict(zip(names(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True))
+    mesh = Mesh(data=2, fsdp=2, tensor=2)
+    unscanned, scanned = (place(program(bert(scan=scan), mesh)) for scan in (False, True))
+    for name, sharding in unscanned.items():
+        stacked = scanned[name.replace("layer_0", "layers")].spec
+        assert stacked == (jax.P(None, *sharding.spec) if "layer_0" in name else sharding.spec), name
+
+
+def test_the_batch_is_in_parts():
+    built = program(bert(), Mesh(data=2, fsdp=4))
+    rows = jax.device_put(batch(bert(), 0), built.batch_sharding)
+    for x in rows.values():
+        assert {shard.data.shape for shard in x.addressable_shards} == {(ROWS // 8, *x.shape[1:])}
+    built = program(bert(), Mesh(data=2, tensor=4))
+    rows = jax.device_put(batch(bert(), 0), built.batch_sharding)
+    assert {shard.data.shape for shard in rows["tokens"].addressable_shards} == {(ROWS // 2, LENGTH)}
+
+
+def test_fsdp_leaves_whole_what_has_no_dimension_of_the_width():
+    built = program(bert(), Mesh(data=1, fsdp=8))
+    shardings = zip(names(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True)
+    whole = {name for name, sharding in shardings if sharding.is_fully_replicated}
+    assert whole == {name for name in names(built.shapes.params) if "fsdp" not in layout(name)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh", "message"),
+    [
+        (
+            {"width": 20},
+            Mesh(data=1, fsdp=8),
+            "head/masked_lm/dense/kernel [20, 20]: dimension 'embed' of 20 does not divide by 8",
+        ),
+        (
+            {"hidden": 30},
+            Mesh(tensor=4),
+            "model/encoder/layer_0/mlp/down/kernel [30, 16]: dimension 'mlp' of 30 does not divide by 4",
+        ),
+        ({"vocab_size": 42}, Mesh(tensor=4), "head/masked_lm/bias [42]: dimension 'vocab' of 42 does not divide by 4"),
+        ({"heads": 2}, Mesh(tensor=4), "activation [16, 12, 2, 8]: dimension 'heads' of 2 does not divide by 4"),
+    ],
+    ids=["width", "mlp", "vocabulary", "heads"],
+)
+def test_what_does_not_divide_is_named(changes, mesh, message):
+    """When the program is built, before anything is trained or written."""
+    axis = "fsdp" if mesh.fsdp > 1 else "tensor"
+    advice = f", the size of mesh axis {axis}; choose a multiple, or a smaller mesh.{axis}"
+    with pytest.raises(UserError, match=f"^{re.escape(message + advice)}$"):
+        program(bert(**changes), mesh)
+
+
+def test_an_axis_without_a_rule_is_named():
+    class Toy:
+        max_length = None
+
+        def build(self):
+            return self
+
+        def init(self, rng, batch):
+            return {"kernel": named(jax.nn.initializers.ones, "embed", "head")(rng, (8, 4))}, {}
+
+    class Objective:
+        init = lambda self, model, rng, batch: ({"model": model.init(rng, batch)[0]}, {})
+
+    for mesh, devices in ((Mesh(), 1), (Mesh(data=8), 8)):
+        with pytest.raises(UserError, match=r"^model/kernel \[8, 4\]: unknown logical axis 'head'; did you mean heads\?$"):
+            program(replace(bert(), model=Toy(), objective=Objective()), mesh, devices)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (Mesh(data=3), "mesh: data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=16), "mesh: data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=1), "mesh: data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(fsdp=3), "mesh: data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(tensor=16), "mesh: data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); one axis may be -1"),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_named(mesh, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        mesh.build()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sizes"),
+    [
+        (Mesh(), (8, 1, 1)),
+        (Mesh(tensor=2), (4, 1, 2)),
+        (Mesh(data=2, fsdp=-1), (2, 4, 1)),
+        (Mesh(data=2, fsdp=2, tensor=-1), (2, 2, 2)),
+    ],
+    ids=str,
+)
+def test_one_axis_takes_what_is_left(mesh, sizes):
+    assert mesh.build().devices.shape == sizes
+    assert Mesh().build(jax.devices()[:1]).devices.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": 0}, "data must be at least 1, or -1 to take the devices that are left, not 0"),
+        ({"fsdp": -2}, "fsdp must be at least 1, or -1 to take the devices that are left, not -2"),
+        ({"tensor": -1}, "only one axis can be -1"),
+    ],
+    ids=str,
+)
+def test_what_is_no_mesh_is_named(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Mesh(**fields)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "size", "accumulation", "message"),
+    [
+        (Mesh(), 12, 1, "12 does not divide over 8 device(s) along data x fsdp: it must be a multiple of 8"),
+        (Mesh(fsdp=2, tensor=2), 20, 3, "20 does not divide over 4 device(s) along data x fsdp in each of 3 microbatches: it must be a multiple of 12"),
+    ],
+    ids=["devices", "microbatches"],
+)  # fmt: skip
+def test_a_batch_that_does_not_divide_is_named(mesh, size, accumulation, message):
+    with pytest.raises(UserError, match=f"^data.batch_size {re.escape(message)}$"):
+        check_batch(mesh.build(), size, accumulation)
+    check_batch(mesh.build(), 24, accumulation)

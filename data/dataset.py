@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-Row = Mapping[str, np.ndarray]
+Row = Mapping[str, np.ndarray | np.generic]
 
 
 class Spec(NamedTuple):

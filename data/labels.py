@@ -15,13 +15,14 @@ def numbered(splits: dict[str, Rows], source: object) -> tuple[str, ...]:
                 raise DataError(f"data.source {source}: row {i} of {split} has no label; it has: {', '.join(row)}")
     labels = tuple(sorted({row["label"] for row in splits["train"]}))
     if len(labels) < 2:
-        raise DataError(f"data.source {source}: classification needs two labels or more; all rows of train have {labels[0]!r}")
+        raise DataError(
+            f"data.source {source}: classification needs two labels or more; all rows of train have {', '.join(labels)!r}"
+        )
     for split, rows in splits.items():
         for row in rows:
             if row["label"] not in labels:
-                raise DataError(
-                    f"data.source {source}: the label {row['label']!r} of {split} does not occur in train; there are: {', '.join(labels)}"
-                )
+                known = ", ".join(labels)
+                raise DataError(f"data.source {source}: {split} has the label {row['label']!r}, and train only {known}")
     return labels
 
 

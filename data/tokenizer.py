@@ -57,7 +57,9 @@ class Tokenizer:
         return self.implementation.get_vocab_size()
 
     def id(self, token: str) -> int:
-        return self.implementation.token_to_id(token)
+        found = self.implementation.token_to_id(token)
+        assert found is not None, token
+        return found
 
     def token(self, index: int) -> str:
         return self.implementation.id_to_token(index) or f"[{index}]"

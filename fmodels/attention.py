@@ -3,6 +3,8 @@
 Shapes: B batch, T length (Q queries, K keys), D model, N heads, H head size.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,6 +26,8 @@ class Attention(nn.Module):
     kernel: str = "auto"
     use_rotary: bool = False
     use_bias: bool = True
+    init: Callable = nn.initializers.truncated_normal(0.02)
+    out_init: Callable = nn.initializers.truncated_normal(0.02)
 
     @nn.compact
     def __call__(
@@ -37,7 +41,7 @@ class Attention(nn.Module):
         width = x_BTD.shape[-1]
 
         def project(name: str) -> jax.Array:
-            y = Dense(width, ("embed", "heads"), self.use_bias, name=name)(x_BTD)
+            y = Dense(width, ("embed", "heads"), self.use_bias, self.init, name=name)(x_BTD)
             y = y.reshape(*y.shape[:-1], self.heads, width // self.heads)
             return constrain(y, "batch", "length", "heads", None)
 
@@ -50,7 +54,7 @@ class Attention(nn.Module):
         else:
             y_BTNH = self.plain(q_BTNH, k_BTNH, v_BTNH, mask, bias, train)
         y_BTD = y_BTNH.reshape(x_BTD.shape)
-        return Dense(width, ("heads", "embed"), self.use_bias, name="out")(y_BTD)
+        return Dense(width, ("heads", "embed"), self.use_bias, self.out_init, name="out")(y_BTD)
 
     def is_fused(self, q_BTNH: jax.Array, train: bool) -> bool:
         if self.kernel != "auto":

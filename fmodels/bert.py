@@ -40,7 +40,14 @@ class BertConfig(TransformerConfig):
 
 
 # Sizes of Turc et al. 2019 (tiny to medium) and Devlin et al. 2019 (base, large): layers, width, heads.
-SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}  # fmt: skip
+SIZES = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
 
 
 def bert(size: str, **changes) -> BertConfig:

@@ -28,13 +28,15 @@ class Model:
     def apply(
         self, params: Tree, state: Tree, *inputs: Any, rng: jax.Array | None = None, train: bool = False
     ) -> tuple[Any, Tree]:
-        """(outputs, new state). `rng` drives dropout, and is needed only with `train`; without, the state comes back as it was."""
+        """(outputs, new state). `rng` drives dropout, in training only; without `train` the state comes back as it was."""
         variables = {"params": params, **state}
         if not train:
             return self.module.apply(variables, *inputs, train=False), state
-        return self.module.apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=list(state))
+        rngs = {} if rng is None else {"dropout": rng}
+        outputs, state = self.module.apply(variables, *inputs, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore
+        return outputs, dict(state)
 
     def intermediates(self, params: Tree, state: Tree, *inputs: Any) -> Tree:
-        """Everything that the module sows (attention weights, hidden states of each layer), by path. Costs nothing elsewhere."""
+        """All that the module sows (attention weights, hidden states of each layer), by path. It costs nothing elsewhere."""
         _, sown = self.module.apply({"params": params, **state}, *inputs, train=False, mutable=["intermediates"])
-        return sown["intermediates"]
+        return dict(sown)["intermediates"]

@@ -4,6 +4,8 @@ Shapes: B batch, T length, D model, N heads, H head size, Q and K query and key 
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,29 @@ def alibi(heads: int, positions_BT: Int[Array, "B T"]) -> Float[Array, "B N T T"
     return -jnp.asarray(slopes, jnp.float32)[:, None, None] * distance_BTT[:, None]
 
 
+def bucket_distances(buckets: int, max_distance: int) -> np.ndarray:
+    """The least distance that falls into each bucket of one direction: exact for half of them, then logarithmic."""
+    exact = buckets // 2
+    steps = np.arange(buckets)
+    return np.where(steps < exact, steps, exact * (max_distance / exact) ** ((steps - exact) / (buckets - exact)))
+
+
+def directional(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32, max_distance: int = 128) -> jax.Array:
+    """The values of ALiBi as a start for `RelativeBias`: even heads look ahead and odd ones back, each near tokens first, two
+    heads a slope of 1/2, 1/8, 1/32, …; the other direction starts 4 lower, and nothing below -8. (`key` is not used.)
+
+    A small encoder that starts so leaves the unigram plateau of masked LM at once: it need not find out first that neighbours
+    matter, and which side they are on.
+    """
+    buckets, heads = shape
+    distance = bucket_distances(buckets // 2, max_distance)
+    slope_N = 2.0 ** -(1 + 2 * (np.arange(heads) // 2))
+    near_SN = -distance[:, None] * slope_N
+    ahead_N = np.arange(heads) % 2 == 0
+    table_back, table_ahead = near_SN - 4 * ahead_N, near_SN - 4 * ~ahead_N
+    return jnp.asarray(np.maximum(np.concatenate([table_back, table_ahead]), -8), dtype)
+
+
 class RelativeBias(nn.Module):
     """A learned bias a head and bucket of distance (Raffel et al. 2020, §2.1): half of the buckets for each direction, exact
     up to a quarter of them, then logarithmic up to `max_distance`. Shared by the layers."""
@@ -50,10 +75,11 @@ class RelativeBias(nn.Module):
     heads: int
     buckets: int = 32
     max_distance: int = 128
+    init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, length: int) -> Float[Array, "1 N T T"]:
-        table = self.param("embedding", named(nn.initializers.normal(0.02), None, "heads"), (self.buckets, self.heads))
+        table = self.param("embedding", named(self.init, None, "heads"), (self.buckets, self.heads))
         offset_TT = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
         one_way, distance = self.buckets // 2, np.abs(offset_TT)
         exact = one_way // 2

@@ -3,6 +3,7 @@
 Shapes: B batch, T length, D model width, F hidden width, N heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,7 @@ from fmodels.attention import Attention
 from fmodels.axes import constrain
 from fmodels.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout
 
+RELATIVE = {"relative": nn.initializers.normal(0.02), "directional": positions.directional}
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -41,8 +43,10 @@ class TransformerConfig:
     "LayerNorm or RMSNorm"
     norm_position: Literal["pre", "post"] = "post"
     "before each sublayer (Xiong et al. 2020), or after its residual sum (Vaswani et al. 2017)"
-    position: Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "none"] = "learned"
-    "how order is told"
+    position: Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"] = "learned"
+    "how order is told; directional is a relative bias that starts as an ALiBi of which each head sees one side"
+    init: Literal["normal", "fan_in"] = "normal"
+    "of kernels: of deviation 0.02, or 1/sqrt(inputs), and what is added to the residual stream by 1/sqrt(2 layers) smaller"
     max_length: int = 512
     "the longest sequence; learned positions have as many rows"
     bias: bool = True
@@ -83,6 +87,12 @@ class TransformerConfig:
             return self.hidden
         return round(self.width / 3) * 8 if self.activation in GATED else 4 * self.width
 
+    def kernel_init(self, residual: bool = False) -> Callable:
+        """The initializer of a kernel, `residual` if its output is added to the residual stream."""
+        if self.init == "normal":
+            return nn.initializers.truncated_normal(0.02)
+        return nn.initializers.variance_scaling(0.5 / self.layers if residual else 1.0, "fan_in", "normal")
+
 
 class MLP(nn.Module):
     config: TransformerConfig
@@ -90,13 +100,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
-        dense = lambda name: Dense(c.mlp_width, ("embed", "mlp"), c.bias, name=name)
+        dense = lambda name: Dense(c.mlp_width, ("embed", "mlp"), c.bias, c.kernel_init(), name=name)
         if c.activation in GATED:
             hidden_BTF = GATED[c.activation](dense("gate")(x_BTD)) * dense("up")(x_BTD)
         else:
             hidden_BTF = ACTIVATIONS[c.activation](dense("up")(x_BTD))
         hidden_BTF = constrain(hidden_BTF, "batch", "length", "mlp")
-        return Dense(c.width, ("mlp", "embed"), c.bias, name="down")(hidden_BTF)
+        return Dense(c.width, ("mlp", "embed"), c.bias, c.kernel_init(residual=True), name="down")(hidden_BTF)
 
 
 class Block(nn.Module):
@@ -108,7 +118,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Float[Array, "B T D"], mask, bias, positions_BT: Int[Array, "B T"]):
         c = self.config
-        attention = Attention(c.heads, c.attention_dropout, c.attention, c.position == "rotary", c.bias, name="attention")
+        attention = Attention(
+            c.heads, c.attention_dropout, c.attention, c.position == "rotary", c.bias,
+            c.kernel_init(), c.kernel_init(residual=True), name="attention",
+        )  # fmt: skip
         sublayers = {
             "attention": lambda x: attention(x, mask, bias, positions_BT, self.train),
             "mlp": MLP(c, name="mlp"),
@@ -140,15 +153,15 @@ class Encoder(nn.Module):
         bias = None
         if c.position == "alibi":
             bias = positions.alibi(c.heads, positions_BT)
-        elif c.position == "relative":
-            bias = positions.RelativeBias(c.heads, name="relative_bias")(x_BTD.shape[1])
+        elif c.position in RELATIVE:
+            bias = positions.RelativeBias(c.heads, init=RELATIVE[c.position], name="relative_bias")(x_BTD.shape[1])
         block = Block if c.remat == "none" else nn.remat(Block, policy=REMAT[c.remat], prevent_cse=not c.scan)
         if c.scan:
             stack = nn.scan(
                 block,
                 variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=nn.broadcast,  # pyright: ignore
                 length=c.layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
@@ -172,4 +185,5 @@ def unstack_layers(encoder: dict) -> dict:
     """The inverse of `stack_layers`."""
     rest = {k: v for k, v in encoder.items() if k != "layers"}
     count = len(jax.tree.leaves(encoder["layers"])[0])
-    return {**rest, **{f"layer_{i}": jax.tree.map(lambda leaf: leaf[i], encoder["layers"]) for i in range(count)}}
+    layer = lambda i: jax.tree.map(lambda leaf: leaf[i], encoder["layers"])
+    return {**rest, **{f"layer_{i}": layer(i) for i in range(count)}}

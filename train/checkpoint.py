@@ -71,7 +71,7 @@ class Checkpoints:
                 self.manager.close()
 
     def save(self, state: State, batches: Any, metrics: dict[str, float] | None) -> None:
-        """Starts to write the state. `metrics` has the validation `loss` at this step, if it is known: it decides which is best."""
+        """Starts to write the state. `metrics` has the validation `loss` at this step, if known: it decides which is best."""
         import grain
         import orbax.checkpoint as ocp
 
@@ -191,8 +191,7 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
         try:
             item = directory.absolute() / str(step) / "model"
             handler = ocp.PyTreeCheckpointer()
-            shapes = handler.metadata(item).item_metadata.tree
-            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(handler.metadata(item).item_metadata))
             model = handler.restore(item, restore_args=restore)
             meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
             if int(checksum(model)) != meta["model"]:
@@ -203,8 +202,8 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
 
 
 def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
-    """The fresh state with the parameters of another run, as far as names and shapes agree, and which were `taken`, are `new`, and
-    were `left over`. Raises UserError where a name agrees and its shape does not, or where nothing of the model would be taken."""
+    """The fresh state with the parameters of another run, as far as names agree, and which were `taken`, are `new`, and were
+    `left over`. Raises UserError where a name agrees and its shape does not, or where a parameter of the model is missing."""
     from train.optim import names
 
     theirs, their_state = read_model(run_dir)

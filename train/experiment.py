@@ -66,6 +66,9 @@ class Experiment:
     "run to take parameters from, as far as they fit"
 
     def __post_init__(self):
+        for name in ("model", "objective", "data", "optimizer"):
+            if not dataclasses.is_dataclass(part := getattr(self, name)):
+                raise ValueError(f'{name} must be a dataclass (in JSON with its "type": "MODULE:CLASS"), not {part!r}')
         longest = getattr(self.model, "max_length", None)
         length = getattr(self.data, "length", None)
         if longest is not None and length is not None and length > longest:
@@ -88,7 +91,11 @@ def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
                 raise UserError(
                     f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}"
                 )
-        return dataclasses.replace(part, **{name: fact for name, fact in facts.items() if name in known and known[name] is None})
+        missing = {name: fact for name, fact in facts.items() if name in known and known[name] is None}
+        try:
+            return dataclasses.replace(part, **missing)
+        except ValueError as error:
+            raise UserError(f"{where}.{error}") from None
 
     return dataclasses.replace(
         experiment, model=fill(experiment.model, "model"), objective=fill(experiment.objective, "objective")
@@ -108,12 +115,12 @@ def to_json(value: Any, declared: Any = Any) -> Any:
 
 
 def from_json(value: Any, declared: Any = Experiment, where: str = "", trusted: tuple[str, ...] = ()) -> Any:
-    """The inverse of `to_json`. Raises UserError, naming the key, for an unknown key, an ill-typed or impossible value, and a type
-    outside of this project's packages and the modules in `trusted`, which are not imported unless the user names them."""
+    """The inverse of `to_json`. Raises UserError, naming the key, for an unknown key, an ill-typed or impossible value, and a
+    type outside of this project's packages and the modules in `trusted`: nothing else is imported."""
     if declared is Any and isinstance(value, dict) and "type" in value:
         value = dict(value)
         declared = _load_type(value.pop("type"), where, trusted)
-    if dataclasses.is_dataclass(declared):
+    if isinstance(declared, type) and dataclasses.is_dataclass(declared):
         if not isinstance(value, dict):
             raise UserError(f"{where}: a mapping of the fields of {declared.__name__} is needed, not {value!r}")
         hints = get_type_hints(declared)
@@ -141,6 +148,8 @@ def _checked(value: Any, declared: Any, where: str) -> Any:
 
 
 def _load_type(path: str, where: str, trusted: tuple[str, ...]) -> type:
+    if not isinstance(path, str):
+        raise UserError(f'{where}.type: "MODULE:CLASS" is needed, not {path!r}')
     module, _, name = path.partition(":")
     if module.split(".")[0] not in (*PACKAGES, *trusted) and module not in trusted:
         raise UserError(f"{where}: {path} is not of this project; if you trust it, name its file: --import PATH/TO/{module}.py")
@@ -148,7 +157,7 @@ def _load_type(path: str, where: str, trusted: tuple[str, ...]) -> type:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         raise UserError(f"{where}: there is no {name} in {module}") from None
-    if not dataclasses.is_dataclass(found):
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}: {path} is not a dataclass")
     return found
 

@@ -29,6 +29,9 @@ class Rule:
             re.compile(self.pattern)
         except re.error as error:
             raise ValueError(f"pattern {self.pattern!r} is not a regular expression: {error}") from None
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
 
 NO_DECAY_ON_BIASES_AND_NORMS = (Rule(pattern=r".*/(bias|scale)", weight_decay=0.0), Rule(pattern=r".*"))
@@ -39,7 +42,7 @@ class Optimizer:
     """How parameters move. The first rule that matches a parameter holds for it, and every parameter must match one."""
 
     name: Literal["adam", "adamw", "sgd", "momentum", "rmsprop", "lion", "muon"] = "adamw"
-    "muon moves kernels by Muon (Jordan et al. 2024) with the update size of Adam, which moves the rest"
+    "muon moves kernels by Muon (Jordan et al. 2024) with the update size of Adam, and the rest by Adam with Nesterov momentum"
     learning_rate: float = 1e-3
     "at the peak of the schedule"
     schedule: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "linear"
@@ -68,7 +71,7 @@ class Optimizer:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("decay_share", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
@@ -78,7 +81,7 @@ class Optimizer:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not 0 <= self.final_learning_rate <= 1:
             raise ValueError(f"final_learning_rate is a share of the peak, in [0, 1], not {self.final_learning_rate}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be greater than 0, or None for no clipping, not {self.clip_norm}")
         if self.name == "adam" and self.weight_decay:
             raise ValueError("adam has no weight decay: choose adamw, or set weight_decay to 0")
@@ -92,7 +95,7 @@ class Optimizer:
             "constant": lambda: optax.constant_schedule(peak),
             "linear": lambda: optax.linear_schedule(peak, final, rest),
             "cosine": lambda: optax.cosine_decay_schedule(peak, rest, self.final_learning_rate),
-            "rsqrt": lambda: lambda step: peak * jnp.sqrt(max(warmup, 1) / (step + max(warmup, 1))),
+            "rsqrt": lambda: lambda step: peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(step + max(warmup, 1), 1)),
             "wsd": lambda: optax.linear_schedule(peak, final, decay, transition_begin=rest - decay),
         }[self.schedule]()
         # The first step is a step: a warmup of n has taken n of them when it reaches the peak.

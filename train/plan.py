@@ -1,5 +1,7 @@
 """What a run will be, before it is one: parameters, FLOPs, memory, the shapes of a batch, and what lies where."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -15,15 +17,15 @@ def describe(run: Assembled) -> str:
     placed = jax.tree.leaves(program.shardings.params)
     count = lambda prefix: sum(int(np.prod(leaf.shape)) for name, leaf in leaves if name.startswith(prefix))
     work = flops.training(run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec)
-    memory = program.step.lower(shapes, run.spec).compile().memory_analysis()
+    memory: Any = program.step.lower(shapes, run.spec).compile().memory_analysis()
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     rows = {split: len(examples) for split, examples in run.dataset.splits.items()}
     lines = [
         f"parameters    {count(''):,}: {count('model/'):,} of the model, {count('head/'):,} of heads",
-        f"FLOPs a step  {work:,} ({work / run.experiment.data.batch_size:,.0f} an example), matrix products and convolutions",
-        f"memory        {_mib(memory.argument_size_in_bytes)} state and batch, {_mib(memory.temp_size_in_bytes)} temporary, a device",
+        f"FLOPs a step  {work:,}, {work / run.experiment.data.batch_size:,.0f} an example, of products and convolutions",
+        f"memory        a device: {_mib(memory.argument_size_in_bytes)} state and batch, {_mib(memory.temp_size_in_bytes)} at work",
         f"mesh          {mesh} on {program.mesh.devices.size} {program.mesh.devices.flat[0].platform} device(s)",
-        f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())} examples; fingerprint {run.dataset.fingerprint}",
+        f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}; fingerprint {run.dataset.fingerprint}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),
     ]
     if program.mesh.size > 1:

@@ -71,9 +71,9 @@ class Program:
     axes: Any  # logical axes of the parameters
     batch_sharding: NamedSharding
     init: Callable[[], State]
-    step: Callable[[State, Batch], tuple[State, dict]]
-    evaluate: Callable[[Any, Any, Batch], Sums]
-    predict: Callable[[Any, Any, Batch], dict]
+    step: jax.stages.Wrapped  # (state, batch) -> (state, {"sums": Sums, "guard": GuardState})
+    evaluate: jax.stages.Wrapped  # (params, model_state, batch) -> Sums
+    predict: jax.stages.Wrapped  # (params, model_state, batch) -> the objective's outputs
     schedule: Callable[[Any], Any]
 
 

@@ -13,9 +13,9 @@ class Digits:
         """Rows of `image`, float32 [8, 8, 1] in [0, 1], and `label`; a fifth, drawn at random once for all, is `test`."""
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.target))
-        images, labels = (digits.images[order, ..., None] / 16).astype(np.float32), digits.target[order]
+        pixels, labels = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(labels))
+        images, labels = (pixels[order].reshape(-1, 8, 8, 1) / 16).astype(np.float32), labels[order]
         rows = [{"image": image, "label": str(label)} for image, label in zip(images, labels, strict=True)]
         held_out = len(rows) // 5
         return {"train": rows[held_out:], "test": rows[:held_out]}

@@ -1,7 +1,8 @@
 """Local files: plain text, JSON lines and TSV.
 
 `files:notes.txt` is text, one document a line, or, where there are blank lines, one between each two of them.
-`files:reviews.jsonl` has an object with `text` a line, and `label` for classification; `files:reviews.tsv` has a header that names them.
+`files:reviews.jsonl` has an object with `text` a line, and `label` for classification; `files:reviews.tsv` has a header with
+these names.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """The corpus that is on every machine: the documentation inside the installed Python sources.
 
 The standard library and the project's dependencies are parsed, never imported. Their docstrings (and other long strings at module
-level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup, and cut
-into passages of 20 to 120 words, no two alike. One module is one document.
+level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup,
+and cut into passages of 20 to 120 words, no two alike. One module is one document.
 """
 
 import ast
@@ -105,7 +105,7 @@ def collect() -> list[Passage]:
 
     Half a minute of parsing, kept in the cache until a library is installed anew. Raises DataError where one is not installed.
     """
-    libraries = sorted((*LIBRARIES, STDLIB))
+    libraries: list[str] = sorted((*LIBRARIES, STDLIB))
     state = [Path(__file__).read_text("utf-8")] + [
         f"{root} {root.stat().st_mtime_ns}" for lib in libraries for root in _roots(lib)
     ]

@@ -74,6 +74,7 @@ def within(count: int, of: int, share: float) -> bool:
     return abs(count - of * share) < 5 * math.sqrt(of * share * (1 - share))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("rate", [0.15, 0.4])
 def test_exactly_that_share_of_each_row_is_hidden(rate):
     batch = rows()
@@ -87,6 +88,7 @@ def test_exactly_that_share_of_each_row_is_hidden(rate):
     np.testing.assert_array_equal(after[~hidden], batch["tokens"][~hidden])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_eighty_ten_ten(whole_words):
     batch = rows()
@@ -103,6 +105,7 @@ def test_eighty_ten_ten(whole_words):
     assert counts[LOW] and counts[HIGH - 1]
 
 
+@pytest.mark.quick
 def test_every_position_is_as_likely():
     ordinary = LENGTH - 2
     _, hidden = corrupt(rows(fewest=ordinary), mask_rate=0.4)
@@ -125,6 +128,7 @@ def test_what_is_hidden_is_a_function_of_seed_step_and_example():
     assert len(np.unique(corrupt(twins)[0], axis=0)) > 100, "the same text, as other examples"
 
 
+@pytest.mark.quick
 def test_evaluation_hides_fifteen_percent_whatever_training_does():
     batch = rows()
     there = np.stack(corrupt(batch, train=False))
@@ -133,6 +137,7 @@ def test_evaluation_hides_fifteen_percent_whatever_training_does():
     np.testing.assert_array_equal(there, np.stack(corrupt(batch, train=False, mask_rate=0.4, whole_words=True)))
 
 
+@pytest.mark.quick
 def test_whole_words_are_hidden_whole():
     """Also where the word that was drawn first is longer than all that may be hidden."""
     batch = rows(longest_word=5, seed=1)
@@ -255,6 +260,7 @@ def test_evaluation_is_the_same_at_each_call():
     assert sums[0].terms["masked_lm"][1] == sum(max(1, round(0.15 * (row >= 0).sum())) for row in np.asarray(batch["words"])[:5])
 
 
+@pytest.mark.quick
 def test_perplexity_is_of_the_masked_tokens():
     one = np.float64(1)
     sums = Sums({"masked_lm": (6 * one, 3 * one), "next_sentence": (one, 2 * one)}, {"masked_lm_accuracy": (one, 3 * one)})

@@ -1,7 +1,7 @@
 """Eight devices learn what one does, hold the parts that the rules give them, and what cannot be laid out is named."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -229,20 +229,21 @@ def test_what_does_not_divide_is_named(changes, mesh, message):
     """When the program is built, before anything is trained or written."""
     axis = "fsdp" if mesh.fsdp > 1 else "tensor"
     advice = f", the size of mesh axis {axis}; choose a multiple, or a smaller mesh.{axis}"
-    with pytest.raises(UserError, match=f"^{re.escape(message + advice)}$"):
+    with pytest.raises(UserError) as caught:
         program(bert(**changes), mesh)
+    assert str(caught.value) == message + advice
 
 
 def test_an_axis_without_a_rule_is_named():
+    @dataclass
     class Toy:
-        max_length = None
-
         def build(self):
             return self
 
         def init(self, rng, batch):
             return {"kernel": named(jax.nn.initializers.ones, "embed", "head")(rng, (8, 4))}, {}
 
+    @dataclass
     class Objective:
         init = lambda self, model, rng, batch: ({"model": model.init(rng, batch)[0]}, {})
 
@@ -297,14 +298,14 @@ def test_what_is_no_mesh_is_named(fields, message):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "size", "accumulation", "message"),
+    ("mesh", "accumulation", "message"),
     [
-        (Mesh(), 12, 1, "12 does not divide over 8 device(s) along data x fsdp: it must be a multiple of 8"),
-        (Mesh(fsdp=2, tensor=2), 20, 3, "20 does not divide over 4 device(s) along data x fsdp in each of 3 microbatches: it must be a multiple of 12"),
+        (Mesh(), 1, "8 device(s) along data x fsdp: it must be a multiple of 8"),
+        (Mesh(fsdp=2, tensor=2), 3, "4 device(s) along data x fsdp in each of 3 microbatches: it must be a multiple of 12"),
     ],
     ids=["devices", "microbatches"],
-)  # fmt: skip
-def test_a_batch_that_does_not_divide_is_named(mesh, size, accumulation, message):
-    with pytest.raises(UserError, match=f"^data.batch_size {re.escape(message)}$"):
-        check_batch(mesh.build(), size, accumulation)
+)
+def test_a_batch_that_does_not_divide_is_named(mesh, accumulation, message):
+    with pytest.raises(UserError, match=f"^data.batch_size 20 does not divide over {re.escape(message)}$"):
+        check_batch(mesh.build(), 20, accumulation)
     check_batch(mesh.build(), 24, accumulation)

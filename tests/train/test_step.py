@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
+from data.images import Images
 from data.text import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
@@ -165,7 +166,7 @@ class ToyObjective:
 
 def toy(guard: Guard | None = None, **optimizer) -> Experiment:
     moves = Optimizer(**{"name": "sgd", "learning_rate": 0.1, "schedule": "constant", "clip_norm": None, **optimizer})
-    return Experiment(model=ToyModel(), objective=ToyObjective(), data=None, optimizer=moves, run=Run(guard=guard or Guard()))
+    return Experiment(model=ToyModel(), objective=ToyObjective(), data=Images(), optimizer=moves, run=Run(guard=guard or Guard()))
 
 
 def toy_batch(x: float = 3.0, y: float = 1.0) -> dict[str, np.ndarray]:
@@ -296,7 +297,7 @@ def test_batch_statistics_are_kept_and_used():
         "valid": np.ones(6, np.float32),
     }
     objective = Classification(classes=3, label_shares=(0.4, 0.3, 0.3))
-    experiment = Experiment(model=ConvNetConfig(channels=(4,), convolutions=1), objective=objective, data=None)
+    experiment = Experiment(model=ConvNetConfig(channels=(4,), convolutions=1), objective=objective, data=Images())
     program = one_device(experiment, batch)
     before = random_state(program)
     old = {"norm": {"mean": jnp.float32([1, 2, 3, 4]), "var": jnp.float32([4, 3, 2, 1])}}

@@ -5,7 +5,7 @@ An objective is a frozen dataclass with
     init(model, rng, batch) -> (params, state)
         {"model": …, "head": …} boxed with logical axes, and the model state
     loss(apply, params, state, batch, rng, train) -> (Sums, state)
-        pure; `apply` is the model's, `rng` a function of (seed, step), `train` says whether to drop out and corrupt as in training
+        pure; `apply` is the model's, `rng` a function of (seed, step); `train`: drop out and corrupt as in training
     summarize(sums) -> dict of floats
         the metrics of a whole evaluation set, from the sums of its batches
     predict(apply, params, state, batch) -> dict of arrays, one row an example

@@ -111,15 +111,13 @@ class Classification:
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
-    """Accuracy, macro precision, recall and F1, each class's own, and the `confusion` itself: rows are labels, columns guesses."""
+    """Accuracy; macro precision, recall and F1; each class's own; and the `confusion`: rows are labels, columns guesses."""
     from sklearn.metrics import precision_recall_fscore_support
 
     label, guess = np.indices(confusion_CC.shape).reshape(2, -1)
-    score = lambda average: precision_recall_fscore_support(
-        label, guess, sample_weight=confusion_CC.ravel(), labels=np.arange(len(confusion_CC)), average=average, zero_division=0
-    )
-    names = ("precision", "recall", "f1")
-    macro = {f"macro_{name}": float(value) for name, value in zip(names, score("macro")[:3], strict=True)}
-    per_class = {name: column.tolist() for name, column in zip((*names, "support"), score(None), strict=True)}
+    counted = {"sample_weight": confusion_CC.ravel(), "labels": np.arange(len(confusion_CC)), "zero_division": 0}
+    columns = precision_recall_fscore_support(label, guess, average=None, **counted)
+    per_class = {name: np.asarray(c).tolist() for name, c in zip(("precision", "recall", "f1", "support"), columns, strict=True)}
+    macro = {f"macro_{name}": float(np.mean(per_class[name])) for name in ("precision", "recall", "f1")}
     accuracy = float(np.trace(confusion_CC) / confusion_CC.sum())
     return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

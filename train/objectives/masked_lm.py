@@ -79,7 +79,7 @@ class MaskedLM:
         return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, outputs["embedding"])[0]
 
     def corrupt(self, batch: dict, rng: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(corrupted tokens [B, T], hidden positions [B, K], their weights [B, K]); positions of weight 0 are left as they are."""
+        """(corrupted tokens [B, T], hidden positions [B, K], their weights [B, K]); those of weight 0 are left as they are."""
         assert self.mask_id is not None and self.random_ids is not None, "an experiment is resolved before it runs"
         rate = self.mask_rate if train else EVALUATION_MASK_RATE
         predictions = max(1, round(rate * batch["tokens"].shape[1]))

@@ -6,13 +6,15 @@ from fmodels.bert import BertConfig
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
-from train.optim import Optimizer
+from train.optim import NO_DECAY_ON_BIASES_AND_NORMS, Optimizer, Rule
 
-VOCABULARY = 2048
+VOCABULARY = 4096
 ENCODER = BertConfig(
-    layers=2, width=128, heads=8, activation="geglu", norm_position="pre", position="alibi",
-    pooling="mean", vocab_size=VOCABULARY, max_length=512, dropout=0.0, attention_dropout=0.0,
+    layers=2, width=128, heads=4, norm_position="pre", position="directional", init="fan_in", pooling="mean",
+    vocab_size=VOCABULARY, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
+# Muon moves kernels twice as fast as Adam moves the rest.
+RULES = (Rule(pattern=r".*/kernel", learning_rate=2.0), *NO_DECAY_ON_BIASES_AND_NORMS)
 
 
 def pydocs() -> Experiment:
@@ -20,9 +22,11 @@ def pydocs() -> Experiment:
     return Experiment(
         model=ENCODER,
         objective=MaskedLM(mask_rate=0.2),
-        data=Text(source="pydocs", length=64, batch_size=64, vocab_size=VOCABULARY),
-        optimizer=Optimizer(name="muon", learning_rate=4e-3, schedule="wsd", warmup_steps=100, weight_decay=0.01),
-        run=Run(steps=1000, evaluate_every=250, checkpoint_every=250),
+        data=Text(source="pydocs", length=64, batch_size=32, vocab_size=VOCABULARY),
+        optimizer=Optimizer(
+            name="muon", learning_rate=4e-3, schedule="linear", warmup_steps=40, weight_decay=0.01, b1=0.95, b2=0.98, rules=RULES
+        ),
+        run=Run(steps=1200, evaluate_every=300, checkpoint_every=300),
     )
 
 
@@ -31,7 +35,7 @@ def pydocs_topics() -> Experiment:
     return Experiment(
         model=ENCODER,
         objective=Classification(),
-        data=LabelledText(source="pydocs:topics", length=128, batch_size=32, labels_per_class=20, vocab_size=VOCABULARY),
-        optimizer=Optimizer(name="adamw", learning_rate=3e-3, schedule="linear", warmup_steps=10, weight_decay=0.01),
-        run=Run(steps=60, evaluate_every=20, checkpoint_every=60),
+        data=LabelledText(source="pydocs:topics", length=128, batch_size=16, labels_per_class=100, vocab_size=VOCABULARY),
+        optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=40, weight_decay=0.01),
+        run=Run(steps=750, evaluate_every=250, checkpoint_every=750),
     )

@@ -44,13 +44,13 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     state = program.init()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.experiment.run.precision]
     size = 8192 if jax.default_backend() != "cpu" else 1024
-    seconds, rates, units = [], [], []
+    seconds, rates, units, unit = [], [], [], ""
     end = time.perf_counter() + SECONDS
     while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
         host = next(batches)
         batch = jax.block_until_ready(jax.device_put(host, program.batch_sharding))
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(compiled(state, batch))
+        state, _ = jax.block_until_ready(compiled(state, batch))
         seconds.append(time.perf_counter() - start)
         unit, count = loop.size(host)
         units.append(count)

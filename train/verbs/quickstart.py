@@ -90,9 +90,8 @@ def _quickstart(directory: Path) -> int:
     )
     rundir.write_atomically(directory / "report.html", page)
     print_table(header, rows)
-    print(
-        f"{verdict}\n{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions"
-    )
+    print(verdict)
+    print(f"{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions")
     return 0
 
 
@@ -107,10 +106,12 @@ def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | N
     tuned, scratch, words = ([result["macro_f1"] for result in found] for found in results.values())
     gain, spread = statistics.mean(tuned) - statistics.mean(scratch), max(statistics.stdev(tuned), statistics.stdev(scratch))
     ahead = statistics.mean(tuned) - statistics.mean(words)
+    times = abs(gain) / max(spread, 1e-9)
+    worth = f"{100 * gain:+.1f} points of macro-F1, {times:.1f} times the larger standard deviation over seeds"
+    words_are = f"{100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}"
     return (
-        f"With {labels_per_class} labels a class, over {rows:,} test passages of held-out modules: pretraining is worth {100 * gain:+.1f} points of "
-        f"macro-F1, {abs(gain) / max(spread, 1e-9):.1f} times the larger standard deviation over {len(tuned)} seeds; "
-        f"TF-IDF is {100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}."
+        f"{labels_per_class} labels a class, {rows:,} test passages of held-out modules: pretraining is worth {worth}; "
+        f"TF-IDF is {words_are}."
     )
 
 

@@ -1,0 +1,151 @@
+"""Imports go down, never up or sideways in a circle: the rules of the house, read from the sources."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("fmodels", "train", "data")
+HEAVY = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "tyro",
+    "pydantic",
+    "numpy",
+)
+
+
+def module_of(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def read(root: Path) -> dict[str, tuple[ast.Module, bool]]:
+    """Every module of the three packages, as a tree, and whether it is a package."""
+    paths = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
+    return {module_of(path, root): (ast.parse(path.read_bytes()), path.name == "__init__.py") for path in paths}
+
+
+def imports(modules: dict[str, tuple[ast.Module, bool]], name: str, *, deferred: bool = True) -> Iterator[str]:
+    """What a module imports, by full names; without `deferred`, only what happens as it is imported itself."""
+    tree, is_package = modules[name]
+    for node in ast.walk(tree) if deferred else at_once(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = name.split(".")[: len(name.split(".")) + is_package - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:  # of a package, a name may be a module
+                yield f"{source}.{alias.name}" if f"{source}.{alias.name}" in modules else source
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+            elif node.args and isinstance(node.args[0], ast.JoinedStr) and isinstance(node.args[0].values[0], ast.Constant):
+                yield node.args[0].values[0].value.rstrip(".")
+
+
+def at_once(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those within functions and under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from at_once(node)
+
+
+def breaches(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
+    """Every import that the design forbids, as `module imports name`."""
+    found = []
+    for name in modules:
+        forbidden = {
+            "fmodels": ("train", "data"),
+            "data": ("fmodels", "train", "jax", "jaxlib", "flax", "optax", "orbax"),
+            "train": ("flax",),
+        }[name.split(".")[0]]
+        if name.startswith("train.") and name != "train.__main__" and not name.startswith("train.verbs"):
+            forbidden += ("train.verbs", "train.__main__")  # the front door opens verbs, and verbs machinery
+        found += [
+            f"{name} imports {used}" for used in imports(modules, name) for top in forbidden if f"{used}.".startswith(f"{top}.")
+        ]
+    return found
+
+
+def cycle(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
+    """A circle of imports as modules load, or nothing. What a package's own __init__ imports of it is a part, not a circle."""
+    graph = {
+        name: {used for used in imports(modules, name, deferred=False) if used in modules and used != name} for name in modules
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_imports_go_down():
+    modules = read(ROOT)
+    assert len(modules) > 30 and {"train.step", "data.text", "fmodels.bert", "train.verbs.run"} <= modules.keys()
+    assert breaches(modules) == []
+
+
+def test_no_imports_in_a_circle():
+    modules = read(ROOT)
+    graph = {name: set(imports(modules, name, deferred=False)) for name in modules}
+    assert "train.step" in graph["train.loop"] and "fmodels.layers" in graph["fmodels.bert"], "the reader sees what is there"
+    assert cycle(modules) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "breach"),
+    [
+        ("fmodels.toy", "from data.text import Text", "fmodels.toy imports data.text"),
+        ("fmodels.toy", "def f():\n    import train.step as s", "fmodels.toy imports train.step"),
+        ("data.toy", "import jax.numpy as jnp", "data.toy imports jax.numpy"),
+        ("data.toy", "from fmodels import axes", "data.toy imports fmodels.axes"),
+        ("train.toy", "from flax import linen as nn", "train.toy imports flax"),
+        ("train.objectives.toy", "def f():\n    from flax.core import meta", "train.objectives.toy imports flax.core"),
+        ("train.toy", "from train.verbs.run import named", "train.toy imports train.verbs.run"),
+        ("train.toy", "from .verbs import run", "train.toy imports train.verbs.run"),
+        ("train.toy", "import importlib\nimportlib.import_module(f'train.verbs.{x}')", "train.toy imports train.verbs"),
+        ("train.verbs.toy", "from train.verbs import run", None),
+        ("train.verbs.toy", "from train import loop", None),
+        ("fmodels.toy", "from flax import linen\nimport datasets, training", None),
+    ],
+)
+def test_a_breach_would_be_seen(module, line, breach):
+    modules = read(ROOT) | {module: (ast.parse(line), False)}
+    assert breaches(modules) == ([breach] if breach else [])
+
+
+def test_a_circle_would_be_seen():
+    modules = read(ROOT)
+    sharding = (ast.parse("from train import loop"), False)
+    assert {"train.loop", "train.sharding"} <= set(cycle(modules | {"train.sharding": sharding}))
+    assert cycle(modules | {"train.sharding": (ast.parse("def f():\n    from train import loop"), False)}) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["no-such-verb"]], ids=str)
+def test_the_front_door_is_light(arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "train", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (0 if arguments == ["--help"] else 2)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "data.cache" in imported, "the list is of what was imported"
+    assert [name for name in imported if name.split(".")[0] in HEAVY] == []

@@ -1,0 +1,284 @@
+"""Optimizers and schedules by name, and what rules over parameter names do."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fmodels.axes import split
+from fmodels.bert import BertConfig
+from fmodels.transformer import stack_layers, unstack_layers
+from train.errors import UserError
+from train.optim import Optimizer, Rule, names
+
+HINTS = get_type_hints(Optimizer)
+OPTIMIZERS, SCHEDULES = get_args(HINTS["name"]), get_args(HINTS["schedule"])
+LAYERS = 3
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False}
+
+
+def plain(**changes) -> Optimizer:
+    """Of which an update is minus the gradient, unless told otherwise."""
+    return Optimizer(**{"name": "sgd", "learning_rate": 1.0, "schedule": "constant", "clip_norm": None, **changes})
+
+
+def toy_params() -> dict:
+    draw = np.random.default_rng(0).normal
+    shapes = {"embedding": (9, 4), "mlp": {"kernel": (4, 6), "bias": (6,)}, "norm": {"scale": (6,)}}
+    return {
+        "model": jax.tree.map(
+            lambda shape: jnp.asarray(draw(size=shape), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+        )
+    }
+
+
+def first_update(optimizer: Optimizer, params, gradients=None):
+    tx = optimizer.build(params, 100)
+    update = jax.jit(lambda gradients, params: tx.update(gradients, tx.init(params), params)[0], compiler_options=QUICKLY)
+    return update(jax.tree.map(jnp.ones_like, params) if gradients is None else gradients, params)
+
+
+def by_name(tree) -> dict[str, np.ndarray]:
+    return dict(zip(names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
+
+
+@pytest.mark.parametrize(("name", "schedule"), [*((n, "constant") for n in OPTIMIZERS), *(("adamw", s) for s in SCHEDULES)])
+def test_every_name_lowers_a_loss(name, schedule):
+    steps = 40
+    rate = {"sgd": 0.3, "momentum": 0.05, "rmsprop": 0.01}.get(name, 0.03)
+    optimizer = Optimizer(name=name, schedule=schedule, learning_rate=rate, warmup_steps=5)
+    params, target = toy_params(), jax.tree.map(lambda x: x[::-1] + 0.1, toy_params())
+    tx = optimizer.build(params, steps)
+    loss = lambda params: sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.square(x - y).sum(), params, target)))
+
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            value, gradients = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(gradients, state, params)
+            return (jax.tree.map(jnp.add, params, updates), state), value
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)
+
+    (moved, _), losses = train(params)
+    assert losses[-1] < 0.7 * losses[0]
+    for (leaf, before), after in zip(by_name(params).items(), jax.tree.leaves(moved), strict=True):
+        assert (before != after).all(), leaf
+
+
+WARMUP, STEPS, PEAK, FINAL = 10, 50, 0.5, 0.1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "last", "end"),
+    [
+        ("constant", PEAK, PEAK, PEAK),
+        ("linear", PEAK * (1 + FINAL) / 2, PEAK * (1 - (1 - FINAL) * 39 / 40), PEAK * FINAL),
+        ("cosine", PEAK * (1 + FINAL) / 2, PEAK * (FINAL + (1 - FINAL) * (1 + math.cos(math.pi * 39 / 40)) / 2), PEAK * FINAL),
+        ("rsqrt", PEAK * math.sqrt(10 / 30), PEAK * math.sqrt(10 / 49), PEAK * math.sqrt(10 / 50)),
+        ("wsd", PEAK, PEAK * (1 - (1 - FINAL) * 9 / 10), PEAK * FINAL),
+    ],
+)
+def test_schedules_are_their_formulas(schedule, middle, last, end):
+    """Of the first update, the end of the warmup, the middle of the rest, the last update and what follows it."""
+    told = Optimizer(schedule=schedule, learning_rate=PEAK, warmup_steps=WARMUP, final_learning_rate=FINAL, decay_share=0.2)
+    rate = told.rate(STEPS)
+    found = [float(rate(step)) for step in (0, WARMUP - 1, WARMUP, WARMUP + 20, STEPS - 1, STEPS)]
+    assert found == pytest.approx([PEAK / 11, PEAK * 10 / 11, PEAK, middle, last, end], rel=1e-5)
+    assert float(replace(told, warmup_steps=0).rate(STEPS)(0)) == pytest.approx(PEAK)
+    assert SCHEDULES == ("constant", "linear", "cosine", "rsqrt", "wsd")
+
+
+def test_wsd_is_flat_until_its_share():
+    rate = Optimizer(schedule="wsd", learning_rate=PEAK, decay_share=0.2).rate(STEPS)
+    assert {float(rate(step)) for step in range(41)} == {PEAK}
+    np.testing.assert_allclose([rate(step) for step in range(40, 51)], np.linspace(PEAK, 0, 11), atol=1e-7)
+
+
+def test_updates_follow_the_schedule():
+    params = {"w": jnp.zeros(())}
+    optimizer = plain(schedule="linear", warmup_steps=4)
+    tx = optimizer.build(params, 12)
+    state, found = tx.init(params), []
+    for _ in range(12):
+        updates, state = tx.update({"w": jnp.ones(())}, state, params)
+        found.append(-float(updates["w"]))
+    assert found == pytest.approx([float(optimizer.rate(12)(step)) for step in range(12)])
+
+
+def test_clipping_is_by_the_global_norm():
+    params = toy_params()
+    gradients = jax.tree.map(lambda x: 3 * x, params)
+    norm = math.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradients)))
+    for limit, scale in ((0.25, 0.25 / norm), (2 * norm, 1.0)):
+        clipped = first_update(plain(clip_norm=limit), params, gradients)
+        jax.tree.map(lambda u, g, s=scale: np.testing.assert_allclose(-u, s * g, rtol=1e-5), clipped, gradients)
+
+
+# The trees of real models.
+
+
+def bert_params(scan: bool = False) -> dict:
+    """A BERT with positions of every kind of name, and heads; the same numbers scanned or not."""
+    config = BertConfig(
+        layers=LAYERS, width=8, heads=2, hidden=12, vocab_size=20, max_length=8, norm_position="pre", position="relative"
+    )
+    batch = {"tokens": jnp.zeros((1, 8), jnp.int32)}
+    shapes, _ = split(jax.eval_shape(config.build().init, jax.random.key(0), batch)[0])
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+    if scan:
+        model = {**model, "encoder": stack_layers(model["encoder"])}
+    return {"model": model, "head": {"classifier": {"dense": {"kernel": jnp.ones((8, 3)), "bias": jnp.zeros(3)}}}}
+
+
+def unscanned(params: dict) -> dict:
+    return {**params, "model": {**params["model"], "encoder": unstack_layers(params["model"]["encoder"])}}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_biases_and_norms_do_not_decay(scan):
+    params = bert_params(scan)
+    updates = by_name(first_update(plain(weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params)))
+    for name, before in by_name(params).items():
+        decays = name.endswith(("/kernel", "/embedding"))
+        assert decays != (name.endswith("/bias") or "norm" in name), name
+        np.testing.assert_allclose(updates[name], -0.1 * before if decays else 0 * before, rtol=1e-6, err_msg=name)
+
+
+def test_decay_is_decoupled():
+    """Not part of the gradient that Adam scales (Loshchilov and Hutter 2019)."""
+    params = toy_params()
+    gradients = jax.tree.map(lambda x: 1e-3 * x, params)
+    kernel = lambda decay: first_update(Optimizer(learning_rate=0.5, schedule="constant", weight_decay=decay), params, gradients)[
+        "model"
+    ]["mlp"]["kernel"]
+    np.testing.assert_allclose(kernel(0.1) - kernel(0.0), -0.05 * params["model"]["mlp"]["kernel"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_rule_that_matches_holds():
+    rules = (
+        Rule(pattern=r".*/kernel", learning_rate=2.0),
+        Rule(pattern=r"model/mlp/.*", learning_rate=3.0),
+        Rule(pattern=r"model/norm", learning_rate=99.0),  # not the whole of any name
+        Rule(pattern=r".*", learning_rate=0.5),
+    )
+    updates = by_name(first_update(plain(rules=rules), toy_params()))
+    found = {name: set(-update.ravel()) for name, update in updates.items()}
+    assert found == {"model/embedding": {0.5}, "model/mlp/kernel": {2.0}, "model/mlp/bias": {3.0}, "model/norm/scale": {0.5}}
+
+
+def test_a_rule_scales_the_decay():
+    rules = (Rule(pattern=r".*/kernel", weight_decay=0.5, learning_rate=2.0), Rule(pattern=r".*"))
+    params = toy_params()
+    updates = first_update(plain(rules=rules, weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params))["model"]
+    np.testing.assert_allclose(updates["mlp"]["kernel"], -0.1 * params["model"]["mlp"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(updates["mlp"]["bias"], -0.1 * params["model"]["mlp"]["bias"], rtol=1e-6)
+
+
+def test_a_parameter_that_no_rule_covers_is_named():
+    rules = (Rule(pattern=r".*/(kernel|bias)"), Rule(pattern=r".*/scale"))
+    with pytest.raises(
+        UserError, match=r"^optimizer.rules: no rule covers the parameter model/embedding; end with one of pattern '\.\*'$"
+    ):
+        plain(rules=rules).build(toy_params(), 10)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_frozen_stays_and_carries_no_moments(name):
+    params, frozen = toy_params(), Rule(pattern=r"model/(embedding|mlp/kernel)", freeze=True)
+    optimizer = Optimizer(name=name, weight_decay=0.0 if name == "adam" else 0.1, rules=(frozen, Rule(pattern=r".*")))
+    tx = optimizer.build(params, 10)
+    state, moved = tx.init(params), params
+    for _ in range(2):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, moved)
+        moved = jax.tree.map(jnp.add, moved, updates)
+    before, after = by_name(params), by_name(moved)
+    for leaf in before:
+        is_frozen = leaf in ("model/embedding", "model/mlp/kernel")
+        assert (before[leaf].tobytes() == after[leaf].tobytes()) == is_frozen, leaf
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert shapes.isdisjoint({(9, 4), (4, 6)})
+    assert (6,) in shapes or name == "sgd", "the rest has its moments"
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["loop", "scan"])
+def test_layer_decay(scan):
+    """d for the top layer, d^2 below it, …; heads and what is after the layers 1, embeddings below them all."""
+    params, d = bert_params(scan), 0.5
+    updates = first_update(plain(layer_decay=d), params)
+    for name, update in by_name(unscanned(updates) if scan else updates).items():
+        if "/layer_" in name:
+            above = LAYERS - int(name.split("/layer_")[1][0])
+        else:
+            above = LAYERS + 1 if "embedding" in name else 0
+        np.testing.assert_allclose(update, np.full(update.shape, -(d**above)), rtol=1e-6, err_msg=name)
+    assert by_name(updates)["model/encoder/final_norm/scale"][0] == by_name(updates)["head/classifier/dense/kernel"][0, 0] == -1
+
+
+def test_muon_moves_kernels_and_adam_the_rest():
+    draw = lambda *shape: jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
+    layers = {f"layer_{i}": {"mlp": {"kernel": draw(8, 5) + i, "bias": draw(5)}} for i in range(2)}
+    params = {"token_embedding": {"embedding": draw(7, 4)}, "stem": {"kernel": draw(3, 3, 1, 4)}, "encoder": layers}
+    scanned = {**params, "encoder": stack_layers(layers)}
+    optimizer = plain(name="muon")
+    moved = first_update(optimizer, params, params)
+    nesterov = optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps, nesterov=True)
+    adam = by_name(nesterov.update(params, nesterov.init(params), params)[0])
+    for name, update in by_name(moved).items():
+        if "mlp/kernel" in name:
+            singular = np.linalg.svd(update, compute_uv=False) / (0.2 * math.sqrt(8))
+            assert singular.min() > 0.6 and singular.max() < 1.3, f"{name}: orthogonal, as far as Newton and Schulz make it"
+            assert np.corrcoef(-update.ravel(), by_name(params)[name].ravel())[0, 1] > 0.5, "and along the gradient"
+        else:
+            np.testing.assert_allclose(update, -adam[name], rtol=1e-5, err_msg=name)
+
+    each = by_name(moved | {"encoder": unstack_layers(first_update(optimizer, scanned, scanned)["encoder"])})
+    for name, update in by_name(moved).items():
+        np.testing.assert_allclose(each[name], update, rtol=0, atol=1e-5, err_msg=f"{name}: each scanned layer is a matrix")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be greater than 0, not 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be greater than 0, not nan"),
+        ({"eps": -1e-8}, "eps must be greater than 0, not -1e-08"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, not -1"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more, not -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay must be 0 or more, not nan"),
+        ({"decay_share": 0.0}, r"decay_share must be in \(0, 1\], not 0.0"),
+        ({"layer_decay": 1.1}, r"layer_decay must be in \(0, 1\], not 1.1"),
+        ({"b1": 1.0}, r"b1 must be in \[0, 1\), not 1.0"),
+        ({"b2": -0.1}, r"b2 must be in \[0, 1\), not -0.1"),
+        ({"final_learning_rate": 2.0}, r"final_learning_rate is a share of the peak, in \[0, 1\], not 2.0"),
+        ({"clip_norm": 0.0}, "clip_norm must be greater than 0, or None for no clipping, not 0.0"),
+        ({"clip_norm": math.nan}, "clip_norm must be greater than 0, or None for no clipping, not nan"),
+        ({"name": "adam", "weight_decay": 0.1}, "adam has no weight decay: choose adamw, or set weight_decay to 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_named(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Optimizer(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pattern": "("}, r"pattern '\(' is not a regular expression: .*"),
+        ({"pattern": ".*", "learning_rate": -1.0}, "learning_rate must be 0 or more, not -1.0"),
+        ({"pattern": ".*", "weight_decay": math.nan}, "weight_decay must be 0 or more, not nan"),
+    ],
+    ids=str,
+)
+def test_what_is_no_rule_is_named(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Rule(**fields)

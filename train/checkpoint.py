@@ -191,7 +191,8 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
         try:
             item = directory.absolute() / str(step) / "model"
             handler = ocp.PyTreeCheckpointer()
-            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(handler.metadata(item).item_metadata))
+            shapes: Any = handler.metadata(item).item_metadata
+            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(shapes))
             model = handler.restore(item, restore_args=restore)
             meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
             if int(checksum(model)) != meta["model"]:

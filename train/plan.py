@@ -20,10 +20,11 @@ def describe(run: Assembled) -> str:
     memory: Any = program.step.lower(shapes, run.spec).compile().memory_analysis()
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     rows = {split: len(examples) for split, examples in run.dataset.splits.items()}
+    held, more = _mib(memory.argument_size_in_bytes), _mib(memory.temp_size_in_bytes)
     lines = [
         f"parameters    {count(''):,}: {count('model/'):,} of the model, {count('head/'):,} of heads",
         f"FLOPs a step  {work:,}, {work / run.experiment.data.batch_size:,.0f} an example, of products and convolutions",
-        f"memory        a device: {_mib(memory.argument_size_in_bytes)} state and batch, {_mib(memory.temp_size_in_bytes)} at work",
+        f"memory        {held} of state and batch, {more} more at work, a device",
         f"mesh          {mesh} on {program.mesh.devices.size} {program.mesh.devices.flat[0].platform} device(s)",
         f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}; fingerprint {run.dataset.fingerprint}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),

@@ -74,7 +74,7 @@ QUICK_MISTAKES = {
     "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
     "mesh": ([*MLP, "--mesh.data", "3"], "mesh: data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
     "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "only one axis can be -1"),
-    "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along data x fsdp: it must be a multiple of 8"),
+    "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along data x fsdp: it must be"),
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),

@@ -71,7 +71,7 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def predicted(opened: Any, params: Any, model_state: Any, arrays: Mapping[str, np.ndarray]) -> list[dict]:
+def predicted(opened: Any, params: Any, model_state: Any, arrays: Mapping[str, Any]) -> list[dict]:
     """What the objective says of each row, computed in batches of the run's size."""
     import jax
 

@@ -20,7 +20,9 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Lower-cased WordPiece, as BERT's (Wu et al. 2016), with the special tokens first."""
+        """Lower-cased WordPiece, as BERT's (Wu et al. 2016): the special tokens first, then the others in alphabetical order.
+
+        The trainer numbers tokens as its hash tables happen to hold them; sorted, the same texts give the same tokenizer."""
         from tokenizers import Tokenizer as Implementation
         from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -30,6 +32,9 @@ class Tokenizer:
         tokenizer.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
+        ordinary = sorted(tokenizer.get_vocab().keys() - set(SPECIAL))
+        vocabulary = {token: i for i, token in enumerate((*SPECIAL, *ordinary))}
+        tokenizer.model = models.WordPiece(vocabulary, unk_token=UNKNOWN)
         return cls(tokenizer.to_str())
 
     @classmethod
@@ -71,5 +76,5 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each text its token ids, int32, and the number of the word that each belongs to. `[MASK]` in a text is the mask."""
-        encodings = self.implementation.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self.implementation.encode_batch(texts, add_special_tokens=False)
         return [(np.array(e.ids, np.int32), np.array([-1 if w is None else w for w in e.word_ids], np.int32)) for e in encodings]

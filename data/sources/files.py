@@ -45,8 +45,8 @@ class Files:
         if not rows:
             raise DataError(f"{path}: there is no text in it")
         held_out = [zlib.crc32(row["text"].encode()) % HELD_OUT_ONE_IN == 0 for row in rows]
-        if all(held_out) or not any(held_out):  # too few to leave it to chance
-            held_out = [i == len(rows) - 1 for i in range(len(rows))]
+        if sum(held_out) < 2 or all(held_out):  # too few to leave it to chance
+            held_out = [i >= len(rows) - min(2, len(rows) // 2) for i in range(len(rows))]
         if len(rows) == 1:
             raise DataError(
                 f"{path}: one document only; at least two are needed, one a line or parted by blank lines, to hold one out"

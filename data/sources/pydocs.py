@@ -78,18 +78,20 @@ class PyDocsTopics:
     def load(self) -> dict[str, Rows]:
         """Raises DataError where a library is not installed."""
         splits: dict[str, Rows] = {"train": [], "validation": [], "test": []}
-        passages = collect()
+        passages = [p for p in collect() if p.library in TOPICS]
+        masked = {p.text: mask_names(p.text) for p in passages}
+        seen = {masked[p.text] for p in passages if not p.held_out}  # of two passages that differ in names only, none is a test
         for library in TOPICS:
             of_library = [p for p in passages if p.library == library]
             random.Random(library).shuffle(of_library)
-            seen = [p for p in of_library if not p.held_out]
-            held_out = [p for p in of_library if p.held_out]
+            shown = [p for p in of_library if not p.held_out]
+            held_out = [p for p in of_library if p.held_out and masked[p.text] not in seen]
             for split, chosen in (
-                ("train", seen[VALIDATION_ROWS:]),
-                ("validation", seen[:VALIDATION_ROWS]),
+                ("train", shown[VALIDATION_ROWS:]),
+                ("validation", shown[:VALIDATION_ROWS]),
                 ("test", held_out[:TEST_ROWS]),
             ):
-                splits[split] += [{"text": mask_names(p.text), "label": library} for p in chosen]
+                splits[split] += [{"text": masked[p.text], "label": library} for p in chosen]
         return splits
 
 
@@ -121,11 +123,19 @@ def _collected(libraries: list[str]) -> Iterator[tuple[str, str, str]]:
             for text in _strings(path):
                 new = []
                 for paragraph in _paragraphs(text):
-                    same = re.sub(r"[^a-z]+", " ", paragraph.lower())
+                    same = _letters(paragraph)
                     if same not in seen and _is_english(paragraph):
                         seen.add(same)
                         new.append(paragraph)
-                yield from ((passage, library, document) for passage in _passages(new))
+                for passage in _passages(new):
+                    if passage in new or _letters(passage) not in seen:  # a paragraph of its own was seen just now
+                        seen.add(_letters(passage))
+                        yield passage, library, document
+
+
+def _letters(text: str) -> str:
+    """What is compared to tell whether two texts are alike."""
+    return " ".join(re.findall("[a-z]+", text.lower()))
 
 
 def _roots(library: str) -> list[Path]:

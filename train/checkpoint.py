@@ -168,8 +168,8 @@ class Checkpoints:
 
 
 def _say_once() -> None:
-    """When a write fails, Orbax and TensorStore tell of it from each of their threads, with tracebacks, and raise an error that
-    says it once. Only the error is let through."""
+    """When a read or write fails, Orbax and TensorStore tell of it from each of their threads, with tracebacks, and raise an
+    error that says it once. Only the error is let through."""
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
@@ -183,6 +183,7 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
     import numpy as np
     import orbax.checkpoint as ocp
 
+    _say_once()
     directory = run_dir / "checkpoints"
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         step = manager.latest_step()

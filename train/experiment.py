@@ -30,8 +30,8 @@ class Run:
     "of initialisation, data order, corruption and dropout"
     precision: Literal["f32", "bf16"] = how("f32")
     "what the network computes in; parameters and moments are float32 always"
-    accumulation: int = how(1)
-    "microbatches that a batch is computed in"
+    accumulation: int = 1
+    "microbatches that a batch is computed in; dropout is drawn, and batch norm computed, for each of them"
     log_every: int = how(20)
     "steps between lines of metrics.jsonl"
     evaluate_every: int = how(200)
@@ -76,6 +76,10 @@ class Experiment:
         pairs = getattr(self.data, "layout", None) == "pairs"
         if getattr(self.objective, "next_sentence", False) and not pairs:
             raise ValueError("objective.next_sentence needs pairs of segments: set data.layout pairs")
+        if pairs and getattr(self.model, "segments", 2) < 2:
+            raise ValueError(f"data.layout pairs has two segments, and model.segments is {self.model.segments}: set it to 2")
+        if getattr(self.model, "attention", None) == "cudnn" and self.run.precision == "f32":
+            raise ValueError("model.attention cudnn computes in 16 bits: set run.precision bf16")
 
 
 def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:

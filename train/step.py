@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fmodels import axes
 from train import sharding
+from train.errors import UserError
 from train.objectives import Sums
 
 Batch = dict[str, Any]
@@ -157,7 +158,14 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
         return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
 
-    (param_shapes, names), (_, state_names) = map(axes.split, jax.eval_shape(fresh))
+    try:
+        boxed = jax.eval_shape(fresh)
+    except KeyError as missing:
+        parts = f"{type(objective).__name__} on {type(experiment.model).__name__}"
+        raise UserError(
+            f"{parts} reads {missing}, which is neither in the batches ({', '.join(batch_spec)}) nor made of them"
+        ) from None
+    (param_shapes, names), (_, state_names) = map(axes.split, boxed)
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -185,7 +193,7 @@ def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardStat
     """(the new guard state, whether this step's update is applied). After an abort no update is, so the state stays whole."""
     old = state.guard
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)])
-    loss = sum(n / d for n, d in sums.terms.values())
+    loss = sum(n / jnp.maximum(d, 1e-9) for n, d in sums.terms.values())
     norm = optax.tree.norm(grads)
     good = finite.all() & jnp.isfinite(loss) & jnp.isfinite(norm)
     if guard.spike is not None:

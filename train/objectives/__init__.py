@@ -32,5 +32,5 @@ class Sums(NamedTuple):
 
 def means(sums: Sums) -> dict[str, float]:
     """Every scalar ratio of sums that are on the host, and `loss`, the sum of the terms."""
-    scalars = {name: float(n / d) for name, (n, d) in {**sums.terms, **sums.metrics}.items() if n.ndim == 0}
+    scalars = {name: float(n / max(d, 1e-9)) for name, (n, d) in {**sums.terms, **sums.metrics}.items() if n.ndim == 0}
     return {"loss": sum(scalars[name] for name in sums.terms), **scalars}

@@ -35,7 +35,7 @@ def pydocs_topics() -> Experiment:
     return Experiment(
         model=ENCODER,
         objective=Classification(),
-        data=LabelledText(source="pydocs:topics", length=128, batch_size=16, labels_per_class=100, vocab_size=VOCABULARY),
-        optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=40, weight_decay=0.01),
-        run=Run(steps=750, evaluate_every=250, checkpoint_every=750),
+        data=LabelledText(source="pydocs:topics", length=96, batch_size=16, labels_per_class=20, vocab_size=VOCABULARY),
+        optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=15, weight_decay=0.01),
+        run=Run(steps=150, log_every=10, evaluate_every=50, checkpoint_every=150),
     )

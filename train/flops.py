@@ -1,11 +1,9 @@
-"""The arithmetic of a computation, and the arithmetic that this machine can do."""
+"""The arithmetic of a computation, counted from its matrix products and convolutions."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -48,16 +46,3 @@ def training(objective: Any, model: Any, params: Any, state: Any, batch: Any) ->
     rng = jax.eval_shape(lambda: jax.random.key(0))
     loss = lambda params, state, batch, rng: objective.loss(model.apply, params, state, batch, rng, True)
     return 3 * count(loss, params, state, batch, rng)
-
-
-def matrix_rate(dtype: Any, size: int, seconds: float = 0.3) -> float:
-    """FLOP/s of a product of two square matrices on one device: the best of as many as fit into `seconds`."""
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a, b: a @ b)
-    product(a, a).block_until_ready()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        product(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best

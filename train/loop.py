@@ -15,7 +15,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.loader import evaluation_batches, training_batches
-from train import flops, rundir, sharding
+from train import flops, machine, rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
 from train.experiment import Experiment, resolve
@@ -105,7 +105,7 @@ def _steps(
     meter = Meter(run)
     if start:
         progress.say(f"{run.path.name}: continues at step {start} of {steps}")
-    pending, due = [], None
+    pending, due, found = [], None, None
 
     def flush() -> None:
         nonlocal due
@@ -135,13 +135,12 @@ def _steps(
                 progress.begin(step)
             flush()  # of the step before, while this one runs
             pending.append(metrics)
-            if step % settings.log_every == 0 or step == steps:
-                due, pending = (step, pending), []
             last, stop = step == steps, interrupted["by"] is not None
             evaluates = last or bool(settings.evaluate_every and step % settings.evaluate_every == 0)
             saves = last or stop or step % settings.checkpoint_every == 0
-            if evaluates or saves:
-                due, pending = due or (step, pending), [] if due is None else pending
+            if evaluates or saves or step % settings.log_every == 0:
+                due, pending = (step, pending), []
+            if evaluates or saves:  # not before it is known that the step was good
                 flush()
             found = evaluated(step, run.dataset.held_out) if evaluates else None
             if saves:
@@ -156,7 +155,8 @@ def _steps(
         file = run.path / "result.json"
         if start == steps and file.exists():
             return json.loads(file.read_text("utf-8"))
-        result = {split: evaluated(steps, split) for split in run.dataset.splits if split != "train"}
+        known = {} if found is None else {run.dataset.held_out: found}
+        result = {split: known.get(split) or evaluated(steps, split) for split in run.dataset.splits if split != "train"}
         rundir.write_atomically(file, json.dumps(result, indent=2) + "\n")
         return result
     finally:
@@ -169,16 +169,12 @@ def check_guard(run: Assembled, guard: Any) -> None:
     if bad_step < 0 or (policy.policy == "skip" and skipped <= policy.limit):
         return
     leaf = int(guard.bad_leaf)
-    what = (
-        f"the gradient of {names(run.program.shapes.params)[leaf]} is not finite"
-        if leaf >= 0
-        else "the loss or the gradient norm is not finite, or spiked"
-    )
-    count = (
-        f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "
-        if policy.policy == "skip"
-        else ""
-    )
+    what = "the loss or the gradient norm is not finite, or spiked"
+    if leaf >= 0:
+        what = f"the gradient of {names(run.program.shapes.params)[leaf]} is not finite"
+    count = ""
+    if policy.policy == "skip":
+        count = f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "
     raise UserError(f"{run.path.name}: {count}step {bad_step + 1}: {what}; lower --optimizer.learning-rate, or look at the batch")
 
 
@@ -228,6 +224,7 @@ class Meter:
         self.flops = flops.training(
             run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec
         )
+        self.rate = machine.matrix_rate(run.experiment.run.precision) * run.program.mesh.devices.size
 
     def start(self) -> None:
         self.steps, self.units, self.began = 0, 0, time.perf_counter()
@@ -249,6 +246,8 @@ class Meter:
         values[f"train/{self.unit}_per_second"] = self.units / seconds
         values["train/step_seconds"] = seconds / max(self.steps, 1)
         values["train/tflops_per_second"] = self.flops * self.steps / seconds / 1e12
+        values["train/share_of_matrix_rate"] = self.flops * self.steps / seconds / self.rate
+        values["train/peak_memory_gib"], _ = machine.peak_memory()
         self.start()
         return {**values, "guard": metrics[-1]["guard"]}
 

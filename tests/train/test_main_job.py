@@ -31,7 +31,9 @@ def test_no_verb_pretrains_fine_tunes_compares_and_reports_and_goes_on_where_it_
     runs = sorted(path.parent.name for path in folder.glob("*/result.json"))
     assert runs == sorted(["pretrain", *(f"{kind}-{seed}" for kind in ("finetune", "scratch") for seed in range(3))])
     page = (folder / "report.html").read_text()
-    assert all(title in page for title in ("The main job", "Pretraining", "Fine-tuning", "A few test passages")) and "<svg" in page
+    assert (
+        all(title in page for title in ("The main job", "Pretraining", "Fine-tuning", "A few test passages")) and "<svg" in page
+    )
     vocabulary = (folder / "pretrain" / "tokenizer.json").read_text()
     assert all((folder / run / "tokenizer.json").read_text() == vocabulary for run in runs)
 

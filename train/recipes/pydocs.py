@@ -10,7 +10,7 @@ from train.optim import NO_DECAY_ON_BIASES_AND_NORMS, Optimizer, Rule
 
 VOCABULARY = 4096
 ENCODER = BertConfig(
-    layers=2, width=128, heads=4, norm_position="pre", position="directional", init="fan_in", pooling="mean",
+    layers=2, width=128, heads=4, activation="gelu_tanh", norm_position="pre", position="directional", init="fan_in", pooling="mean",
     vocab_size=VOCABULARY, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
 # Muon moves kernels twice as fast as Adam moves the rest.
@@ -26,7 +26,7 @@ def pydocs() -> Experiment:
         optimizer=Optimizer(
             name="muon", learning_rate=4e-3, schedule="linear", warmup_steps=40, weight_decay=0.01, b1=0.95, b2=0.98, rules=RULES
         ),
-        run=Run(steps=1200, evaluate_every=300, checkpoint_every=300),
+        run=Run(steps=1000, evaluate_every=250, checkpoint_every=250),
     )
 
 
@@ -37,5 +37,5 @@ def pydocs_topics() -> Experiment:
         objective=Classification(),
         data=LabelledText(source="pydocs:topics", length=96, batch_size=16, labels_per_class=20, vocab_size=VOCABULARY),
         optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=15, weight_decay=0.01),
-        run=Run(steps=150, log_every=10, evaluate_every=50, checkpoint_every=150),
+        run=Run(steps=150, log_every=10, evaluate_every=75, checkpoint_every=150),
     )

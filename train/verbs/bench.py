@@ -1,17 +1,14 @@
 """`python -m train bench RECIPE`: how fast its step is on this machine."""
 
 import json
-import resource
 import statistics
-import sys
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from data.loader import training_batches
-from train import flops, loop
+from train import flops, loop, machine
 from train.verbs.run import named
 
 WARM_STEPS, SECONDS, LEAST_STEPS, MOST_STEPS = 3, 10.0, 10, 200
@@ -42,8 +39,6 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - began
     batches = training_batches(run.dataset.splits["train"], run.experiment.data.batch_size, run.experiment.run.seed)
     state = program.init()
-    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.experiment.run.precision]
-    size = 8192 if jax.default_backend() != "cpu" else 1024
     seconds, rates, units, unit = [], [], [], ""
     end = time.perf_counter() + SECONDS
     while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
@@ -55,7 +50,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
         unit, count = loop.size(host)
         units.append(count)
         if len(seconds) % 5 == 0:
-            rates.append(flops.matrix_rate(dtype, size, 0.05))
+            rates.append(machine.matrix_rate(run.experiment.run.precision, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]
     work = flops.training(
         run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec
@@ -63,10 +58,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     step, devices = statistics.median(seconds), program.mesh.devices.size
     matrix = statistics.median(rates) * devices
     quartiles = statistics.quantiles(seconds, n=4)
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    peak, where = machine.peak_memory()
     return {
         "recipe": name,
         "device": f"{devices} x {jax.local_devices()[0].device_kind}",
@@ -82,6 +74,6 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
         "model_tflops_per_second": work / step / 1e12,
         "matrix_tflops_per_second": matrix / 1e12,
         "share_of_matrix_rate": work / step / matrix,
-        "peak_memory_gib": peak / 2**30,
-        "peak_memory_of": "device" if "peak_bytes_in_use" in stats else "process",
+        "peak_memory_gib": peak,
+        "peak_memory_of": where,
     }

@@ -10,9 +10,18 @@ from train.optim import NO_DECAY_ON_BIASES_AND_NORMS, Optimizer, Rule
 
 VOCABULARY = 4096
 ENCODER = BertConfig(
-    layers=2, width=128, heads=4, activation="gelu_tanh", norm_position="pre", position="directional", init="fan_in", pooling="mean",
-    vocab_size=VOCABULARY, dropout=0.0, attention_dropout=0.0,
-)  # fmt: skip
+    layers=2,
+    width=128,
+    heads=4,
+    activation="gelu_tanh",
+    norm_position="pre",
+    position="directional",
+    init="fan_in",
+    pooling="mean",
+    vocab_size=VOCABULARY,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
 # Muon moves kernels twice as fast as Adam moves the rest.
 RULES = (Rule(pattern=r".*/kernel", learning_rate=2.0), *NO_DECAY_ON_BIASES_AND_NORMS)
 

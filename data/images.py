@@ -29,6 +29,8 @@ class Images:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 
     def spec(self) -> dict[str, Spec]:
         batch = self.batch_size

@@ -52,9 +52,12 @@ class LabelledText:
     def build(self, tokenizer: str | None = None) -> Dataset:
         splits = sources.load(self.source)
         labels = labelling.numbered(splits, self.source)
+        everything = len(splits["train"])
         splits["train"] = labelling.budget(splits["train"], self.labels_per_class, self.label_seed, self.source)
         vocabulary = vocabulary_for(self, tokenizer, [row["text"] for row in splits["train"]])
         columns, notes = {}, []
+        if self.labels_per_class is not None:
+            notes.append(f"{len(splits['train'])} of {everything:,} labelled texts are used: {self.labels_per_class} a class")
         for split, rows in splits.items():
             arrays, cut = encode(rows, self.length, vocabulary)
             columns[split] = {**arrays, "label": np.array([labels.index(row["label"]) for row in rows], np.int32)}

@@ -57,10 +57,11 @@ class Attention(nn.Module):
         return Dense(width, ("heads", "embed"), self.use_bias, self.out_init, name="out")(y_BTD)
 
     def is_fused(self, q_BTNH: jax.Array, train: bool) -> bool:
+        # In 32 bits only shapes are asked for: parameters are initialised, FLOPs counted.
+        able = q_BTNH.dtype in (jnp.float16, jnp.bfloat16) and not self.is_mutable_collection("intermediates")
         if self.kernel != "auto":
-            return self.kernel == "cudnn"
-        able = jax.default_backend() == "gpu" and q_BTNH.dtype in (jnp.float16, jnp.bfloat16)
-        return able and not (train and self.dropout) and not self.is_mutable_collection("intermediates")
+            return self.kernel == "cudnn" and able
+        return able and jax.default_backend() == "gpu" and not (train and self.dropout)
 
     def plain(self, q_BTNH, k_BTNH, v_BTNH, mask, bias, train: bool) -> jax.Array:
         logits_BNQK = jnp.einsum("BQNH,BKNH->BNQK", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTNH)

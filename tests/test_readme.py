@@ -45,12 +45,12 @@ def test_ones_own_text_in_three_commands_and_then_ones_own_labels(tmp_path, monk
     labelled = (f"{line}\t{'odd' if i % 2 else 'even'}" for i, line in enumerate(TEXT.splitlines()))
     Path("labelled.tsv").write_text("text\tlabel\n" + "\n".join(labelled) + "\n")
     (block,) = (block for block in BLOCKS if "notes.txt" in block)
-    own_labels = next(command for command in COMMANDS if "files:labelled.tsv" in command)
-    commands = [shlex.split(line)[3:] for line in block.splitlines()] + [own_labels]
+    (own_labels,) = (block for block in BLOCKS if "labelled.tsv" in block)
+    commands = [shlex.split(line)[3:] for line in (block + own_labels).splitlines()]
     assert len(commands) == 4
     for command in commands:
         steps = ["--run.steps", "2"] if command[0] == "run" else []
         assert main([*command, *steps]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs" / "notes" / "report.html").exists()
-    assert main(["predict", "runs/pydocs-topics", "--text", "the heart of the matter"]) == 0
+    assert main(["predict", "runs/labels", "--text", "the heart of the matter"]) == 0
     assert "odd" in capsys.readouterr().out

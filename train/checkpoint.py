@@ -8,11 +8,12 @@ by the checksums, which are sums of integers: the same for any layout over devic
 import contextlib
 import json
 import logging
+import math
 import re
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from train.errors import UserError
+from train.rundir import write_atomically
 from train.step import GuardState, Program, State
 
 
@@ -42,20 +44,38 @@ def _items(state: State) -> dict[str, dict]:
     return {"model": {"params": state.params, "model_state": state.model_state}, "optimizer": rest}
 
 
+@dataclass(frozen=True)
+class NewestAndBest:
+    """Orbax' protocol of what is kept: the newest `keep`, and the step that `best` tells."""
+
+    keep: int
+    best: Callable[[], dict[str, float]]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        newest = sorted(steps)[-self.keep :]
+        return [step in newest or step == self.best().get("step") for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of a run directory. Use as a context manager: leaving it waits for what is being written."""
 
-    def __init__(self, run_dir: Path, keep: int = 1, say: Callable[[str], None] = print):
+    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], read_only: bool = False):
+        """Who only reads leaves everything as it is: the run may be writing at this moment."""
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers as managers
 
-        self.directory, self.say = run_dir / "checkpoints", say
+        self.directory, self.say, self.read_only = run_dir / "checkpoints", say, read_only
+        self.best_file = run_dir / "best.json"
         _say_once()
-        best = managers.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        policy = None if read_only else NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]), cleanup_tmp_directories=True
+            preservation_policy=policy, cleanup_tmp_directories=not read_only, read_only=read_only
         )
         self.manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
+
+    def best(self) -> dict[str, float]:
+        """`step` and `loss` of the checkpoint of least validation loss; empty if none was evaluated."""
+        return json.loads(self.best_file.read_text("utf-8")) if self.best_file.exists() else {}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -85,7 +105,9 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointSave(batches),
             meta=ocp.args.JsonSave(meta),
         )
-        self._guarded(lambda: self.manager.save(step, args=args, metrics=metrics))
+        if metrics and metrics["loss"] < self.best().get("loss", math.inf):
+            write_atomically(self.best_file, json.dumps({"step": step, "loss": metrics["loss"]}) + "\n")
+        self._guarded(lambda: self.manager.save(step, args=args))
 
     def wait(self) -> None:
         """Until everything is on disk. Raises UserError if it could not be written."""
@@ -102,7 +124,7 @@ class Checkpoints:
     def restore(self, program: Program, batches: Any) -> State | None:
         """The newest whole checkpoint, laid out for the program's mesh, with `batches` put to its position; None without any.
 
-        A damaged one is named and put aside, and then the one before it is used. Raises UserError if all are damaged.
+        A damaged one is named, and the one before it used. Raises UserError if all are damaged.
         """
         import grain
 
@@ -111,28 +133,41 @@ class Checkpoints:
 
     def restore_model(self, program: Program, best: bool = False) -> tuple[Any, Any]:
         """(params, model state) of the newest checkpoint, or of the best. Raises UserError if there is none."""
-        step = self.manager.best_step() if best else None
 
         def read(step: int) -> tuple[Any, Any]:
             model = self._item(step, "model", program)
             return model["params"], model["model_state"]
 
-        found = read(step) if step is not None else self._newest(read)
-        if found is None:
-            raise UserError(f"{self.directory}: there is no checkpoint yet")
-        return found
+        if not best:
+            found = self._newest(read)
+            if found is None:
+                raise UserError(f"{self.directory}: there is no checkpoint yet")
+            return found
+        step = int(self.best().get("step", -1))
+        if step not in self.manager.all_steps():
+            raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
+        try:
+            return read(step)
+        except Exception as error:
+            raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)})") from None
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
+        """What `read` makes of the newest checkpoint that it can read. Damaged ones are put aside, but only once there is another
+        to go on from."""
         damaged = []
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
-                return read(step)
+                found = read(step)
             except Exception as error:  # whatever a reader of damaged files may raise
-                damaged.append(step)
                 self.say(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)}); trying the one before it")
-                self._put_aside(step)
+                damaged.append(step)
+                continue
+            if not self.read_only:
+                for step in damaged:
+                    self._put_aside(step)
+            return found
         if damaged:
-            raise UserError(f"{self.directory}: no checkpoint is whole; they are in {self.directory.parent / 'damaged'}")
+            raise UserError(f"{self.directory}: no checkpoint is whole; remove the run directory to start anew")
         return None
 
     def _put_aside(self, step: int) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +14,17 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.loader import evaluation_batches, training_batches
-from train import flops, machine, rundir, sharding
+from train import rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
 from train.experiment import Experiment, resolve
-from train.objectives import Sums, means
+from train.meter import Counted, Meter
+from train.objectives import Sums
 from train.optim import names
 from train.progress import Progress
 from train.step import Program, State, build
+
+AGAIN = "the same command continues"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ def assemble(experiment: Experiment) -> Assembled:
     sharding.check_batch(mesh, experiment.data.batch_size, experiment.run.accumulation)
     own = Path(experiment.run.dir) / "tokenizer.json"
     theirs = rundir.find(experiment.init_from) / "tokenizer.json" if experiment.init_from and not own.exists() else own
-    dataset = experiment.data.build(str(theirs) if theirs.exists() else None)
+    data = experiment.data
+    if own.exists():  # the run's own, wherever the one that it was started with may be now
+        data = dataclasses.replace(data, tokenizer=None)
+    dataset = data.build(str(theirs) if theirs.exists() else None)
     if theirs.exists() and dataset.files.get("tokenizer.json", theirs.read_text("utf-8")) != theirs.read_text("utf-8"):
         raise UserError(
             f"data.tokenizer {experiment.data.tokenizer} is not the tokenizer of {theirs.parent}, whose embeddings are used"
@@ -66,11 +71,14 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     progress = Progress(path.name, experiment.run.steps)
     try:
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
+        rundir.same_data(path, run.dataset.fingerprint)
         rundir.claim(experiment)
-        fingerprint_kept(path, run.dataset.fingerprint)
+        rundir.write_atomically(
+            path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n"
+        )
         for name, text in run.dataset.files.items():
             rundir.write_atomically(path / name, text)
-        for note in run.dataset.notes:
+        for note in [*run.dataset.notes, *notes(experiment)]:
             progress.say(f"{path.name}: {note}")
         batches = training_batches(run.dataset.splits["train"], experiment.data.batch_size, experiment.run.seed)
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
@@ -80,6 +88,14 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
             return _steps(run, state, batches, checkpoints, progress, interrupted)
     finally:
         progress.close()
+
+
+def notes(experiment: Experiment) -> list[str]:
+    """What is allowed and may surprise."""
+    warmup, steps = getattr(experiment.optimizer, "warmup_steps", 0), experiment.run.steps
+    if warmup < steps:
+        return []
+    return [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never gets to its peak"]
 
 
 def initial(run: Assembled, say: Callable[[str], None]) -> State:
@@ -102,62 +118,58 @@ def _steps(
     start, steps = int(state.step), settings.steps
     progress.begin(start)
     log = rundir.MetricsLog(run.path, start)
-    meter = Meter(run)
+    meter = Meter(run.experiment, program, run.spec)
     if start:
         progress.say(f"{run.path.name}: continues at step {start} of {steps}")
-    pending, due, found = [], None, None
+    held_out = [split for split in run.dataset.splits if split != "train"]
+    pending, due, found = [], None, {}
 
-    def flush() -> None:
-        nonlocal due
-        if due is not None:
-            step, metrics = due
-            due = None
-            values = meter.read(step, jax.device_get(metrics))
-            check_guard(run, values.pop("guard"))
-            log.write(step, values)
-            progress.update(step, values)
-
-    def evaluated(step: int, split: str) -> dict[str, Any]:
-        found = evaluate(run, state.params, state.model_state, split)
-        log.write(step, {f"{split}/{name}": value for name, value in found.items() if isinstance(value, float)})
-        meter.pause()
+    def record(step: int, metrics: list[dict], counted: Counted, splits: list[str]) -> dict[str, dict]:
+        """Logs the steps up to `step`, and evaluates the splits; their metrics."""
+        fetched = jax.device_get(metrics)
+        check_guard(run, fetched[-1]["guard"])
+        values = meter.read(step, fetched, counted)
+        progress.update(step, values)
+        found = {split: evaluate(run, state.params, state.model_state, split) for split in splits}
+        scalars = {f"{split}/{name}": v for split, all in found.items() for name, v in all.items() if isinstance(v, float)}
+        log.write(step, {**values, **scalars})
         return found
 
     try:
-        meter.start()
         for step in range(start + 1, steps + 1):
             batch = next(batches)
             meter.count(batch)
             state, metrics = program.step(state, jax.device_put(batch, program.batch_sharding))
             if step == start + 1:  # which compiled, and says nothing of speed
                 jax.block_until_ready(metrics)
-                meter.start()
+                meter.restart()
                 progress.begin(step)
-            flush()  # of the step before, while this one runs
+            if due is not None:  # the steps before, while this one runs
+                record(*due, [])
+                due = None
             pending.append(metrics)
             last, stop = step == steps, interrupted["by"] is not None
-            evaluates = last or bool(settings.evaluate_every and step % settings.evaluate_every == 0)
+            evaluates = bool(settings.evaluate_every and step % settings.evaluate_every == 0)
             saves = last or stop or step % settings.checkpoint_every == 0
-            if evaluates or saves or step % settings.log_every == 0:
-                due, pending = (step, pending), []
-            if evaluates or saves:  # not before it is known that the step was good
-                flush()
-            found = evaluated(step, run.dataset.held_out) if evaluates else None
-            if saves:
-                checkpoints.save(state, batches, found)
-                meter.pause()
+            if evaluates or saves:
+                found = record(step, pending, meter.take(), held_out if last else [run.dataset.held_out] * evaluates)
+                pending = []
+                if saves:
+                    checkpoints.save(state, batches, found.get(run.dataset.held_out))
+                meter.restart()
+            elif step % settings.log_every == 0:
+                due, pending = (step, pending, meter.take()), []
             if stop and not last:
                 checkpoints.wait()
-                raise Interrupted(
-                    interrupted["by"], f"{run.path.name}: stopped and saved at step {step} of {steps}; the same command continues"
-                )
+                raise Interrupted(interrupted["by"], f"{run.path.name}: stopped and saved at step {step} of {steps}; {AGAIN}")
         checkpoints.wait()
         file = run.path / "result.json"
         if start == steps and file.exists():
             return json.loads(file.read_text("utf-8"))
-        known = {} if found is None else {run.dataset.held_out: found}
-        result = {split: known.get(split) or evaluated(steps, split) for split in run.dataset.splits if split != "train"}
+        result = found or {split: evaluate(run, state.params, state.model_state, split) for split in held_out}
         rundir.write_atomically(file, json.dumps(result, indent=2) + "\n")
+        if interrupted["by"] is not None:
+            raise Interrupted(interrupted["by"], f"{run.path.name}: stopped, finished and saved; {AGAIN}")
         return result
     finally:
         log.close()
@@ -179,13 +191,14 @@ def check_guard(run: Assembled, guard: Any) -> None:
 
 
 def evaluate(run: Assembled, params: Any, model_state: Any, split: str) -> dict[str, Any]:
-    """The objective's metrics over a whole split."""
+    """The objective's metrics over a whole split, summed in float64: float32 stops counting at 2^24."""
     total: Sums | None = None
     for batch in evaluation_batches(run.dataset.splits[split], run.experiment.data.batch_size):
         sums = run.program.evaluate(params, model_state, jax.device_put(batch, run.program.batch_sharding))
-        total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
     assert total is not None, f"the split {split} is empty"
-    return run.experiment.objective.summarize(jax.device_get(total))
+    return run.experiment.objective.summarize(total)
 
 
 class Interrupted(Exception):
@@ -213,60 +226,6 @@ def interruptions() -> Iterator[dict]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Meter:
-    """Turns the metrics of the steps since the last reading into figures, with speed: of training alone, not of evaluations."""
-
-    def __init__(self, run: Assembled):
-        self.run = run
-        shapes = run.program.shapes
-        self.flops = flops.training(
-            run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec
-        )
-        self.rate = machine.matrix_rate(run.experiment.run.precision) * run.program.mesh.devices.size
-
-    def start(self) -> None:
-        self.steps, self.units, self.began = 0, 0, time.perf_counter()
-
-    pause = start
-
-    def count(self, batch: dict[str, np.ndarray]) -> None:
-        self.steps += 1
-        self.unit, units = size(batch)
-        self.units += units
-
-    def read(self, step: int, metrics: list[dict]) -> dict[str, Any]:
-        sums = jax.tree.map(lambda *xs: sum(xs), *(m["sums"] for m in metrics))
-        # One step more has been dispatched than is read, and its batch counted: the figures of speed lag by that.
-        seconds = time.perf_counter() - self.began
-        values = {f"train/{name}": value for name, value in means(sums).items()}
-        values["train/learning_rate"] = float(self.run.program.schedule(step - 1))
-        values["train/skipped"] = int(metrics[-1]["guard"].skipped)
-        values[f"train/{self.unit}_per_second"] = self.units / seconds
-        values["train/step_seconds"] = seconds / max(self.steps, 1)
-        values["train/tflops_per_second"] = self.flops * self.steps / seconds / 1e12
-        values["train/share_of_matrix_rate"] = self.flops * self.steps / seconds / self.rate
-        values["train/peak_memory_gib"], _ = machine.peak_memory()
-        self.start()
-        return {**values, "guard": metrics[-1]["guard"]}
-
-
-def size(batch: dict[str, np.ndarray]) -> tuple[str, int]:
-    """What a batch is counted in, and how many: tokens that are not padding, or examples."""
-    if "tokens" in batch:
-        return "tokens", int(batch["mask"].sum()) if "mask" in batch else batch["tokens"].size
-    return "examples", len(batch["valid"])
-
-
-def fingerprint_kept(path: Path, fingerprint: str) -> None:
-    """Writes environment.json. Raises UserError if the run was started on other data."""
-    file = path / "environment.json"
-    if file.exists():
-        before = json.loads(file.read_text("utf-8"))["data_fingerprint"]
-        if before != fingerprint:
-            raise UserError(f"{path}: the data changed since the run was started (fingerprint {before}, now {fingerprint})")
-    rundir.write_atomically(file, json.dumps(rundir.environment(fingerprint), indent=2) + "\n")
 
 
 def with_run(experiment: Experiment, **changes: Any) -> Experiment:

@@ -9,20 +9,24 @@ import jax
 import jax.numpy as jnp
 
 
-def matrix_rate(precision: str, seconds: float = 0.3) -> float:
-    """FLOP/s of a large matrix product on one device: the best of as many as fit into `seconds`. What a step reaches of it is its
-    share of what the machine can really do."""
-    size = 1024 if jax.default_backend() == "cpu" else 8192
-    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[precision]
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a, b: a @ b)
-    product(a, a).block_until_ready()
+@jax.jit
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a @ b
+
+
+def matrix_rate(precision: str, devices: list[Any], seconds: float = 0.3) -> float:
+    """FLOP/s of a large matrix product on all the devices: the best of as many as fit into `seconds` on the first, times their
+    number. CPU devices share one machine's cores. What a step reaches of it is its share of what the hardware can really do."""
+    on_cpu = devices[0].platform == "cpu"
+    size = 1024 if on_cpu else 4096
+    a = jax.device_put(jnp.ones((size, size), {"f32": jnp.float32, "bf16": jnp.bfloat16}[precision]), devices[0])
+    _product(a, a).block_until_ready()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        product(a, a).block_until_ready()
+        _product(a, a).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    return 2 * size**3 / best * (1 if on_cpu else len(devices))
 
 
 def peak_memory() -> tuple[float, str]:

@@ -34,7 +34,7 @@ class Rule:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
 
-NO_DECAY_ON_BIASES_AND_NORMS = (Rule(pattern=r".*/(bias|scale)", weight_decay=0.0), Rule(pattern=r".*"))
+NO_DECAY_ON_BIASES_AND_NORMS = (Rule(pattern=r".*/(bias|scale|relative_bias/.*)", weight_decay=0.0), Rule(pattern=r".*"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,14 +41,8 @@ class Progress:
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """The metrics of a logged step. Plain lines come at most every ten seconds, and at the end."""
-        rate = next(
-            (
-                f"{v:,.0f} {k.split('/')[1].removesuffix('_per_second')}/s"
-                for k, v in values.items()
-                if k.endswith("s_per_second")
-            ),
-            "",
-        )
+        units = (name for name in ("tokens", "examples") if f"train/{name}_per_second" in values)
+        rate = next((f"{values[f'train/{name}_per_second']:,.0f} {name}/s" for name in units), "")
         text = f"loss {values['train/loss']:.3f}  {rate}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)

@@ -78,6 +78,15 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def same_data(path: Path, fingerprint: str) -> None:
+    """Raises UserError if the run was started on other data."""
+    file = path / "environment.json"
+    before = json.loads(file.read_text("utf-8"))["data_fingerprint"] if file.exists() else fingerprint
+    if before != fingerprint:
+        changed = f"fingerprint {before}, now {fingerprint}"
+        raise UserError(f"{path}: the data changed since the run was started ({changed}); restore it, or start another run")
+
+
 def environment(fingerprint: str) -> dict[str, Any]:
     import jax
 

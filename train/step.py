@@ -69,7 +69,6 @@ class Program:
     mesh: jax.sharding.Mesh
     shapes: State  # of ShapeDtypeStruct
     shardings: State
-    axes: Any  # logical axes of the parameters
     batch_sharding: NamedSharding
     init: Callable[[], State]
     step: jax.stages.Wrapped  # (state, batch) -> (state, {"sums": Sums, "guard": GuardState})
@@ -158,6 +157,9 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
         return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
 
+    platform = mesh.devices.flat[0].platform
+    if getattr(experiment.model, "attention", None) == "cudnn" and platform != "gpu":
+        raise UserError(f"model.attention cudnn is a kernel of NVIDIA GPUs, and the mesh is of {platform} devices: set it to xla")
     try:
         boxed = jax.eval_shape(fresh)
     except KeyError as missing:
@@ -180,7 +182,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
         jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
     return Program(
-        mesh, shapes, shardings, names, rows,
+        mesh, shapes, shardings, rows,
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0),
         evaluate=jax.jit(evaluate, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),

@@ -64,7 +64,7 @@ def source(argument: str) -> Files:
 
 
 def _text(path: Path, text: str) -> Iterator[dict[str, str]]:
-    lines = text.splitlines()
+    lines = text.replace("\r\n", "\n").split("\n")
     documents = "\n".join(line.strip() for line in lines).strip("\n").split("\n\n")
     if len(documents) == 1:
         documents = lines
@@ -82,11 +82,14 @@ def _json_lines(path: Path, text: str) -> Iterator[dict[str, str]]:
                 raise DataError(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise DataError(f'{path}, line {number}: an object with the string "text" is needed')
+            for name in ("label", "document"):
+                if not isinstance(row.get(name, ""), str | int):
+                    raise DataError(f'{path}, line {number}: "{name}" must be a string or a number, not {json.dumps(row[name])}')
             yield {name: str(value) for name, value in row.items()}
 
 
 def _tsv(path: Path, text: str) -> Iterator[dict[str, str]]:
-    lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    lines = csv.reader(text.replace("\r\n", "\n").rstrip("\n").split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(lines, [])
     if "text" not in header:
         raise DataError(

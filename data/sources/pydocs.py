@@ -275,10 +275,11 @@ def _is_english(text: str) -> bool:
     return len(words) >= 4 and plain >= 0.75 * len(words) and function >= 0.15 * len(words) and not _NOISE.search(text)
 
 
-# What would give a topic away: the libraries' names and usual aliases, with whatever is reached through them (`np.linalg.norm`).
+# What would give a topic away: any word that holds a library's name (`jax2tf`), the usual aliases, and whatever is reached
+# through them (`np.linalg.norm`).
 _NAMES = re.compile(
-    r"\b(?:c?python|stdlib|flax|linen|nnx|nn|jaxlib|jax|jnp|lax|pallas|xla|matplotlib|mpl|pyplot|plt|pylab|numpy|np|f2py|ndarray|orbax|"
-    r"ocp|tensorstore|scipy|sp|sklearn|scikit-learn|scikits?|tfds|tensorflow_datasets|tensorflow|tf|optax)\b(?:\.\w+)*",
+    r"\b(?:\w*(?:python|stdlib|flax|linen|jax|jnp|pallas|matplotlib|pyplot|pylab|numpy|f2py|ndarray|orbax|tensorstore|scipy|sklearn|scikit|"
+    r"tensorflow|tfds|optax)\w*|nnx|nn|lax|xla|mpl|plt|np|ocp|sp|tf)\b(?:[-.]\w+)*",
     re.IGNORECASE,
 )
 

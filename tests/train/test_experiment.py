@@ -237,7 +237,7 @@ def test_a_type_that_is_not_there_is_named(type_, message):
 
 
 HOW = {
-    *("run.dir", "run.precision", "run.accumulation", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
+    *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.type", "model.attention", "model.remat"),
 }
 
@@ -256,7 +256,6 @@ def test_differences_are_of_what_is_learned():
             before.run,
             dir="elsewhere",
             precision="bf16",
-            accumulation=2,
             log_every=1,
             evaluate_every=0,
             checkpoint_every=3,

@@ -61,6 +61,7 @@ class Classification:
 
     def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
         model_rng, head_rng = jax.random.split(rng)
+        head_rng = jax.random.fold_in(head_rng, batch["example"][0])  # which differs between microbatches
         outputs, state = apply(params["model"], state, batch, rng=model_rng, train=train)
         logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"], rng=head_rng, train=train)
         log_p_BC, label_B = jax.nn.log_softmax(logits_BC), batch["label"]

@@ -9,6 +9,7 @@ import jax
 
 from data.loader import training_batches
 from train import flops, loop, machine
+from train.meter import size
 from train.verbs.run import named
 
 WARM_STEPS, SECONDS, LEAST_STEPS, MOST_STEPS = 3, 10.0, 10, 200
@@ -19,7 +20,8 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m train bench RECIPE [--json] [--field value …]")
         return 0
     as_json = "--json" in arguments
-    experiment, _ = named([a for a in arguments if a != "--json"], "bench")
+    arguments = [a for a in arguments if a != "--json"]
+    experiment, _ = named(arguments, "bench")
     figures = measure(loop.assemble(experiment), arguments[0])
     if as_json:
         print(json.dumps(figures))
@@ -38,7 +40,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     compiled = program.step.lower(program.shapes, spec).compile()
     compile_seconds = time.perf_counter() - began
     batches = training_batches(run.dataset.splits["train"], run.experiment.data.batch_size, run.experiment.run.seed)
-    state = program.init()
+    state, devices = program.init(), list(program.mesh.devices.flat)
     seconds, rates, units, unit = [], [], [], ""
     end = time.perf_counter() + SECONDS
     while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
@@ -47,21 +49,21 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
         start = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, batch))
         seconds.append(time.perf_counter() - start)
-        unit, count = loop.size(host)
+        unit, count = size(host)
         units.append(count)
         if len(seconds) % 5 == 0:
-            rates.append(machine.matrix_rate(run.experiment.run.precision, 0.05))
+            rates.append(machine.matrix_rate(run.experiment.run.precision, devices, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]
     work = flops.training(
         run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec
     )
-    step, devices = statistics.median(seconds), program.mesh.devices.size
-    matrix = statistics.median(rates) * devices
+    step = statistics.median(seconds)
+    matrix = statistics.median(rates)
     quartiles = statistics.quantiles(seconds, n=4)
     peak, where = machine.peak_memory()
     return {
         "recipe": name,
-        "device": f"{devices} x {jax.local_devices()[0].device_kind}",
+        "device": f"{len(devices)} x {devices[0].device_kind}",
         "jax": jax.__version__,
         "precision": run.experiment.run.precision,
         "batch": {key: [str(s.dtype), *s.shape] for key, s in spec.items()},

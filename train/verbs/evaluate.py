@@ -57,12 +57,15 @@ def open_run(run: str, import_file: str | None = None):
         trusted = recipes.modules_beside(import_file)
     path = rundir.find(run)
     experiment = rundir.read_experiment(path, trusted)
-    return loop.assemble(replace(experiment, run=replace(experiment.run, dir=str(path))))
+    opened = loop.assemble(replace(experiment, run=replace(experiment.run, dir=str(path))))
+    rundir.same_data(path, opened.dataset.fingerprint)
+    return opened
 
 
 def load(opened, best: bool = False):
     """(params, model state) of an opened run."""
     from train.checkpoint import Checkpoints
 
-    with Checkpoints(opened.path, opened.experiment.run.keep, say=lambda text: print(text, file=sys.stderr)) as checkpoints:
+    say = lambda text: print(text, file=sys.stderr)
+    with Checkpoints(opened.path, opened.experiment.run.keep, say, read_only=True) as checkpoints:
         return checkpoints.restore_model(opened.program, best)

@@ -14,6 +14,8 @@ from train import cli
 from train.errors import UserError
 from train.verbs.evaluate import load, open_run
 
+ROWS = 8  # computed at once
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -50,7 +52,7 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     where = path or "standard input"
     try:
         data = Path(path).read_bytes() if path else sys.stdin.buffer.read()
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8").split("\n")
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -72,12 +74,12 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
 
 
 def predicted(opened: Any, params: Any, model_state: Any, arrays: Mapping[str, Any]) -> list[dict]:
-    """What the objective says of each row, computed in batches of the run's size."""
+    """What the objective says of each row, a few at a time: a masked LM makes logits at every position."""
     import jax
 
     from data.loader import fill
 
-    size, rows, found = opened.experiment.data.batch_size, len(next(iter(arrays.values()))), []
+    size, rows, found = ROWS, len(next(iter(arrays.values()))), []
     for start in range(0, rows, size):
         part = {name: column[start : start + size] for name, column in arrays.items()}
         batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)

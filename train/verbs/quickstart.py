@@ -89,6 +89,8 @@ def _quickstart(directory: Path) -> int:
         ],
     )
     rundir.write_atomically(directory / "report.html", page)
+    everything = {"pretrain": rundir.read_metrics(directory / "pretrain"), **logs}
+    curves.curves_png(directory / "curves.png", everything, ("train/loss", "validation/loss", "validation/accuracy"))
     print_table(header, rows)
     print(verdict)
     print(f"{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions")

@@ -20,12 +20,15 @@ def main(arguments: list[str]) -> int:
         return 0
     dry_run = "--dry-run" in arguments
     experiment, trusted = named([a for a in arguments if a != "--dry-run"], "run")
-    from train import loop
+    from train import loop, rundir
 
     if dry_run:
         from train.plan import describe
 
-        print(describe(loop.assemble(experiment)))
+        run = loop.assemble(experiment)
+        if not rundir.is_continued(run.experiment, trusted):
+            loop.initial(run, lambda text: print(text, file=sys.stderr))
+        print(describe(run))
         return 0
     try:
         result = loop.train(experiment, trusted)

@@ -1,6 +1,7 @@
 """Experiments with a name: every public function of a module here that returns an Experiment is a recipe.
 
-`bert_tiny` is called `bert-tiny` on the command line. Its docstring says what it does, on what hardware, and what to expect.
+`bert_tiny` is called `bert-tiny` on the command line. The first line of its docstring says what it does; the rest, or that of the
+module, the command, the hardware and what to expect.
 """
 
 import importlib

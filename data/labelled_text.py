@@ -12,30 +12,22 @@ from data.text import encode, facts, vocabulary_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledText:
+class LabelledText(labelling.Labelled):
     """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]."""
 
     source: Any = "pydocs:topics"
     "NAME or NAME:ARGUMENT of data.sources, such as files:PATH"
-    batch_size: int = 32
     length: int = 128
     "tokens in a row, T; longer texts are cut"
     vocab_size: int = 4096
     "of the tokenizer that is trained on the source, if one is"
     tokenizer: str | None = None
     "path of a tokenizer.json to use instead; None is that of --init-from, or one trained on the source"
-    labels_per_class: int | None = None
-    "labelled rows used for training; None for all"
-    label_seed: int = 0
-    "which"
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        super().__post_init__()
         if self.length < 8:
             raise ValueError(f"length must be at least 8, not {self.length}")
-        if self.labels_per_class is not None and self.labels_per_class < 1:
-            raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 
     def spec(self) -> dict[str, Spec]:
         rows, both = (self.batch_size,), (self.batch_size, self.length)

@@ -1,9 +1,28 @@
 """Labels of classification: their numbers, and a budget of so many a class."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from data.errors import DataError
 from data.sources import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What the config of any labelled data has."""
+
+    batch_size: int = 32
+    labels_per_class: int | None = None
+    "labelled rows used for training; None for all"
+    label_seed: int = 0
+    "which"
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 
 
 def numbered(splits: dict[str, Rows], source: object) -> tuple[str, ...]:

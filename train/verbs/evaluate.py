@@ -12,19 +12,25 @@ from train.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """The metrics of a run on a whole split."""
+class OfRun:
+    """What every verb on a run takes."""
 
     run: Positional[str]
     "its directory, or its name in runs/"
+    import_file: Annotated[str | None, arg(name="import")] = None
+    "a Python file that the run's experiment needs"
+
+
+@dataclass(frozen=True)
+class Arguments(OfRun):
+    """The metrics of a run on a whole split."""
+
     split: str | None = None
     "which; test if there is one, else validation"
     best: bool = False
     "the checkpoint of least validation loss instead of the last"
     json: bool = False
     "print one JSON value and nothing else"
-    import_file: Annotated[str | None, arg(name="import")] = None
-    "a Python file that the run's experiment needs"
 
 
 def main(arguments: list[str]) -> int:

@@ -5,32 +5,27 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from tyro.conf import Positional, arg
 
 from train import cli
 from train.errors import UserError
-from train.verbs.evaluate import load, open_run
+from train.verbs.evaluate import OfRun, load, open_run
 
 ROWS = 8  # computed at once
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(OfRun):
     """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe."""
 
-    run: Positional[str]
-    "its directory, or its name in runs/"
     text: tuple[str, ...] = ()
     "one or more texts"
     input: str | None = None
     "a file of JSON lines, each a text or an object with the fields of an example"
     json: bool = False
     "print one JSON value and nothing else"
-    import_file: Annotated[str | None, arg(name="import")] = None
-    "a Python file that the run's experiment needs"
 
 
 def main(arguments: list[str]) -> int:

@@ -2,29 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import Any
 
 from train import cli, rundir
+from train.verbs.evaluate import OfRun, load, open_run
 
 SAMPLES = 12
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(OfRun):
     """Writes report.html: the curves of a run, its result, and what it says of a few held-out examples."""
-
-    run: Positional[str]
-    "its directory, or its name in runs/"
-    import_file: Annotated[str | None, arg(name="import")] = None
-    "a Python file that the run's experiment needs"
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train report")
     from train.report import of_run
-    from train.verbs.evaluate import load, open_run
 
     opened = open_run(wanted.run, wanted.import_file)
     shown = samples(opened, *load(opened)) if opened.dataset.labels and (opened.path / "result.json").exists() else []

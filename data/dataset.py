@@ -3,11 +3,12 @@
 A data config is a frozen dataclass with `batch_size` and
 
     build(tokenizer) -> Dataset       `tokenizer` is the path of one to use instead of training one, or None
+    codec(folder) -> Codec            from the files that the codec of such a dataset left in `folder`, without reading any data
     spec() -> {name: Spec}            shape and type of every array of a batch, without reading any data
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +47,28 @@ class Columns:
         return {name: column[index] for name, column in self.columns.items()}
 
 
+class Codec(Protocol):
+    """How rows become arrays, and numbers words again: all of its data that a run needs to predict."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The text of each label; none where there are no labels."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Name and text of what a run directory keeps of it: the tokenizer, the labels."""
+        ...
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
+        """Rows, as a user writes them, to the arrays of a batch, and notes for the user. Raises DataError for what is no row."""
+        ...
+
+    def token(self, index: int) -> str:
+        """The text of a token."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """`splits` has `train`, and `validation` or `test` or both."""
@@ -55,13 +78,7 @@ class Dataset:
     "what is known of the data (`classes`, `vocab_size`, `mask_id`): fills fields of model and objective that are None"
     fingerprint: str
     "of everything that examples are made of"
-    encode: Callable[[Sequence[Mapping[str, Any]]], tuple[Row, list[str]]]
-    "raw rows, as a user writes them, to the arrays of a batch, and notes for the user; raises DataError for what cannot be one"
-    labels: Sequence[str] = ()
-    token: Callable[[int], str] = str
-    "the text of a token"
-    files: Mapping[str, str] = field(default_factory=dict)
-    "name and text of what a run directory keeps: the tokenizer"
+    codec: Codec
     shown: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     "for each split, its rows as a person wants to see them"
     notes: Sequence[str] = ()

@@ -1,7 +1,9 @@
 """Images with labels, all of one size."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +37,10 @@ class Images(labelling.Labelled):
         splits = sources.load(self.source)
         labels = labelling.numbered(splits, self.source)
         splits["train"] = labelling.budget(splits["train"], self.labels_per_class, self.label_seed, self.source)
+        codec = ImageCodec(self.shape, labels)
         columns = {
             split: {
-                "image": self.images(rows),
+                "image": codec.encode(rows)[0]["image"],
                 "label": np.array([labels.index(row["label"]) for row in rows], np.int32),
             }
             for split, rows in splits.items()
@@ -46,13 +49,27 @@ class Images(labelling.Labelled):
             splits={split: Columns(arrays) for split, arrays in columns.items()},
             facts=labelling.facts(splits["train"], labels),
             fingerprint=fingerprint(labels, *(array for arrays in columns.values() for array in arrays.values())),
-            encode=lambda rows: ({"image": self.images(rows)}, []),
-            labels=labels,
+            codec=codec,
             shown={split: [np.asarray(row["image"]) for row in rows] for split, rows in splits.items()},
         )
 
-    def images(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """[rows, *shape]. Raises DataError for a row without an image, or with one of another shape."""
+    def codec(self, folder: Path) -> "ImageCodec":
+        return ImageCodec(self.shape, labelling.read(folder))
+
+
+@dataclass(frozen=True)
+class ImageCodec:
+    """Images of `shape` to arrays."""
+
+    shape: tuple[int, int, int]
+    labels: tuple[str, ...]
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {labelling.FILE: json.dumps(self.labels)}
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
+        """`image` [rows, *shape]. Raises DataError for a row without an image, or with one of another shape."""
         for i, row in enumerate(rows):
             try:
                 shape = np.asarray(row["image"], np.float32).shape
@@ -62,4 +79,7 @@ class Images(labelling.Labelled):
                 raise DataError(f"row {i}: its image is not an array of numbers") from None
             if shape != self.shape:
                 raise DataError(f"row {i}: its image is {list(shape)}, not {list(self.shape)}")
-        return np.stack([np.asarray(row["image"], np.float32) for row in rows])
+        return {"image": np.stack([np.asarray(row["image"], np.float32) for row in rows])}, []
+
+    def token(self, index: int) -> str:
+        return str(index)

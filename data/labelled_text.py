@@ -1,6 +1,7 @@
 """Texts with labels, for classification."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import numpy as np
 from data import labels as labelling
 from data import sources
 from data.dataset import Columns, Dataset, Spec, fingerprint
-from data.text import encode, facts, vocabulary_for
+from data.text import TextCodec, encode, facts, vocabulary_for
+from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,10 @@ class LabelledText(labelling.Labelled):
             splits={split: Columns(arrays) for split, arrays in columns.items()},
             facts={**facts(vocabulary), **labelling.facts(splits["train"], labels)},
             fingerprint=fingerprint(labels, vocabulary.json, *(x for arrays in columns.values() for x in arrays.values())),
-            encode=lambda rows: encode(rows, self.length, vocabulary),
-            labels=labels,
-            token=vocabulary.token,
-            files={"tokenizer.json": vocabulary.json},
+            codec=TextCodec(self.length, vocabulary, labels),
             shown={split: [row["text"] for row in rows] for split, rows in splits.items()},
             notes=notes,
         )
+
+    def codec(self, folder: Path) -> TextCodec:
+        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))

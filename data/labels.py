@@ -1,6 +1,8 @@
 """Labels of classification: their numbers, and a budget of so many a class."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -60,6 +62,17 @@ def budget(rows: Rows, per_class: int | None, seed: int, source: object) -> Rows
             )
         chosen += [indices[i] for i in rng.permutation(len(indices))[:per_class]]
     return [rows[i] for i in chosen]
+
+
+FILE = "labels.json"
+
+
+def read(folder: Path) -> tuple[str, ...]:
+    """The labels that a run directory keeps. Raises DataError if it has none."""
+    try:
+        return tuple(json.loads((folder / FILE).read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / FILE}: {error}") from None
 
 
 def facts(rows: Rows, labels: tuple[str, ...]) -> dict:

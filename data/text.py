@@ -3,18 +3,21 @@
 Shapes: B batch, T length.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from data import labels as labelling
 from data import sources
 from data.dataset import Columns, Dataset, Row, Spec, fingerprint
 from data.errors import DataError
 from data.sources import Rows
-from data.tokenizer import CLS, MASK, PAD, SEP, SPECIAL, Tokenizer
+from data.tokenizer import CLS, MASK, PAD, SEP, SPECIAL, TOKENIZER_FILE, Tokenizer
 
 VARIANTS = (
     10  # of each stretch in an epoch of training, with other cuts and partners (the duplication of Devlin et al. 2019's own code)
@@ -73,10 +76,11 @@ class Text:
             splits={split: make(split, texts) for split, texts in encoded.items()},
             facts=facts(vocabulary),
             fingerprint=fingerprint(self.layout, self.length, vocabulary.json, *(ids for t in encoded.values() for ids, _ in t)),
-            encode=lambda rows: encode(rows, self.length, vocabulary),
-            token=vocabulary.token,
-            files={"tokenizer.json": vocabulary.json},
+            codec=TextCodec(self.length, vocabulary),
         )
+
+    def codec(self, folder: Path) -> "TextCodec":
+        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)))
 
 
 def joined(rows: Rows) -> list[str]:
@@ -90,6 +94,26 @@ def vocabulary_for(config: Any, given: str | None, texts: list[str]) -> Tokenize
     """The tokenizer that `config` names, or else the `given` one, or else one trained on `texts`."""
     path = config.tokenizer or given
     return Tokenizer.load(path) if path else Tokenizer.train(texts, config.vocab_size)
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """Texts to [CLS] text [SEP] of `length` tokens and back."""
+
+    length: int
+    vocabulary: Tokenizer
+    labels: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        kept = {TOKENIZER_FILE: self.vocabulary.json}
+        return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
+        return encode(rows, self.length, self.vocabulary)
+
+    def token(self, index: int) -> str:
+        return self.vocabulary.token(index)
 
 
 def facts(vocabulary: Tokenizer) -> dict[str, Any]:
@@ -166,7 +190,7 @@ def assemble(parts: Sequence[tuple], length: int, vocabulary: Tokenizer) -> dict
     return {"tokens": tokens, "words": words, "segments": segments, "mask": np.arange(length) < at}
 
 
-def encode(rows: Sequence[Mapping[str, Any]], length: int, vocabulary: Tokenizer) -> tuple[Row, list[str]]:
+def encode(rows: Sequence[Mapping[str, Any]], length: int, vocabulary: Tokenizer) -> tuple[Mapping[str, np.ndarray], list[str]]:
     """(`tokens`, `words`, `segments` and `mask` [rows, T] of [CLS] text [SEP]; what there is to say of texts that were cut).
 
     Raises DataError for a row without text."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.errors import DataError
 
+TOKENIZER_FILE = "tokenizer.json"  # in a run directory
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmodels.axes import constrain
+from fmodels.axes import constrain, platform
 from fmodels.layers import Dense, Dropout
 from fmodels.positions import rotary
 
@@ -19,7 +19,8 @@ KERNELS = ("auto", "xla", "cudnn")
 
 class Attention(nn.Module):
     """Vaswani et al. 2017, §3.2. `kernel` names how the product is computed: `xla` anywhere; `cudnn` is the fused kernel of
-    NVIDIA GPUs (float16 or bfloat16, no dropout of the weights); `auto` is `cudnn` where that can be used, else `xla`."""
+    NVIDIA GPUs (float16 or bfloat16, no dropout of the weights, an even length, a head size that 8 divides, up to 128); `auto`
+    is `cudnn` where that can be used, else `xla`."""
 
     heads: int
     dropout: float = 0.0
@@ -61,7 +62,9 @@ class Attention(nn.Module):
         able = q_BTNH.dtype in (jnp.float16, jnp.bfloat16) and not self.is_mutable_collection("intermediates")
         if self.kernel != "auto":
             return self.kernel == "cudnn" and able
-        return able and jax.default_backend() == "gpu" and not (train and self.dropout)
+        length, head_size = q_BTNH.shape[1], q_BTNH.shape[3]
+        fits = length % 2 == 0 and head_size % 8 == 0 and head_size <= 128 and not (train and self.dropout)
+        return able and fits and platform() == "gpu"
 
     def plain(self, q_BTNH, k_BTNH, v_BTNH, mask, bias, train: bool) -> jax.Array:
         logits_BNQK = jnp.einsum("BQNH,BKNH->BNQK", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTNH)

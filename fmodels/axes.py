@@ -7,19 +7,28 @@ Models know nothing of meshes: whoever traces them installs a layout, and outsid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import jax
 from flax import linen as nn
 from flax.core import meta
 
-Layout = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+@dataclass(frozen=True)
+class Layout:
+    """What a trace is for: `place(x, names)` lays an activation out, and `platform` (`cpu`, `gpu`, `tpu`) will compute it."""
+
+    place: Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+    platform: str
+
+
 _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def layout(place: Layout) -> Iterator[None]:
-    """While active, every `constrain(x, *names)` that is traced becomes `place(x, names)`."""
-    token = _layout.set(place)
+def traced_for(layout: Layout) -> Iterator[None]:
+    """While active, every `constrain(x, *names)` that is traced becomes `layout.place(x, names)`."""
+    token = _layout.set(layout)
     try:
         yield
     finally:
@@ -28,8 +37,14 @@ def layout(place: Layout) -> Iterator[None]:
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks that the activation `x` be laid out by these logical axes, one a dimension; None is a dimension never sharded."""
-    place = _layout.get()
-    return x if place is None else place(x, names)
+    layout = _layout.get()
+    return x if layout is None else layout.place(x, names)
+
+
+def platform() -> str:
+    """Of the devices that are traced for, which need not be those at hand."""
+    layout = _layout.get()
+    return jax.default_backend() if layout is None else layout.platform
 
 
 def named(init: Callable, *names: str | None) -> Callable:

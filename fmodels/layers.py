@@ -109,16 +109,16 @@ NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 class Dropout(nn.Module):
     """Zeroes a share `rate` of the entries and scales the rest up, in training only.
 
-    Draws 8 bits an entry instead of 32 (threefry is what dropout costs), so the rate is rounded to 1/256; the scale is that of
-    the rounded rate, so that the expectation is exact.
+    Draws 8 bits an entry instead of 32 (threefry is what dropout costs), so the rate is rounded to 1/256, at least one of them;
+    the scale is that of the rounded rate, so that the expectation is exact.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dropped = min(round(256 * self.rate), 255)  # of a rate below 1 something is left
-        if not train or dropped == 0:
+        if not train or self.rate == 0:
             return x
+        dropped = min(max(round(256 * self.rate), 1), 255)
         kept = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint8) >= dropped
         return jnp.where(kept, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype))

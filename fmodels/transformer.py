@@ -79,6 +79,8 @@ class TransformerConfig:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.attention == "cudnn" and self.attention_dropout:
             raise ValueError("attention cudnn has no dropout of the weights: set attention_dropout to 0")
+        if self.attention == "cudnn" and (self.width // self.heads % 8 or self.width // self.heads > 128):
+            raise ValueError(f"attention cudnn needs a head size that 8 divides, up to 128, not {self.width // self.heads}")
 
     @property
     def mlp_width(self) -> int:

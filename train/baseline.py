@@ -16,4 +16,4 @@ def tfidf(dataset: Dataset, split: str) -> np.ndarray:
     labels = {name: [int(row["label"]) for row in (rows[i] for i in range(len(rows)))] for name, rows in dataset.splits.items()}
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000))
     model.fit(dataset.shown["train"], labels["train"])
-    return confusion_matrix(labels[split], model.predict(dataset.shown[split]), labels=np.arange(len(dataset.labels)))
+    return confusion_matrix(labels[split], model.predict(dataset.shown[split]), labels=np.arange(len(dataset.codec.labels)))

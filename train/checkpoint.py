@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fmodels.transformer import stack_layers, unstack_layers
 from train.errors import UserError
 from train.rundir import write_atomically
 from train.step import GuardState, Program, State
@@ -244,6 +245,7 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     from train.optim import names
 
     theirs, their_state = read_model(run_dir)
+    theirs = stacked_as(theirs, state.params)
     given = dict(zip(names(theirs), jax.tree.leaves(theirs), strict=True))
     wanted = dict(zip(names(state.params), jax.tree.leaves(state.params), strict=True))
     taken = [name for name in wanted if name in given]
@@ -273,6 +275,17 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         model_state = jax.tree.map(jax.device_put, their_state, program.shardings.model_state)
     report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
     return replace(state, params=params, model_state=model_state), report
+
+
+def stacked_as(given: Any, wanted: Any) -> Any:
+    """`given` with the layers of each stack one by one or as one, as `wanted` has them."""
+    if not (isinstance(given, dict) and isinstance(wanted, dict)):
+        return given
+    if "layers" in wanted and "layer_0" in given:
+        given = stack_layers(given)
+    elif "layer_0" in wanted and "layers" in given:
+        given = unstack_layers(given)
+    return {name: stacked_as(part, wanted.get(name)) for name, part in given.items()}
 
 
 def _line(error: BaseException) -> str:

@@ -80,6 +80,8 @@ class Experiment:
             raise ValueError(f"data.layout pairs has two segments, and model.segments is {self.model.segments}: set it to 2")
         if getattr(self.model, "attention", None) == "cudnn" and self.run.precision == "f32":
             raise ValueError("model.attention cudnn computes in 16 bits: set run.precision bf16")
+        if getattr(self.model, "attention", None) == "cudnn" and length is not None and length % 2:
+            raise ValueError(f"model.attention cudnn needs an even data.length, not {length}")
 
 
 def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:

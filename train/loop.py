@@ -14,6 +14,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.loader import evaluation_batches, training_batches
+from data.tokenizer import TOKENIZER_FILE
 from train import rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
@@ -44,20 +45,24 @@ class Assembled:
 def assemble(experiment: Experiment) -> Assembled:
     """Raises UserError or DataError for whatever does not fit together."""
     mesh = experiment.mesh.build()
-    sharding.check_batch(mesh, experiment.data.batch_size, experiment.run.accumulation)
-    own = Path(experiment.run.dir) / "tokenizer.json"
-    theirs = rundir.find(experiment.init_from) / "tokenizer.json" if experiment.init_from and not own.exists() else own
+    sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
+    own = Path(experiment.run.dir) / TOKENIZER_FILE
+    theirs = rundir.find(experiment.init_from) / TOKENIZER_FILE if experiment.init_from and not own.exists() else own
     data = experiment.data
     if own.exists():  # the run's own, wherever the one that it was started with may be now
         data = dataclasses.replace(data, tokenizer=None)
     dataset = data.build(str(theirs) if theirs.exists() else None)
-    if theirs.exists() and dataset.files.get("tokenizer.json", theirs.read_text("utf-8")) != theirs.read_text("utf-8"):
+    if theirs.exists() and dataset.codec.files.get(TOKENIZER_FILE, theirs.read_text("utf-8")) != theirs.read_text("utf-8"):
         raise UserError(
             f"data.tokenizer {experiment.data.tokenizer} is not the tokenizer of {theirs.parent}, whose embeddings are used"
         )
     experiment = resolve(experiment, dict(dataset.facts))
-    spec = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
+    spec = batch_spec(experiment)
     return Assembled(experiment, dataset, build(experiment, spec, mesh), spec)
+
+
+def batch_spec(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
         rundir.write_atomically(
             path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n"
         )
-        for name, text in run.dataset.files.items():
+        for name, text in run.dataset.codec.files.items():
             rundir.write_atomically(path / name, text)
         for note in [*run.dataset.notes, *notes(experiment)]:
             progress.say(f"{path.name}: {note}")
@@ -201,8 +206,8 @@ def evaluate(run: Assembled, params: Any, model_state: Any, split: str) -> dict[
     return run.experiment.objective.summarize(total)
 
 
-class Interrupted(Exception):
-    """A signal ended the run; it is saved. `signal` is its number."""
+class Interrupted(BaseException):
+    """A signal ended the run. `signal` is its number; the message says what is saved."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)

@@ -54,8 +54,8 @@ class Meter:
         seconds, self.began = now - self.began, now
         sums = jax.tree.map(lambda *xs: sum(xs), *(m["sums"] for m in metrics))
         values: dict[str, Any] = {name: value for name, value in means(sums).items()}
-        values["learning_rate"] = float(self.schedule(step - 1))
-        values["skipped"] = int(metrics[-1]["guard"].skipped)
+        values["skipped"] = skipped = int(metrics[-1]["guard"].skipped)
+        values["learning_rate"] = float(self.schedule(step - 1 - skipped))  # the schedule counts updates
         if counted.steps:
             values[f"{counted.unit}_per_second"] = counted.units / seconds
             values["step_seconds"] = seconds / counted.steps

@@ -4,35 +4,37 @@ Nothing is replicated by accident: a logical axis without a rule, or a dimension
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from fmodels.axes import Layout
 from train.errors import UserError, nearest
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # the batch is split over both; fsdp splits the parameters as well
+Rules = Mapping[str, tuple[str, ...]]
 
-# Logical axis -> mesh axis. None: deliberately whole on every device.
-RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": BATCH_AXES,
-    "length": None,
-    "layers": None,
-    "pixels": None,  # of an image: few, and rarely a multiple of anything
-    "embed": "fsdp",
-    "channels": "fsdp",
-    "heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
+# Logical axis -> mesh axes that split it. None of them: deliberately whole on every device.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),  # fsdp splits the parameters as well
+    "length": (),
+    "layers": (),
+    "pixels": (),  # of an image: few, and rarely a multiple of anything
+    "embed": ("fsdp",),
+    "channels": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices along each axis; one axis may be -1, which takes all that the others leave."""
+    """Devices along each axis; one axis may be -1, which takes all that the others leave. A model with a logical axis of its own
+    brings a rule for it: `Mesh(rules={**RULES, "experts": ("tensor",)})`."""
 
     data: int = -1
     "copies of the model, each with its part of the batch"
@@ -40,6 +42,8 @@ class Mesh:
     "ways to split parameters, their moments and the batch"
     tensor: int = 1
     "ways to split heads, MLPs and the vocabulary"
+    rules: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
+    "mesh axes that split each logical axis"
 
     def __post_init__(self):
         sizes = [getattr(self, axis) for axis in AXES]
@@ -48,6 +52,12 @@ class Mesh:
                 raise ValueError(f"{axis} must be at least 1, or -1 to take the devices that are left, not {size}")
         if sizes.count(-1) > 1:
             raise ValueError("only one axis can be -1")
+        if "batch" not in self.rules:
+            raise ValueError("rules must have one for batch")
+        for name, axes in self.rules.items():
+            for axis in axes:
+                if axis not in AXES:
+                    raise ValueError(f"rules.{name}: there is no mesh axis {axis!r}{nearest(axis, AXES)}")
 
     def build(self, devices: list | None = None) -> jax.sharding.Mesh:
         """The mesh over `devices` (all there are). Raises UserError if they cannot be laid out so."""
@@ -61,16 +71,17 @@ class Mesh:
         return jax.make_mesh(tuple(filled.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def spec(mesh: jax.sharding.Mesh, names: tuple[str | None, ...], shape: tuple[int, ...], what: str) -> PartitionSpec:
+def spec(
+    mesh: jax.sharding.Mesh, rules: Rules, names: tuple[str | None, ...], shape: tuple[int, ...], what: str
+) -> PartitionSpec:
     """The partition of an array of `shape` whose dimensions are called `names`. A mesh axis is used once, by the first dimension
     that asks for it. Raises UserError, naming `what`, for a name without a rule or a dimension that does not divide."""
     taken: set[str] = set()
     parts = []
     for name, size in zip(names, shape, strict=True):
-        if name is not None and name not in RULES:
-            raise UserError(f"{what} {list(shape)}: unknown logical axis {name!r}{nearest(name, RULES)}")
-        rule = RULES[name] if name is not None else None
-        wanted = (rule,) if isinstance(rule, str) else rule or ()
+        if name is not None and name not in rules:
+            raise UserError(f"{what} {list(shape)}: unknown logical axis {name!r}{nearest(name, rules)}")
+        wanted = rules[name] if name is not None else ()
         axes = tuple(axis for axis in wanted if mesh.shape[axis] > 1 and axis not in taken)
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
@@ -83,11 +94,11 @@ def spec(mesh: jax.sharding.Mesh, names: tuple[str | None, ...], shape: tuple[in
     return PartitionSpec(*parts)
 
 
-def shardings(mesh: jax.sharding.Mesh, shapes: Any, names: Any) -> Any:
+def shardings(mesh: jax.sharding.Mesh, rules: Rules, shapes: Any, names: Any) -> Any:
     """The sharding of every leaf of `shapes` by the logical axes in `names`, a tree of the same structure."""
 
     def place(path, leaf, axes):
-        return NamedSharding(mesh, spec(mesh, axes, leaf.shape, jax.tree_util.keystr(path, simple=True, separator="/")))
+        return NamedSharding(mesh, spec(mesh, rules, axes, leaf.shape, jax.tree_util.keystr(path, simple=True, separator="/")))
 
     return jax.tree_util.tree_map_with_path(place, shapes, names)
 
@@ -107,28 +118,33 @@ def like_params(tree: Any, params: Any, placed: Any, whole: NamedSharding) -> An
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def activations(mesh: jax.sharding.Mesh) -> Callable:
-    """What `fmodels.axes.layout` installs while a step is traced."""
+def activations(mesh: jax.sharding.Mesh, rules: Rules) -> Layout:
+    """What a step is traced for."""
 
     def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
         if mesh.size == 1:
             return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, names, x.shape, "activation")))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
-    return place
-
-
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The first dimension of every array of a batch over data and fsdp, the rest whole."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return Layout(place, mesh.devices.flat[0].platform)
 
 
-def check_batch(mesh: jax.sharding.Mesh, batch_size: int, accumulation: int) -> None:
+def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:
+    """The first dimension of every array of a batch as the rule for `batch` says, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+
+
+def batch_ways(mesh: jax.sharding.Mesh, rules: Rules) -> int:
+    """Parts that a batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in rules["batch"])
+
+
+def check_batch(mesh: jax.sharding.Mesh, rules: Rules, batch_size: int, accumulation: int) -> None:
     """Raises UserError unless every device gets the same number of rows of every microbatch."""
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    ways = batch_ways(mesh, rules)
     if batch_size % (ways * accumulation):
         micro = f" in each of {accumulation} microbatches" if accumulation > 1 else ""
         raise UserError(
-            f"data.batch_size {batch_size} does not divide over {ways} device(s) along {' x '.join(BATCH_AXES)}{micro}: "
+            f"data.batch_size {batch_size} does not divide over {ways} device(s) along {' x '.join(rules['batch'])}{micro}: "
             f"it must be a multiple of {ways * accumulation}"
         )

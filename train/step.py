@@ -36,7 +36,7 @@ class Guard:
     def __post_init__(self):
         if self.limit < 1:
             raise ValueError(f"limit must be at least 1, not {self.limit}")
-        if self.spike is not None and self.spike <= 1:
+        if self.spike is not None and not self.spike > 1:
             raise ValueError(f"spike must be greater than 1, or None, not {self.spike}")
 
 
@@ -81,6 +81,8 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     """The program of a resolved experiment, for batches of these shapes. Raises UserError for what cannot be laid out."""
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
+    rules = experiment.mesh.rules
+    layout = sharding.activations(mesh, rules)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
@@ -123,7 +125,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
-        with axes.layout(sharding.activations(mesh)):
+        with axes.traced_for(layout):
             grads, sums, model_state = gradient(state.params, state.model_state, batch, rng)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -142,11 +144,12 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         return new, {"sums": Sums(sums.terms, {**sums.metrics, **norms}), "guard": guard}
 
     def evaluate(params, model_state, batch: Batch) -> Sums:
-        with axes.layout(sharding.activations(mesh)):
+        with axes.traced_for(layout):
             return sums_of(params, model_state, batch, jax.random.key(0), False)[0]
 
     def predict(params, model_state, batch: Batch) -> dict:
-        return objective.predict(model.apply, cast(params), model_state, cast(batch))
+        with axes.traced_for(layout):
+            return objective.predict(model.apply, cast(params), model_state, cast(batch))
 
     def fresh() -> tuple[Any, Any]:
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch_spec.items()}
@@ -157,9 +160,10 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
         return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
 
-    platform = mesh.devices.flat[0].platform
-    if getattr(experiment.model, "attention", None) == "cudnn" and platform != "gpu":
-        raise UserError(f"model.attention cudnn is a kernel of NVIDIA GPUs, and the mesh is of {platform} devices: set it to xla")
+    if getattr(experiment.model, "attention", None) == "cudnn" and layout.platform != "gpu":
+        raise UserError(
+            f"model.attention cudnn is a kernel of NVIDIA GPUs, and the mesh is of {layout.platform} devices: set it to xla"
+        )
     try:
         boxed = jax.eval_shape(fresh)
     except KeyError as missing:
@@ -171,14 +175,14 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
     whole = NamedSharding(mesh, PartitionSpec())
-    param_shardings = sharding.shardings(mesh, shapes.params, names)
+    param_shardings = sharding.shardings(mesh, rules, shapes.params, names)
     shardings = replace(
         jax.tree.map(lambda _: whole, shapes),
         params=param_shardings,
-        model_state=sharding.shardings(mesh, shapes.model_state, state_names),
+        model_state=sharding.shardings(mesh, rules, shapes.model_state, state_names),
         opt_state=sharding.like_params(shapes.opt_state, shapes.params, param_shardings, whole),
     )
-    rows = sharding.batch_sharding(mesh)
+    rows = sharding.batch_sharding(mesh, rules)
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
         jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
     return Program(
@@ -186,7 +190,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0),
         evaluate=jax.jit(evaluate, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),
-        predict=jax.jit(predict, out_shardings=whole),
+        predict=jax.jit(predict, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),
         schedule=experiment.optimizer.rate(run.steps),
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ def built(path, **changes):
 
 def test_windows_are_the_documents_in_order_each_token_once(path):
     dataset = built(path)
-    vocabulary = Tokenizer(dataset.files["tokenizer.json"])
+    vocabulary = Tokenizer(dataset.codec.files["tokenizer.json"])
     train = dataset.splits["train"].columns["tokens"]
     assert (train[:, 0] == vocabulary.id(CLS)).all() and (train[:, -1] == vocabulary.id(SEP)).all()
     texts = [row["text"] for row in Files(str(path)).load()["train"]]
@@ -38,7 +38,7 @@ def test_windows_are_the_documents_in_order_each_token_once(path):
 
 def test_words_number_the_pieces_of_a_word_alike_and_mark_special_tokens(path):
     dataset = built(path)
-    vocabulary = Tokenizer(dataset.files["tokenizer.json"])
+    vocabulary = Tokenizer(dataset.codec.files["tokenizer.json"])
     for i in range(len(dataset.splits["train"])):
         row = dataset.splits["train"][i]
         special = np.isin(row["tokens"], [vocabulary.id(token) for token in SPECIAL])
@@ -52,7 +52,7 @@ def test_words_number_the_pieces_of_a_word_alike_and_mark_special_tokens(path):
 
 def test_pairs_are_two_segments_half_of_them_of_one_document(path):
     dataset = built(path, layout="pairs")
-    vocabulary = Tokenizer(dataset.files["tokenizer.json"])
+    vocabulary = Tokenizer(dataset.codec.files["tokenizer.json"])
     examples = dataset.splits["train"]
     rows = [examples[i] for i in range(len(examples))]
     random = np.array([row["is_random"] for row in rows])
@@ -107,7 +107,7 @@ def test_rows_of_one_document_are_joined():
 
 
 def test_texts_that_are_cut_are_told(path):
-    batch, notes = built(path).encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
+    batch, notes = built(path).codec.encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
     assert batch["tokens"].shape == (2, 24)
     assert notes == ["1 of 2 texts are longer than data.length 24 and are cut to it"]
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from fmodels.axes import named
+
 
 @dataclass(frozen=True)
 class ToyConfig:
@@ -16,12 +18,13 @@ class ToyConfig:
 
 @dataclass(frozen=True)
 class Toy:
-    """The model contract without any module system: plain dicts and plain functions."""
+    """The model contract without any module system: plain dicts and plain functions, and a logical axis that nobody else has."""
 
     config: ToyConfig
 
     def init(self, rng, batch):
-        return {"kernel": jax.random.normal(rng, (batch["numbers"].shape[1], self.config.width)) * 0.1}, {}
+        kernel = named(jax.nn.initializers.normal(0.1), "numbers", "embed")
+        return {"kernel": kernel(rng, (batch["numbers"].shape[1], self.config.width))}, {}
 
     def apply(self, params, state, batch, rng=None, train=False):
         return {"pooled": jnp.tanh(batch["numbers"] @ params["kernel"])}, state

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from fmodels.axes import split
 from train.objectives import Sums, means
 
 
@@ -13,7 +14,7 @@ class Total:
 
     def init(self, model, rng, batch):
         params, state = model.init(rng, batch)
-        outputs, _ = model.apply(params, state, batch)
+        outputs, _ = model.apply(split(params)[0], state, batch)
         return {"model": params, "head": {"kernel": jnp.zeros((outputs["pooled"].shape[1],))}}, state
 
     def loss(self, apply, params, state, batch, rng, train):
@@ -28,5 +29,5 @@ class Total:
         outputs, _ = apply(params["model"], state, batch)
         return {"total": outputs["pooled"] @ params["head"]["kernel"]}
 
-    def describe(self, outputs, dataset):
+    def describe(self, outputs, codec):
         return [{"total": float(total)} for total in outputs["total"]]

@@ -6,6 +6,7 @@ from toy_objective import Total
 
 from train.experiment import Experiment, Run
 from train.optim import Optimizer
+from train.sharding import RULES, Mesh
 
 
 def toy() -> Experiment:
@@ -15,5 +16,6 @@ def toy() -> Experiment:
         objective=Total(),
         data=Numbers(),
         optimizer=Optimizer(learning_rate=3e-2),
+        mesh=Mesh(rules={**RULES, "numbers": ()}),
         run=Run(steps=200, log_every=50, evaluate_every=100, checkpoint_every=100),
     )

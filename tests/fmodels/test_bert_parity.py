@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,10 +118,10 @@ def test_names_of_other_times_and_models():
     }
     buffers = {"bert.embeddings.position_ids": np.arange(19)[None], "bert.embeddings.token_type_ids": np.zeros((1, 19), int)}
     assert all(BUFFERS.fullmatch(name) for name in buffers)
-    jax.tree.map(np.testing.assert_array_equal, from_hf(old | buffers), want)
+    chex.assert_trees_all_equal(from_hf(old | buffers), want)
 
     bare = {k.removeprefix("bert."): v for k, v in (theirs | buffers).items() if k.startswith("bert.")}
-    jax.tree.map(np.testing.assert_array_equal, from_hf(bare), {"model": want["model"]})
+    chex.assert_trees_all_equal(from_hf(bare), {"model": want["model"]})
     del bare["pooler.dense.weight"], bare["pooler.dense.bias"]
     assert set(want["model"]) - set(from_hf(bare)["model"]) == {"pooler"}
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,7 @@ CHOICES = {
     "activation": ("gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu"),
     "norm": ("layer", "rms"),
     "norm_position": ("pre", "post"),
-    "position": ("learned", "sinusoidal", "rotary", "alibi", "relative", "none"),
+    "position": ("learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"),
     "pooling": ("cls", "mean"),
     "bias": (True, False),
     "segments": (0, 3),
@@ -85,7 +86,7 @@ def test_every_choice_trains_and_ignores_padding(change):
     config, inputs = small(**change), batch()
     params = random_params(config)
     out, gradients = loss_and_gradients(config, params, inputs)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
+    chex.assert_tree_all_finite(out)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(gradient).all(), name
@@ -123,7 +124,7 @@ def test_a_row_of_padding_alone_stays_finite():
     for pooling in CHOICES["pooling"]:
         config = small(pooling=pooling)
         inputs = {**batch(), "mask": np.zeros((3, LENGTH), bool)}
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs(config, random_params(config), inputs)))
+        chex.assert_tree_all_finite(outputs(config, random_params(config), inputs))
 
 
 def test_segments_default_to_the_first():

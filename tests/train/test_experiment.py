@@ -20,7 +20,7 @@ from train.experiment import Experiment, Run, differences, from_json, leaves, re
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer, Rule
-from train.sharding import Mesh
+from train.sharding import RULES, Mesh
 from train.step import Guard
 
 pytestmark = pytest.mark.quick
@@ -91,7 +91,7 @@ def changed(path: str, value: Any) -> dict:
         ("model.layer", "model.layer: unknown key; did you mean layers?"),
         ("data.sorce", "data.sorce: unknown key; did you mean source?"),
         ("optimizer.rules.1.patern", "optimizer.rules[1].patern: unknown key; did you mean pattern?"),
-        ("mesh.pipeline", "mesh.pipeline: unknown key; there are: data, fsdp, tensor"),
+        ("mesh.pipeline", "mesh.pipeline: unknown key; there are: data, fsdp, rules, tensor"),
     ],
 )
 def test_unknown_keys_are_named_with_the_nearest(path, message):
@@ -238,7 +238,7 @@ def test_a_type_that_is_not_there_is_named(type_, message):
 
 HOW = {
     *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
-    *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.type", "model.attention", "model.remat"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
 
 
@@ -251,7 +251,7 @@ def test_differences_are_of_what_is_learned():
     how = replace(
         before,
         model=replace(before.model, attention="xla", remat="full"),
-        mesh=Mesh(tensor=2),
+        mesh=Mesh(tensor=2, rules={**RULES, "embed": ()}),
         run=replace(
             before.run,
             dir="elsewhere",

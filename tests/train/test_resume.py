@@ -12,8 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 import pytest
 
 from train import loop, recipes
@@ -53,8 +52,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def assert_same_model(a: Path, b: Path) -> None:
-    for left, right in zip(jax.tree.leaves(read_model(a)), jax.tree.leaves(read_model(b)), strict=True):
-        np.testing.assert_array_equal(left, right)
+    chex.assert_trees_all_equal(read_model(a), read_model(b))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +91,16 @@ def test_sigterm_saves_says_how_to_continue_and_exits_0(uninterrupted, tmp_path)
     assert "Traceback" not in said
     finish(start(folder))
     assert_same_model(uninterrupted, folder)
+
+
+def test_a_signal_before_the_first_step_says_how_to_continue(tmp_path):
+    folder = tmp_path / "early"
+    process = start(folder)
+    while not folder.exists() and process.poll() is None:  # it is claimed when the data is read, and then the step is compiled
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    said = finish(process)
+    assert said.count("the same command continues") == 1 and "Traceback" not in said
 
 
 def test_ctrl_c_saves_too(uninterrupted, tmp_path):
@@ -179,6 +187,35 @@ def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often
         with pytest.raises(UserError, match="no checkpoint is whole"):
             loop.train(loop.with_run(experiment, dir=str(folder)))
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_predict_needs_the_run_directory_alone(tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300", "--optimizer.warmup-steps=0"]
+    assert main(["run", "bert-tiny", f"--data.source=files:{notes}", f"--run.dir={folder}", *small]) == 0
+    notes.unlink()
+    folder.rename(moved)
+    capsys.readouterr()
+    assert main(["predict", str(moved), "--text", "a [MASK] thing", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["masks"][0]) == 5
+    assert main(["evaluate", str(moved)]) == 2
+    assert "notes.txt: No such file" in capsys.readouterr().err
+
+
+def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
+    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
+    command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--optimizer.learning-rate=1e-30"]
+    plain, scanned, again = tmp_path / "plain", tmp_path / "scanned", tmp_path / "again"
+    assert main([*command, f"--run.dir={plain}"]) == 0
+    assert main([*command, "--model.scan", f"--init-from={plain}", f"--run.dir={scanned}"]) == 0
+    assert main([*command, f"--init-from={scanned}", f"--run.dir={again}"]) == 0
+    assert capsys.readouterr().err.count("0 new, 0 left over") == 2
+    chex.assert_trees_all_close(read_model(again), read_model(plain), rtol=0, atol=1e-12)
+    assert "layers" in read_model(scanned)[0]["model"]["encoder"]
 
 
 @pytest.mark.parametrize("restart", [False, True])

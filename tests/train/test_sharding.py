@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -121,10 +122,8 @@ def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
     sharded, sharded_losses = trained(built, experiment)
     assert max(losses) - min(losses) > 1e-2
     np.testing.assert_allclose(sharded_losses, losses, rtol=0, atol=1e-5)
-    for name, one, many in zip(names(state.params), *map(jax.tree.leaves, (state.params, sharded.params)), strict=True):
-        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5, err_msg=name)
-    statistics = (state.model_state, sharded.model_state)
-    jax.tree.map(lambda one, many: np.testing.assert_allclose(many, one, rtol=0, atol=1e-5), *statistics)
+    chex.assert_trees_all_close(sharded.params, state.params, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(sharded.model_state, state.model_state, rtol=0, atol=1e-5)
     assert_laid_out(sharded, built)
 
 
@@ -289,11 +288,13 @@ def test_one_axis_takes_what_is_left(mesh, sizes):
         ({"data": 0}, "data must be at least 1, or -1 to take the devices that are left, not 0"),
         ({"fsdp": -2}, "fsdp must be at least 1, or -1 to take the devices that are left, not -2"),
         ({"tensor": -1}, "only one axis can be -1"),
+        ({"rules": {"batch": ("data",), "embed": ("fsdb",)}}, "rules.embed: there is no mesh axis 'fsdb'; did you mean fsdp?"),
+        ({"rules": {"embed": ()}}, "rules must have one for batch"),
     ],
     ids=str,
 )
 def test_what_is_no_mesh_is_named(fields, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Mesh(**fields)
 
 
@@ -307,5 +308,5 @@ def test_what_is_no_mesh_is_named(fields, message):
 )
 def test_a_batch_that_does_not_divide_is_named(mesh, accumulation, message):
     with pytest.raises(UserError, match=f"^data.batch_size 20 does not divide over {re.escape(message)}$"):
-        check_batch(mesh.build(), 20, accumulation)
-    check_batch(mesh.build(), 24, accumulation)
+        check_batch(mesh.build(), mesh.rules, 20, accumulation)
+    check_batch(mesh.build(), mesh.rules, 24, accumulation)

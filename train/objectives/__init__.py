@@ -9,7 +9,7 @@ An objective is a frozen dataclass with
     summarize(sums) -> dict of floats
         the metrics of a whole evaluation set, from the sums of its batches
     predict(apply, params, state, batch) -> dict of arrays, one row an example
-    describe(outputs, dataset) -> list of JSON values, one an example: what `predict` prints
+    describe(outputs, codec) -> list of JSON values, one an example: what `predict` prints
 
 A loss is reported as sums, numerators with their denominators, and is the sum of the ratios of its `terms`: so it is the same
 number over any split of a batch into devices, microbatches and ragged last batches. Every batch has `valid` [B], 1 for real rows

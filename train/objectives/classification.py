@@ -40,12 +40,12 @@ class Classification:
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.gamma < 0:
+        if not self.gamma >= 0:
             raise ValueError(f"gamma must be 0 or more, not {self.gamma}")
         if isinstance(self.class_weights, tuple):
             if self.classes is not None and len(self.class_weights) != self.classes:
                 raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
-            if not self.class_weights or min(self.class_weights) < 0 or sum(self.class_weights) == 0:
+            if not self.class_weights or not min(self.class_weights) >= 0 or not sum(self.class_weights) > 0:
                 raise ValueError(f"class_weights must be 0 or more, and not all 0, not {self.class_weights}")
 
     @property
@@ -101,12 +101,12 @@ class Classification:
         logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"])
         return {"probabilities": jax.nn.softmax(logits_BC)}
 
-    def describe(self, outputs: dict[str, np.ndarray], dataset) -> list[dict]:
+    def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
         """{"label": …, "probabilities": {label: …}}, likeliest first."""
         rows = []
         for probabilities in outputs["probabilities"]:
             order = np.argsort(-probabilities, kind="stable")
-            labels = {str(dataset.labels[i]): float(probabilities[i]) for i in order}
+            labels = {str(codec.labels[i]): float(probabilities[i]) for i in order}
             rows.append({"label": next(iter(labels)), "probabilities": labels})
         return rows
 

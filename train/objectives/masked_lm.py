@@ -125,14 +125,14 @@ class MaskedLM:
         top, tokens = jax.lax.top_k(probabilities_BTV, 5)
         return {"input": batch["tokens"], "tokens": tokens, "probabilities": top}
 
-    def describe(self, outputs: dict[str, np.ndarray], dataset) -> list[dict]:
+    def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
         """The top fills of each mask: {"masks": [[{"token": …, "probability": …}, …], …]}."""
         rows = []
         for ids, tokens, probabilities in zip(outputs["input"], outputs["tokens"], outputs["probabilities"], strict=True):
             masks = []
             for position in np.flatnonzero(ids == self.mask_id):
                 pairs = zip(tokens[position], probabilities[position], strict=True)
-                masks.append([{"token": dataset.token(int(token)), "probability": float(p)} for token, p in pairs])
+                masks.append([{"token": codec.token(int(token)), "probability": float(p)} for token, p in pairs])
             rows.append({"masks": masks})
         return rows
 

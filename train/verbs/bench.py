@@ -9,6 +9,7 @@ import jax
 
 from data.loader import training_batches
 from train import flops, loop, machine
+from train.experiment import Experiment, to_json
 from train.meter import size
 from train.verbs.run import named
 
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(figures))
         return 0
     for name, value in figures.items():
+        if name == "experiment":  # which is long, and the user's own words
+            continue
         print(f"{name:24}{value:,.4g}" if isinstance(value, float) else f"{name:24}{value}")
     return 0
 
@@ -65,8 +68,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
         "recipe": name,
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "jax": jax.__version__,
-        "precision": run.experiment.run.precision,
-        "batch": {key: [str(s.dtype), *s.shape] for key, s in spec.items()},
+        "experiment": to_json(run.experiment, Experiment),
         "steps": len(seconds),
         "compile_seconds": compile_seconds,
         "step_seconds_median": step,

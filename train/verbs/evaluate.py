@@ -3,12 +3,23 @@
 import json
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from train import cli, recipes, rundir
 from train.errors import UserError, nearest
+from train.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Devices along each axis of the mesh, where they are to be others than the run was trained on."""
+
+    data: int | None = None
+    fsdp: int | None = None
+    tensor: int | None = None
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,22 @@ class OfRun:
     "its directory, or its name in runs/"
     import_file: Annotated[str | None, arg(name="import")] = None
     "a Python file that the run's experiment needs"
+    mesh: Sizes = Sizes()
+
+    def read(self) -> Experiment:
+        """The resolved experiment, wherever its directory has been moved to. Raises UserError if it cannot be read."""
+        trusted: tuple[str, ...] = ()
+        if self.import_file:
+            recipes.import_file(self.import_file)
+            trusted = recipes.modules_beside(self.import_file)
+        path = rundir.find(self.run)
+        experiment = rundir.read_experiment(path, trusted)
+        sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
+        try:
+            mesh = replace(experiment.mesh, **sizes)
+        except ValueError as error:
+            raise UserError(f"mesh.{error}") from None
+        return replace(experiment, mesh=mesh, run=replace(experiment.run, dir=str(path)))
 
 
 @dataclass(frozen=True)
@@ -37,12 +64,12 @@ def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
     from train import loop
 
-    opened = open_run(wanted.run, wanted.import_file)
+    opened = assemble(wanted)
     splits = opened.dataset.splits
     chosen = wanted.split or ("test" if "test" in splits else "validation")
     if chosen not in splits:
         raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
-    result = loop.evaluate(opened, *load(opened, wanted.best), chosen)
+    result = loop.evaluate(opened, *load(opened.path, opened.program, wanted.best), chosen)
     if wanted.json:
         print(json.dumps({"run": str(opened.path), "split": chosen, **result}))
     else:
@@ -53,25 +80,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def open_run(run: str, import_file: str | None = None):
-    """The assembled experiment of a run directory, wherever it has been moved to. Raises UserError if it cannot be read."""
+def assemble(wanted: OfRun) -> Any:
+    """The run with its data and program. Raises UserError if the data is not what it was trained on."""
     from train import loop
 
-    trusted: tuple[str, ...] = ()
-    if import_file:
-        recipes.import_file(import_file)
-        trusted = recipes.modules_beside(import_file)
-    path = rundir.find(run)
-    experiment = rundir.read_experiment(path, trusted)
-    opened = loop.assemble(replace(experiment, run=replace(experiment.run, dir=str(path))))
-    rundir.same_data(path, opened.dataset.fingerprint)
+    opened = loop.assemble(wanted.read())
+    rundir.same_data(opened.path, opened.dataset.fingerprint)
     return opened
 
 
-def load(opened, best: bool = False):
-    """(params, model state) of an opened run."""
+def load(path: Path, program: Any, best: bool = False) -> tuple[Any, Any]:
+    """(params, model state) of the newest checkpoint of a run, or of the best."""
     from train.checkpoint import Checkpoints
 
     say = lambda text: print(text, file=sys.stderr)
-    with Checkpoints(opened.path, opened.experiment.run.keep, say, read_only=True) as checkpoints:
-        return checkpoints.restore_model(opened.program, best)
+    with Checkpoints(path, 1, say, read_only=True) as checkpoints:
+        return checkpoints.restore_model(program, best)

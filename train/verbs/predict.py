@@ -1,6 +1,7 @@
 """`python -m train predict RUN --text "…"`: what a run says of new examples."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from data.dataset import Codec
 from train import cli
 from train.errors import UserError
-from train.verbs.evaluate import OfRun, load, open_run
+from train.experiment import Experiment
+from train.verbs.evaluate import OfRun, load
 
-ROWS = 8  # computed at once
+ROWS = 8  # computed at once, or what all devices can share: a masked LM makes logits at every position
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Arguments(OfRun):
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train predict")
     rows = [{"text": text} for text in wanted.text] or read_rows(wanted.input)
-    opened = open_run(wanted.run, wanted.import_file)
-    arrays, notes = opened.dataset.encode(rows)
-    described = predicted(opened, *load(opened), arrays)
+    predictor = reopen(wanted.read())
+    arrays, notes = predictor.codec.encode(rows)
+    described = predictor(arrays)
     for note in notes:
         print(note, file=sys.stderr)
     print(json.dumps(described) if wanted.json else "\n".join(map(show, rows, described)))
@@ -68,20 +71,41 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def predicted(opened: Any, params: Any, model_state: Any, arrays: Mapping[str, Any]) -> list[dict]:
-    """What the objective says of each row, a few at a time: a masked LM makes logits at every position."""
-    import jax
+@dataclass(frozen=True)
+class Predictor:
+    """A trained run, without its data: called with arrays, it says what the objective says of each row."""
 
-    from data.loader import fill
+    experiment: Experiment
+    codec: Codec
+    program: Any
+    params: Any
+    model_state: Any
 
-    size, rows, found = ROWS, len(next(iter(arrays.values()))), []
-    for start in range(0, rows, size):
-        part = {name: column[start : start + size] for name, column in arrays.items()}
-        batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
-        found += opened.experiment.objective.describe(
-            jax.device_get(opened.program.predict(params, model_state, batch)), opened.dataset
-        )
-    return found[:rows]
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[dict]:
+        import jax
+
+        from data.loader import fill
+        from train.sharding import batch_ways
+
+        ways = batch_ways(self.program.mesh, self.experiment.mesh.rules)
+        size, rows, found = ways * math.ceil(ROWS / ways), len(next(iter(arrays.values()))), []
+        for start in range(0, rows, size):
+            part = {name: column[start : start + size] for name, column in arrays.items()}
+            batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
+            outputs = jax.device_get(self.program.predict(self.params, self.model_state, batch))
+            found += self.experiment.objective.describe(outputs, self.codec)
+        return found[:rows]
+
+
+def reopen(experiment: Experiment) -> Predictor:
+    """The newest checkpoint of a run, with what its directory keeps to read rows: its data is not needed."""
+    from train.loop import batch_spec
+    from train.step import build
+
+    path = Path(experiment.run.dir)
+    codec = experiment.data.codec(path)
+    program = build(experiment, batch_spec(experiment), experiment.mesh.build())
+    return Predictor(experiment, codec, program, *load(path, program))
 
 
 def show(row: dict, described: dict) -> str:

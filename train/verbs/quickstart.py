@@ -8,7 +8,7 @@ from typing import Any
 
 from train import cli
 from train.experiment import Experiment
-from train.verbs.run import stopped
+from train.verbs.run import stoppable
 
 SEEDS = 3
 COLUMNS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
@@ -33,12 +33,7 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train quickstart")
-    from train import loop
-
-    try:
-        return _quickstart(Path(wanted.dir))
-    except loop.Interrupted as interrupted:
-        return stopped(interrupted)
+    return stoppable(lambda: _quickstart(Path(wanted.dir)))
 
 
 def _quickstart(directory: Path) -> int:
@@ -46,7 +41,6 @@ def _quickstart(directory: Path) -> int:
     from train.baseline import tfidf
     from train.objectives.classification import scores
     from train.recipes.pydocs import pydocs, pydocs_topics
-    from train.verbs.evaluate import load
     from train.verbs.report import samples
 
     began = time.monotonic()
@@ -63,6 +57,7 @@ def _quickstart(directory: Path) -> int:
         "from scratch": [trained(scratch, f"scratch-{seed}", seed)["test"] for seed in range(SEEDS)],
     }
     opened = loop.assemble(rundir.read_experiment(directory / "finetune-0"))
+    labels = opened.dataset.codec.labels
     results["TF-IDF + logistic regression"] = [scores(tfidf(opened.dataset, "test"))]
 
     header, rows = (
@@ -81,11 +76,9 @@ def _quickstart(directory: Path) -> int:
             ("Fine-tuning, and training from scratch", curves.curves(logs, FINE_TUNING)),
             (
                 "The first fine-tuned run",
-                report.beside(
-                    report.confusion(first["confusion"], opened.dataset.labels), report.per_class(first, opened.dataset.labels)
-                ),
+                report.beside(report.confusion(first["confusion"], labels), report.per_class(first, labels)),
             ),
-            ("A few test passages", report.predictions(samples(opened, *load(opened)))),
+            ("A few test passages", report.predictions(samples(opened))),
         ],
     )
     rundir.write_atomically(directory / "report.html", page)

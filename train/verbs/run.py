@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from train import cli, recipes
 from train.errors import UserError
@@ -30,20 +30,34 @@ def main(arguments: list[str]) -> int:
             loop.initial(run, lambda text: print(text, file=sys.stderr))
         print(describe(run))
         return 0
-    try:
+
+    def work() -> int:
         result = loop.train(experiment, trusted)
-    except loop.Interrupted as interrupted:
-        return stopped(interrupted)
-    for split, metrics in result.items():
-        print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
-    print(f"{experiment.run.dir} holds the run; python -m train report {experiment.run.dir}")
-    return 0
+        for split, metrics in result.items():
+            print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+        print(f"{experiment.run.dir} holds the run; python -m train report {experiment.run.dir}")
+        return 0
+
+    return stoppable(work)
 
 
-def stopped(interrupted: Any) -> int:
-    """Says what the signal left behind. Whoever sent SIGTERM got what was asked for: a saved state, and status 0."""
-    print(interrupted, file=sys.stderr)
-    return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
+def stoppable(work: Callable[[], int]) -> int:
+    """The status of the work, or of the signal that ended it, having said what that left behind. Whoever sent SIGTERM got what
+    was asked for, a saved state, and status 0."""
+    from train.loop import AGAIN, Interrupted
+
+    def stop(number, _frame):  # while nothing is being trained, and what was trained is saved
+        raise Interrupted(number, f"stopped; {AGAIN}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return work()
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:

@@ -1,11 +1,15 @@
-"""What is slow to read from its source and never changes is kept in the user's cache."""
+"""What is slow to make from its source and never changes is kept in the user's cache: made once, whole or not at all."""
 
-import json
+import fcntl
 import os
-import tempfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from data.errors import DataError
+
+VERSION = 2  # of all that is made: raised when the making changes, so that nothing old is taken for new
 
 
 def directory() -> Path:
@@ -14,21 +18,38 @@ def directory() -> Path:
     return Path(os.environ.get("FMODELS_CACHE") or Path(base) / "fmodels")
 
 
-def cached(name: str, make: Callable[[], Any]) -> Any:
-    """The JSON value kept under `name`, which says all that it depends on; made and kept if there is none.
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache, which says all that it depends on; `make` fills it if there is none.
 
-    The file appears whole or not at all. Where the cache cannot be written the value is made each time.
+    It appears under its name when it is whole. Of several processes one makes it, and the others wait; what a killed one left
+    behind is removed by the next. Raises DataError where it cannot be written.
     """
-    path = directory() / f"{name}.json"
+    folder = directory() / f"{name}-{VERSION}"
+    if folder.exists():
+        return folder
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        value = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            json.dump(value, file)
-        os.replace(file.name, path)
-    except OSError:
-        pass
-    return value
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_name(f"{folder.name}.lock")):
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            if not folder.exists():
+                partial.mkdir()
+                try:
+                    make(partial)
+                    os.rename(partial, folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        where = Path(error.filename or folder)
+        if not where.is_relative_to(directory()):  # something that was to be read
+            raise DataError(f"{where}: {error.strerror}") from None
+        raise DataError(f"the cache cannot be written: {where}: {error.strerror}; $FMODELS_CACHE says where it is") from None
+    return folder
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds the lock of that name, which falls with the process that holds it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

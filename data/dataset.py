@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-Row = Mapping[str, np.ndarray | np.generic]
+Batch = dict[str, np.ndarray]
 
 
 class Spec(NamedTuple):
@@ -25,14 +25,17 @@ class Spec(NamedTuple):
 
 
 class Examples(Protocol):
-    """Rows of arrays of one shape, by index: a pure function of the index."""
+    """Rows of arrays, read many at a time: a pure function of the indices."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Row: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        """Arrays whose first dimension is that of `indices`."""
+        ...
 
 
 class Columns:
-    """Examples that are the rows of arrays of equal length."""
+    """Examples that are the rows of arrays of equal length, in memory."""
 
     def __init__(self, columns: Mapping[str, np.ndarray]):
         self.columns = columns
@@ -43,8 +46,34 @@ class Columns:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int, /) -> Row:
-        return {name: column[index] for name, column in self.columns.items()}
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        return {name: column[indices] for name, column in self.columns.items()}
+
+
+class Subset:
+    """Some of other examples."""
+
+    def __init__(self, examples: Examples, chosen: np.ndarray):
+        self.examples, self.chosen = examples, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        return self.examples[self.chosen[indices]]
+
+
+class WithLabels:
+    """Examples, and their `label`s, one a row."""
+
+    def __init__(self, examples: Examples, labels: np.ndarray):
+        self.examples, self.labels = examples, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        return {**self.examples[indices], "label": self.labels[indices]}
 
 
 class Codec(Protocol):
@@ -76,13 +105,17 @@ class Dataset:
     splits: Mapping[str, Examples]
     facts: Mapping[str, Any]
     "what is known of the data (`classes`, `vocab_size`, `mask_id`): fills fields of model and objective that are None"
-    fingerprint: str
-    "of everything that examples are made of"
+    fingerprint: Mapping[str, str]
+    "of each part that examples are made of, by a name that a user knows it by"
     codec: Codec
     shown: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     "for each split, its rows as a person wants to see them"
     notes: Sequence[str] = ()
     "what was done to the data that a user should know"
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    "what a person who looks at the data wants to know, by topic"
+    bad_records: Sequence[str] = ()
+    "a JSON object for each row of the source that was skipped"
 
     @property
     def held_out(self) -> str:

@@ -1,5 +1,9 @@
-"""Images with labels, all of one size."""
+"""Images with labels, all of one size.
 
+Shapes: B batch, H height, W width, C channels.
+"""
+
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +13,29 @@ from typing import Any
 import numpy as np
 
 from data import labels as labelling
-from data import sources
-from data.dataset import Columns, Dataset, Spec, fingerprint
+from data.cache import kept
+from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
+from data.reading import FromSource, Reading
+from data.sources import Bad
+from data.store import Stored, Writer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(labelling.Labelled):
-    """Batches of `image` float32 [B, *shape] and `label` int32 [B]."""
+class Images(labelling.Labelled, FromSource):
+    """Batches of `image` float32 [B, H, W, C], in [0, 1] where the source has bytes, and `label` int32 [B]."""
 
     source: Any = "digits"
-    "NAME or NAME:ARGUMENT of data.sources"
     batch_size: int = 128
     shape: tuple[int, int, int] = (8, 8, 1)
-    "height, width, channels"
+    "height, width, channels: 1 is grey, 3 is RGB"
+    resize: bool = False
+    "images of another size, bilinearly; without, they are bad records"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.shape) < 1 or self.shape[2] not in (1, 3):
+            raise ValueError(f"shape must be a height, a width, and 1 or 3 channels, not {self.shape}")
 
     def spec(self) -> dict[str, Spec]:
         batch = self.batch_size
@@ -34,52 +47,164 @@ class Images(labelling.Labelled):
         }
 
     def build(self, tokenizer: str | None = None) -> Dataset:
-        splits = sources.load(self.source)
-        labels = labelling.numbered(splits, self.source)
-        splits["train"] = labelling.budget(splits["train"], self.labels_per_class, self.label_seed, self.source)
-        codec = ImageCodec(self.shape, labels)
-        columns = {
-            split: {
-                "image": codec.encode(rows)[0]["image"],
-                "label": np.array([labels.index(row["label"]) for row in rows], np.int32),
-            }
-            for split, rows in splits.items()
+        reading = Reading(self)
+        key = fingerprint(reading.key, self.shape, self.resize)
+        folder = kept(f"images/{key}", lambda folder: self._write(folder, reading))
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
+        appeared = {split: store.column("label") for split, store in stores.items()}
+        labels = labelling.numbered(appeared, about["labels"], self.source)
+        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
+        codec = ImageCodec(self.shape, self.resize, labels.names)
+        splits: dict[str, Examples] = {
+            split: WithLabels(Decoded(stores[split], codec), numbers) for split, numbers in labels.numbers.items()
         }
+        splits["train"] = Subset(splits["train"], chosen)
         return Dataset(
-            splits={split: Columns(arrays) for split, arrays in columns.items()},
-            facts=labelling.facts(splits["train"], labels),
-            fingerprint=fingerprint(labels, *(array for arrays in columns.values() for array in arrays.values())),
+            splits=splits,
+            facts=labelling.facts(labels, chosen),
+            fingerprint={**about["fingerprint"], "chosen": fingerprint(chosen)},
             codec=codec,
-            shown={split: [np.asarray(row["image"]) for row in rows] for split, rows in splits.items()},
+            shown={split: Pictures(examples) for split, examples in splits.items()},
+            notes=labels.notes,
+            about={
+                "source": {**about["splits"], "fields": ", ".join(about["fields"]), "bad records": len(about["bad"])},
+                "labels": labels.counts("train"),
+            },
+            bad_records=about["bad"],
         )
 
+    def _write(self, folder: Path, reading: Reading) -> None:
+        """A store a split: images that are encoded as they are, others as arrays. Each is decoded once, to see that it can be."""
+        import hashlib
+
+        codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
+        sizes, prints = {}, {}
+        for split, rows in reading.splits().items():
+            digest, writer = hashlib.sha256(), None
+            for number, row in enumerate(rows):
+                try:
+                    image = codec.decode(row)
+                except DataError as error:
+                    reading.skip(Bad(str(row.get("where", f"data.source {self.source}, row {number} of {split}")), str(error)))
+                    continue
+                encoded = row["image"] if isinstance(row["image"], bytes) else b""
+                fixed: dict[str, Any] = {
+                    "label": np.int32(labels.setdefault(str(row["label"]), len(labels)) if "label" in row else -1)
+                }
+                if not encoded:
+                    array = np.asarray(row["image"])
+                    fixed["image"] = array if array.dtype == np.uint8 and array.shape == self.shape else image
+                if writer is None:
+                    columns = {name: Spec(value.shape, value.dtype.type) for name, value in fixed.items()}
+                    writer = Writer(folder / f"{split}.array_record", columns)
+                digest.update(writer.append(fixed, encoded))
+            if writer is None:
+                raise DataError(f"data.source {self.source}: there is no image in {split}")
+            writer.close()
+            sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
+        about = {
+            "splits": sizes,
+            "fields": reading.fields,
+            "labels": list(labels),
+            "bad": reading.bad,
+            "fingerprint": prints,
+        }
+        (folder / "about.json").write_text(json.dumps(about), "utf-8")
+
     def codec(self, folder: Path) -> "ImageCodec":
-        return ImageCodec(self.shape, labelling.read(folder))
+        return ImageCodec(self.shape, self.resize, labelling.read(folder))
 
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Images of `shape` to arrays."""
+    """Images to arrays of `shape`."""
 
     shape: tuple[int, int, int]
+    resize: bool
     labels: tuple[str, ...]
 
     @property
     def files(self) -> dict[str, str]:
         return {labelling.FILE: json.dumps(self.labels)}
 
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
-        """`image` [rows, *shape]. Raises DataError for a row without an image, or with one of another shape."""
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
+        """`image` [rows, H, W, C]. Raises DataError for a row without an image, or with one of another shape."""
+        images = []
         for i, row in enumerate(rows):
             try:
-                shape = np.asarray(row["image"], np.float32).shape
-            except KeyError:
-                raise DataError(f"row {i} has no image; it has: {', '.join(row)}") from None
-            except (ValueError, TypeError):
-                raise DataError(f"row {i}: its image is not an array of numbers") from None
-            if shape != self.shape:
-                raise DataError(f"row {i}: its image is {list(shape)}, not {list(self.shape)}")
-        return {"image": np.stack([np.asarray(row["image"], np.float32) for row in rows])}, []
+                images.append(self.decode(row))
+            except DataError as error:
+                raise DataError(f"row {i}: {error}") from None
+        return {"image": np.stack(images)}, []
+
+    def decode(self, row: Mapping[str, Any]) -> np.ndarray:
+        """float32 [H, W, C] of the row's `image`: an encoded one (bytes), or an array. Raises DataError for what is neither."""
+        if "image" not in row:
+            raise DataError(f"it has no image; it has: {', '.join(row) or 'nothing'}")
+        if isinstance(row["image"], bytes):
+            return scaled(self.pixels(row["image"]))
+        try:
+            array = np.asarray(row["image"])
+            image = scaled(array if array.dtype == np.uint8 else array.astype(np.float32))
+        except (ValueError, TypeError):
+            raise DataError("its image is not an array of numbers") from None
+        if image.shape != self.shape:
+            raise DataError(f"its image is {list(image.shape)}, not {list(self.shape)}; data.shape says what is wanted")
+        return image
+
+    def pixels(self, encoded: bytes) -> np.ndarray:
+        """uint8 [H, W, C] of a PNG, a JPEG or whatever Pillow reads. Raises DataError for what it cannot read, or another
+        size."""
+        from PIL import Image, UnidentifiedImageError
+
+        height, width, channels = self.shape
+        try:
+            picture = Image.open(io.BytesIO(encoded)).convert("L" if channels == 1 else "RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
+        if picture.size != (width, height):
+            if not self.resize:
+                found = [picture.height, picture.width]
+                raise DataError(f"its image is {found}, not {[height, width]}: --data.shape, or --data.resize")
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(picture, np.uint8).reshape(self.shape)
 
     def token(self, index: int) -> str:
         return str(index)
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """float32; bytes in [0, 1]."""
+    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
+
+
+class Decoded:
+    """The images of a store."""
+
+    def __init__(self, store: Stored, codec: ImageCodec):
+        self.store, self.codec = store, codec
+        self.is_encoded = "image" not in store.wanted
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        if self.is_encoded:
+            images = np.stack([self.codec.pixels(encoded) for encoded in self.store.rest(indices)])
+        else:
+            images = self.store[indices]["image"]
+        return {"image": scaled(images)}
+
+
+class Pictures(Sequence[np.ndarray]):
+    """The images of some examples, read when they are asked for."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[np.array([index])]["image"][0]

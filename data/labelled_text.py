@@ -1,5 +1,6 @@
 """Texts with labels, for classification."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,29 +8,21 @@ from typing import Any
 import numpy as np
 
 from data import labels as labelling
-from data import sources
-from data.dataset import Columns, Dataset, Spec, fingerprint
-from data.text import TextCodec, encode, facts, vocabulary_for
+from data.cache import kept
+from data.dataset import Dataset, Examples, Spec, Subset, WithLabels, fingerprint
+from data.documents import Documents, documents
+from data.mixture import weighted
+from data.packing import Tally
+from data.store import Stored, Writer
+from data.text import FromTokens, TextCodec, about, facts, vocabulary_for
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledText(labelling.Labelled):
-    """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]."""
+class LabelledText(labelling.Labelled, FromTokens):
+    """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]. Longer texts are cut."""
 
     source: Any = "pydocs:topics"
-    "NAME or NAME:ARGUMENT of data.sources, such as files:PATH"
-    length: int = 128
-    "tokens in a row, T; longer texts are cut"
-    vocab_size: int = 4096
-    "of the tokenizer that is trained on the source, if one is"
-    tokenizer: str | None = None
-    "path of a tokenizer.json to use instead; None is that of --init-from, or one trained on the source"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.length < 8:
-            raise ValueError(f"length must be at least 8, not {self.length}")
 
     def spec(self) -> dict[str, Spec]:
         rows, both = (self.batch_size,), (self.batch_size, self.length)
@@ -44,26 +37,60 @@ class LabelledText(labelling.Labelled):
         }
 
     def build(self, tokenizer: str | None = None) -> Dataset:
-        splits = sources.load(self.source)
-        labels = labelling.numbered(splits, self.source)
-        everything = len(splits["train"])
-        splits["train"] = labelling.budget(splits["train"], self.labels_per_class, self.label_seed, self.source)
-        vocabulary = vocabulary_for(self, tokenizer, [row["text"] for row in splits["train"]])
-        columns, notes = {}, []
+        texts = documents(self)
+        vocabulary = vocabulary_for(self, tokenizer, texts)
+        appeared = {split: texts.store(split).column("label") for split in texts.splits}
+        labels = labelling.numbered(appeared, texts.about["labels"], self.source)
+        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
+        codec = TextCodec(self.length, vocabulary, labels.names)
+        rows = self.rows(texts, codec)
+        splits: dict[str, Examples] = {
+            split: WithLabels(Stored(rows / f"{split}.array_record", self.spec()), numbers)
+            for split, numbers in labels.numbers.items()
+        }
+        splits["train"] = weighted(Subset(splits["train"], chosen), texts.store("train").column("part")[chosen], texts.weights)
+        topics, notes = about(texts, rows), list(labels.notes)
         if self.labels_per_class is not None:
-            notes.append(f"{len(splits['train'])} of {everything:,} labelled texts are used: {self.labels_per_class} a class")
-        for split, rows in splits.items():
-            arrays, cut = encode(rows, self.length, vocabulary)
-            columns[split] = {**arrays, "label": np.array([labels.index(row["label"]) for row in rows], np.int32)}
-            notes += [f"{split}: {note}" for note in cut]
+            notes.append(
+                f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} a class"
+            )
+        for split in splits:
+            cut, total = (topics[f"tokens of {split}"][name] for name in ("texts that are cut", "documents"))
+            if cut:
+                notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are cut to it")
         return Dataset(
-            splits={split: Columns(arrays) for split, arrays in columns.items()},
-            facts={**facts(vocabulary), **labelling.facts(splits["train"], labels)},
-            fingerprint=fingerprint(labels, vocabulary.json, *(x for arrays in columns.values() for x in arrays.values())),
-            codec=TextCodec(self.length, vocabulary, labels),
-            shown={split: [row["text"] for row in rows] for split, rows in splits.items()},
+            splits=splits,
+            facts={**facts(vocabulary), **labelling.facts(labels, chosen)},
+            fingerprint={
+                **texts.about["fingerprint"],
+                "tokenizer": vocabulary.hash,
+                "rows": f"labelled, of {self.length}",
+                "chosen": fingerprint(chosen),
+            },
+            codec=codec,
+            shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
             notes=notes,
+            about={**topics, "labels": labels.counts("train")},
+            bad_records=texts.about["bad"],
         )
+
+    def rows(self, texts: Documents, codec: TextCodec) -> Path:
+        """The folder of the rows of each split."""
+        columns = {name: Spec(s.shape[1:], s.dtype) for name, s in self.spec().items() if len(s.shape) == 2}
+
+        def write(folder: Path) -> None:
+            counted = {}
+            for split in texts.splits:
+                tally = Tally(codec.vocabulary, self.length)
+                with Writer(folder / f"{split}.array_record", columns) as writer:
+                    for part in range(len(texts.weights)):
+                        encoded = (one for chunk in texts.chunks(split, part) for one in codec.vocabulary.encode(chunk))
+                        for row in tally.made(map(codec.row, tally.texts(encoded))):
+                            writer.append(row)
+                counted[split] = {**tally.about(), "texts that are cut": tally.cut}
+            (folder / "about.json").write_text(json.dumps(counted), "utf-8")
+
+        return kept(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)
 
     def codec(self, folder: Path) -> TextCodec:
         return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
-from data.sources import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,41 +26,68 @@ class Labelled:
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 
 
-def numbered(splits: dict[str, Rows], source: object) -> tuple[str, ...]:
-    """The sorted label set of the training split. Raises DataError for rows without a label, fewer than two labels, or a label of
-    another split that training never sees."""
-    for split, rows in splits.items():
-        for i, row in enumerate(rows):
-            if "label" not in row:
-                raise DataError(f"data.source {source}: row {i} of {split} has no label; it has: {', '.join(row)}")
-    labels = tuple(sorted({row["label"] for row in splits["train"]}))
-    if len(labels) < 2:
-        raise DataError(
-            f"data.source {source}: classification needs two labels or more; all rows of train have {', '.join(labels)!r}"
-        )
-    for split, rows in splits.items():
-        for row in rows:
-            if row["label"] not in labels:
-                known = ", ".join(labels)
-                raise DataError(f"data.source {source}: {split} has the label {row['label']!r}, and train only {known}")
-    return labels
+@dataclass(frozen=True)
+class Labels:
+    """The sorted label set of the training split, and the number of each row's label in it."""
+
+    names: tuple[str, ...]
+    numbers: dict[str, np.ndarray]
+    "[rows] of each split"
+    notes: tuple[str, ...]
+
+    def counts(self, split: str) -> dict[str, int]:
+        found = np.bincount(self.numbers[split], minlength=len(self.names))
+        return {name: int(count) for name, count in zip(self.names, found, strict=True)}
 
 
-def budget(rows: Rows, per_class: int | None, seed: int, source: object) -> Rows:
-    """`per_class` rows of each label, drawn by `seed`; all of them for None. Raises DataError where a label has fewer."""
-    if per_class is None:
-        return rows
-    by_label: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_label.setdefault(row["label"], []).append(i)
-    rng, chosen = np.random.default_rng(seed), []
-    for label, indices in sorted(by_label.items()):
-        if len(indices) < per_class:
+def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
+    """From numbers by order of appearance, -1 without a label, to those of the sorted set. A held-out split without any label,
+    as a benchmark's test split may be, is left out, with a note.
+
+    Raises DataError for rows without a label, fewer than two labels, or a label of another split that training never sees."""
+    notes, numbers = [], {}
+    names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
+    place = np.array([names.index(label) if label in names else -1 for label in appeared] or [-1])
+    for split, labels in found.items():
+        unlabelled = np.flatnonzero(labels < 0)
+        if split != "train" and len(unlabelled) == len(labels):
+            notes.append(f"{split} has no labels, and is left out")
+            continue
+        if len(unlabelled):
             raise DataError(
-                f"data.source {source}: {label!r} has {len(indices)} rows, fewer than data.labels_per_class {per_class}"
+                f"data.source {source}: row {unlabelled[0]} of {split} has no label; "
+                "--data.fields label=NAME says which field it is, and --data.splits which splits to use"
             )
-        chosen += [indices[i] for i in rng.permutation(len(indices))[:per_class]]
-    return [rows[i] for i in chosen]
+        unknown = np.flatnonzero(place[labels] < 0)
+        if len(unknown):
+            raise DataError(
+                f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, and train only {', '.join(names)}"
+            )
+        numbers[split] = place[labels].astype(np.int32)
+    if len(names) < 2:
+        raise DataError(
+            f"data.source {source}: classification needs two labels or more; all rows of train have {', '.join(names)!r}"
+        )
+    if len(numbers) < 2:
+        raise DataError(
+            f"data.source {source}: no held-out split has labels; --data.splits validation=train[90%:] takes some of train"
+        )
+    return Labels(names, numbers, tuple(notes))
+
+
+def budget(labels: Labels, per_class: int | None, seed: int, source: object) -> np.ndarray:
+    """The training rows that are used: `per_class` of each label, drawn by `seed`; all of them for None. Raises DataError where a
+    label has fewer."""
+    numbers = labels.numbers["train"]
+    if per_class is None:
+        return np.arange(len(numbers))
+    rng, chosen = np.random.default_rng(seed), []
+    for number, name in enumerate(labels.names):
+        rows = np.flatnonzero(numbers == number)
+        if len(rows) < per_class:
+            raise DataError(f"data.source {source}: {name!r} has {len(rows)} rows, fewer than data.labels_per_class {per_class}")
+        chosen.append(rows[rng.permutation(len(rows))[:per_class]])
+    return np.concatenate(chosen)
 
 
 FILE = "labels.json"
@@ -75,7 +101,7 @@ def read(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{folder / FILE}: {error}") from None
 
 
-def facts(rows: Rows, labels: tuple[str, ...]) -> dict:
+def facts(labels: Labels, chosen: np.ndarray) -> dict:
     """What a classification objective asks for: `classes`, and `label_shares` of the training rows."""
-    counts = [sum(row["label"] == label for row in rows) for label in labels]
-    return {"classes": len(labels), "label_shares": tuple(round(count / len(rows), 6) for count in counts)}
+    counts = np.bincount(labels.numbers["train"][chosen], minlength=len(labels.names))
+    return {"classes": len(labels.names), "label_shares": tuple(round(float(count) / len(chosen), 6) for count in counts)}

@@ -1,49 +1,87 @@
-"""Batches: a seeded permutation of every epoch, by index, whose position is a small state; and the passes of an evaluation."""
+"""Batches: in an order that depends on the seed alone, read ahead by threads or processes; and the passes of an evaluation."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from data.dataset import Examples
+from data import order
+from data.dataset import Batch, Examples
+from data.mixture import Weighted
 
-Batch = dict[str, np.ndarray]
 
+@dataclass(frozen=True)
+class Batches:
+    """Every batch of a run, by its number, as one of `hosts` processes reads it: batch n is the rows at positions n B to (n +
+    1) B of the endless shuffled stream, and a host's part of it is a stretch of those. So the global batch at a step is the
+    same for any number of hosts and of workers, and the position to save is a number, the same on all of them."""
 
-class _Numbered:
-    """Every row with its number, and with `valid` 1: a real row."""
+    examples: Examples
+    batch_size: int
+    seed: int
+    host: int = 0
+    hosts: int = 1
 
-    def __init__(self, examples: Examples):
-        self.examples = examples
+    def __getitem__(self, number: int) -> Batch:
+        own = self.batch_size // self.hosts
+        first = number * self.batch_size + self.host * own
+        positions = np.arange(first, first + own)
+        if isinstance(self.examples, Weighted):
+            rows = order.mixed(positions, self.examples.sizes, self.examples.weights, self.seed)
+        else:
+            rows = order.shuffled(positions, len(self.examples), self.seed)
+        return numbered(self.examples, rows)
 
     def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index):
-        return {**self.examples[int(index)], "example": np.uint32(index), "valid": np.float32(1)}
+        return 2**62
 
 
-def training_batches(examples: Examples, batch_size: int, seed: int):
-    """An endless grain iterator of batches, shuffled anew every epoch: the batch at step n depends on (seed, n) alone.
+class Loader:
+    """An iterator over batches from `position` on, read ahead by `workers` processes, or by `threads` of this one where there are
+    none."""
 
-    Its `get_state` and `set_state` are what a checkpoint saves and restores.
-    """
-    import grain
+    def __init__(self, batches: Batches, position: int = 0, threads: int = 2, workers: int = 0):
+        self.batches, self.position = batches, position
+        self.threads, self.workers = threads, workers
+        self._ahead = None
 
-    rows = grain.MapDataset.source(_Numbered(examples)).seed(seed).shuffle().repeat()
-    batches = rows.batch(batch_size, drop_remainder=True)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    def __next__(self) -> Batch:
+        if self._ahead is None:
+            self._ahead = self._start()
+        batch = next(self._ahead)
+        self.position += 1
+        return batch
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def _start(self) -> Iterator[Batch]:
+        import grain
+
+        numbers = grain.MapDataset.range(self.position, 2**62)
+        read = numbers.map(self.batches.__getitem__)
+        ahead = read.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * max(self.threads, 1)))
+        if self.workers:
+            from absl import flags
+
+            flags.FLAGS.mark_as_parsed()  # which grain's worker processes ask for
+            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=2))
+        return iter(ahead)
 
 
-def evaluation_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(examples: Examples, batch_size: int, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
     """All rows once, in order; the last batch is filled with copies of its first row that are not `valid`."""
-    numbered = _Numbered(examples)
-    for start in range(0, len(numbered), batch_size):
-        rows = [numbered[i] for i in range(start, min(start + batch_size, len(numbered)))]
-        yield fill(stack(rows), batch_size)
+    own = batch_size // hosts
+    for start in range(0, len(examples), batch_size):
+        rows = np.arange(start, start + batch_size)
+        batch = numbered(examples, np.where(rows < len(examples), rows, start)[host * own : (host + 1) * own])
+        batch["valid"] = (rows < len(examples))[host * own : (host + 1) * own].astype(np.float32)
+        yield batch
 
 
-def stack(rows: list) -> Batch:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def numbered(examples: Examples, rows: np.ndarray) -> Batch:
+    """The rows with their numbers as `example`, and with `valid` 1: real rows."""
+    return {**examples[rows], "example": rows.astype(np.uint32), "valid": np.ones(len(rows), np.float32)}
 
 
 def fill(batch: Batch, batch_size: int) -> Batch:

@@ -1,50 +1,44 @@
-"""From documents to the fixed shapes of language modelling: windows of a stream, or pairs of segments.
+"""From documents to the fixed shapes of language modelling.
 
 Shapes: B batch, T length.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data import labels as labelling
-from data import sources
-from data.dataset import Columns, Dataset, Row, Spec, fingerprint
+from data import packing
+from data.cache import kept
+from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
+from data.documents import Documents, FromText, documents
 from data.errors import DataError
-from data.sources import Rows
-from data.tokenizer import CLS, MASK, PAD, SEP, SPECIAL, TOKENIZER_FILE, Tokenizer
-
-VARIANTS = (
-    10  # of each stretch in an epoch of training, with other cuts and partners (the duplication of Devlin et al. 2019's own code)
-)
+from data.mixture import weighted
+from data.pairs import VARIANTS, Pairs, assemble
+from data.store import Stored, Writer
+from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
-    """Batches of `tokens`, `words` [B, T] (number of the word in its row, -1 for special tokens), and where they can differ from
-    all zeros and all ones, `segments` [B, T] and `mask` [B, T] (True at tokens, False at padding).
+class FromTokens(FromText):
+    """What the config of anything that is made of tokens has."""
 
-    `windows`: [CLS] text [SEP], cut from the documents in a row, [SEP] between two; no padding.
-    `pairs`: [CLS] A [SEP] B [SEP] of one document; `is_random` [B] is 1 for the half of them whose B comes from another document.
-    """
-
-    source: Any = "pydocs"
-    "NAME or NAME:ARGUMENT of data.sources, such as files:PATH"
-    batch_size: int = 64
+    batch_size: int = 32
     length: int = 128
     "tokens in a row, T"
-    layout: Literal["windows", "pairs"] = "windows"
     vocab_size: int = 4096
-    "of the tokenizer that is trained on the source"
+    "of the tokenizer that is trained on the source, if one is"
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    "of the tokenizer that is trained on the source, if one is"
     tokenizer: str | None = None
-    "path of a tokenizer.json to use instead; None is that of --init-from, or one trained on the source"
+    "path of a tokenizer.json, vocab.txt or SentencePiece model to use instead; None is that of --init-from, or one trained here"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.length < 8:
@@ -52,48 +46,102 @@ class Text:
         if self.vocab_size < 300:
             raise ValueError(f"vocab_size must be at least 300, which holds the characters, not {self.vocab_size}")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Text(FromTokens):
+    """Batches of `tokens`, `words` [B, T] (number of the word in its row, -1 for special tokens), and by layout:
+
+    `windows`: [CLS] text [SEP], cut from the documents in a row, [SEP] between two; no padding. `packed`: as many [CLS] text
+    [SEP] as fit into a row, each document apart; `sequences` [B, T] numbers them from 1, 0 at padding, and `positions` [B, T]
+    counts in each. `pairs`: [CLS] A [SEP] B [SEP] of one document, with `segments` and `mask` [B, T] (True at tokens, False at
+    padding); `is_random` [B] is 1 for the half of them whose B comes from another document.
+    """
+
+    source: Any = "pydocs"
+    batch_size: int = 64
+    layout: Literal["windows", "packed", "pairs"] = "windows"
+
     def spec(self) -> dict[str, Spec]:
         rows = (self.batch_size,)
-        both = (self.batch_size, self.length)
-        spec = {"tokens": Spec(both, np.int32), "words": Spec(both, np.int32)}
-        if self.layout == "pairs":
-            spec |= {"segments": Spec(both, np.int32), "mask": Spec(both, np.bool_), "is_random": Spec(rows, np.int32)}
-        return spec | {"example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
+        both = Spec((self.batch_size, self.length), np.int32)
+        more = {
+            "windows": {},
+            "packed": {"sequences": both, "positions": both},
+            "pairs": {"segments": both, "mask": Spec(both.shape, np.bool_), "is_random": Spec(rows, np.int32)},
+        }[self.layout]
+        return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
 
     def build(self, tokenizer: str | None = None) -> Dataset:
-        documents = {split: joined(rows) for split, rows in sources.load(self.source).items()}
-        vocabulary = vocabulary_for(self, tokenizer, documents["train"])
-        encoded = {split: vocabulary.encode(texts) for split, texts in documents.items()}
-        make = {
-            "windows": lambda split, texts: windows(texts, self.length, vocabulary),
-            "pairs": lambda split, texts: Pairs(texts, self.length, vocabulary, VARIANTS if split == "train" else 1),
-        }[self.layout]
-        for split, texts in encoded.items():
-            tokens = sum(len(ids) for ids, _ in texts)
-            if tokens < self.length:
-                raise DataError(f"data.source {self.source}: {split} has {tokens} tokens, fewer than data.length {self.length}")
+        texts = documents(self)
+        vocabulary = vocabulary_for(self, tokenizer, texts)
+        rows = self.rows(texts, vocabulary)
+        splits: dict[str, Examples] = {}
+        for split in texts.splits:
+            stored = Stored(rows / f"{split}.array_record", None if self.layout == "pairs" else self.spec())
+            if not len(stored):
+                raise DataError(f"data.source {self.source}: {split} has fewer tokens than data.length {self.length}")
+            part = stored.column("part")
+            splits[split] = stored
+            if self.layout == "pairs":
+                splits[split] = pairs = Pairs(stored, self.length, vocabulary, VARIANTS if split == "train" else 1)
+                part = np.tile(part, pairs.variants)
+            if split == "train":
+                splits[split] = weighted(splits[split], part, texts.weights)
         return Dataset(
-            splits={split: make(split, texts) for split, texts in encoded.items()},
+            splits=splits,
             facts=facts(vocabulary),
-            fingerprint=fingerprint(self.layout, self.length, vocabulary.json, *(ids for t in encoded.values() for ids, _ in t)),
+            fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
             codec=TextCodec(self.length, vocabulary),
+            about=about(texts, rows),
+            bad_records=texts.about["bad"],
         )
+
+    def rows(self, texts: Documents, vocabulary: Tokenizer) -> Path:
+        """The folder of the rows of each split: the tokenized cache."""
+        make: dict[str, Callable[[Iterator[packing.Encoded]], Iterator[packing.Row]]] = {
+            "windows": lambda encoded: packing.windows(encoded, self.length, vocabulary),
+            "packed": lambda encoded: packing.packed(encoded, self.length, vocabulary),
+            "pairs": lambda encoded: packing.stretches(encoded, self.length - 3),
+        }
+        token = np.uint16 if vocabulary.vocab_size <= 2**16 else np.int32
+        place = np.int16 if self.length < 2**15 else np.int32
+        size = self.length - 3 if self.layout == "pairs" else self.length
+        columns = {"tokens": Spec((size,), token), "words": Spec((size,), place), "part": Spec((), np.int16)}
+        columns |= {
+            "windows": {},
+            "packed": {"sequences": Spec((size,), place), "positions": Spec((size,), place)},
+            "pairs": {"size": Spec((), np.int32), "document": Spec((), np.int32)},
+        }[self.layout]
+
+        def write(folder: Path) -> None:
+            about = {}
+            for split in texts.splits:
+                tally = packing.Tally(vocabulary, size)
+                with Writer(folder / f"{split}.array_record", columns) as writer:
+                    for part in range(len(texts.weights)):  # no row has documents of two
+                        encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
+                        for row in tally.made(make[self.layout](encoded)):
+                            writer.append({**row, "part": part})
+                about[split] = tally.about()
+            (folder / "about.json").write_text(json.dumps(about), "utf-8")
+
+        return kept(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
 
     def codec(self, folder: Path) -> "TextCodec":
         return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)))
 
 
-def joined(rows: Rows) -> list[str]:
-    """Consecutive rows of one `document` as one text; a row without is a document of its own."""
-    numbered = enumerate(rows)
-    groups = groupby(numbered, key=lambda item: item[1].get("document", item[0]))
-    return [" ".join(row["text"] for _, row in group) for _, group in groups]
+def vocabulary_for(config: FromTokens, given: str | None, texts: Documents) -> Tokenizer:
+    """The tokenizer that `config` names, or else the `given` one, or else one trained on the training split of `texts`."""
+    if path := config.tokenizer or given:
+        return Tokenizer.load(path)
 
+    def train(folder: Path) -> None:
+        vocabulary = Tokenizer.train(texts.texts("train"), config.vocab_size, config.tokenizer_kind)
+        (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
 
-def vocabulary_for(config: Any, given: str | None, texts: list[str]) -> Tokenizer:
-    """The tokenizer that `config` names, or else the `given` one, or else one trained on `texts`."""
-    path = config.tokenizer or given
-    return Tokenizer.load(path) if path else Tokenizer.train(texts, config.vocab_size)
+    key = fingerprint(texts.folder.name, config.vocab_size, config.tokenizer_kind)
+    return Tokenizer.load(str(kept(f"tokenizers/{key}", train) / TOKENIZER_FILE))
 
 
 @dataclass(frozen=True)
@@ -109,96 +157,39 @@ class TextCodec:
         kept = {TOKENIZER_FILE: self.vocabulary.json}
         return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
 
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
-        return encode(rows, self.length, self.vocabulary)
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
+        """`tokens`, `words`, `segments` and `mask` [rows, T], and what there is to say of texts that were cut. Raises DataError
+        for a row without text."""
+        for i, row in enumerate(rows):
+            if not isinstance(row.get("text"), str) or not row["text"].strip():
+                raise DataError(f"row {i} has no text; it has: {', '.join(row) or 'nothing'}")
+        encoded = self.vocabulary.encode([row["text"] for row in rows])
+        cut = sum(len(ids) > self.length - 2 for ids, _ in encoded)
+        notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are cut to it"] if cut else []
+        return stacked([self.row(text) for text in encoded]), notes
+
+    def row(self, text: packing.Encoded) -> dict[str, np.ndarray]:
+        """[T] of one encoded text, cut to what fits."""
+        ids, words = text
+        return assemble([(ids[: self.length - 2], words[: self.length - 2])], self.length, self.vocabulary)
 
     def token(self, index: int) -> str:
         return self.vocabulary.token(index)
 
 
+def about(texts: Documents, rows: Path) -> dict[str, Any]:
+    """What `data inspect` shows of texts."""
+    counted = json.loads((rows / "about.json").read_text("utf-8"))
+    return {
+        "source": {**texts.about["splits"], "fields": ", ".join(texts.about["fields"]), "bad records": len(texts.about["bad"])},
+        "cleaning": texts.about["counts"],
+        **{f"tokens of {split}": found for split, found in counted.items()},
+    }
+
+
+def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
 def facts(vocabulary: Tokenizer) -> dict[str, Any]:
-    return {"vocab_size": vocabulary.vocab_size, "mask_id": vocabulary.id(MASK), "random_ids": vocabulary.random_ids}
-
-
-def windows(texts: list[tuple[np.ndarray, np.ndarray]], length: int, vocabulary: Tokenizer) -> Columns:
-    """Every token of the documents once, in order, but for the last incomplete window."""
-    separator = np.array([vocabulary.id(SEP)], np.int32)
-    stream = np.concatenate([part for ids, _ in texts for part in (ids, separator)])
-    # Words are numbered on from document to document; a word is new where its number differs from the token before.
-    begins = np.concatenate([part for _, words in texts for part in (np.diff(words, prepend=-2) != 0, [True])])
-    ordinary = ~np.isin(stream, [vocabulary.id(token) for token in SPECIAL])
-    count, inner = len(stream) // (length - 2), length - 2
-    shape = (count, inner)
-    tokens, begins, ordinary = (x[: count * inner].reshape(shape) for x in (stream, begins, ordinary))
-    words = np.where(ordinary, np.maximum(np.cumsum(begins, axis=1) - 1, 0), -1).astype(np.int32)
-    edges = ((0, 0), (1, 1))
-    tokens = np.pad(tokens, edges, constant_values=((0, 0), (vocabulary.id(CLS), vocabulary.id(SEP))))
-    return Columns({"tokens": tokens, "words": np.pad(words, edges, constant_values=-1)})
-
-
-class Pairs:
-    """Examples of next-sentence prediction: a stretch of a document cut in two, or its first part and a stretch of another.
-
-    A stretch is as long as a row holds, or its whole document. Every draw is a function of the index.
-    """
-
-    def __init__(self, texts: list[tuple[np.ndarray, np.ndarray]], length: int, vocabulary: Tokenizer, variants: int):
-        self.texts = [(ids, words) for ids, words in texts if len(ids) >= 2]
-        if len(self.texts) < 2:
-            raise DataError("data.layout pairs: two documents or more are needed, to draw a second segment from another")
-        self.length, self.vocabulary, self.variants = length, vocabulary, variants
-        self.room = length - 3
-        self.stretches = [(d, s) for d, (ids, _) in enumerate(self.texts) for s in range(0, len(ids) - 1, self.room)]
-
-    def __len__(self) -> int:
-        return self.variants * len(self.stretches)
-
-    def __getitem__(self, index: int, /) -> Row:
-        rng = np.random.default_rng(index)
-        document, start = self.stretches[index % len(self.stretches)]
-        stretch = min(self.room, len(self.texts[document][0]) - start)
-        cut = int(rng.integers(1, stretch)) if stretch < 8 else int(rng.integers(stretch // 4, stretch - stretch // 4))
-        is_random = bool(rng.integers(2))
-        first, second = (document, start, start + cut), (document, start + cut, start + stretch)
-        if is_random:
-            other = (document + int(rng.integers(1, len(self.texts)))) % len(self.texts)
-            wanted = self.room - cut
-            begin = int(rng.integers(max(len(self.texts[other][0]) - wanted, 0) + 1))
-            second = (other, begin, begin + wanted)
-        return {**self.row(first, second), "is_random": np.int32(is_random)}
-
-    def row(self, *segments: tuple[int, int, int]) -> dict[str, np.ndarray]:
-        parts = [tuple(x[begin:end] for x in self.texts[d]) for d, begin, end in segments]
-        return assemble(parts, self.length, self.vocabulary)
-
-
-def assemble(parts: Sequence[tuple], length: int, vocabulary: Tokenizer) -> dict[str, np.ndarray]:
-    """[CLS] part [SEP] part [SEP] …, padded to `length`."""
-    tokens = np.full(length, vocabulary.id(PAD), np.int32)
-    words = np.full(length, -1, np.int32)
-    segments = np.zeros(length, np.int32)
-    tokens[0], at, word = vocabulary.id(CLS), 1, 0
-    for number, (ids, numbers) in enumerate(parts):
-        end = at + len(ids)
-        tokens[at:end], tokens[end] = ids, vocabulary.id(SEP)
-        segments[at : end + 1] = number
-        if len(ids):
-            words[at:end] = numbers - numbers[0] + word
-            word = words[end - 1] + 1
-        at = end + 1
-    words[np.isin(tokens, [vocabulary.id(token) for token in SPECIAL])] = -1
-    return {"tokens": tokens, "words": words, "segments": segments, "mask": np.arange(length) < at}
-
-
-def encode(rows: Sequence[Mapping[str, Any]], length: int, vocabulary: Tokenizer) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    """(`tokens`, `words`, `segments` and `mask` [rows, T] of [CLS] text [SEP]; what there is to say of texts that were cut).
-
-    Raises DataError for a row without text."""
-    for i, row in enumerate(rows):
-        if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise DataError(f"row {i} has no text; it has: {', '.join(row) or 'nothing'}")
-    texts = vocabulary.encode([row["text"] for row in rows])
-    cut = sum(len(ids) > length - 2 for ids, _ in texts)
-    notes = [f"{cut} of {len(rows)} texts are longer than data.length {length} and are cut to it"] if cut else []
-    assembled = [assemble([tuple(x[: length - 2] for x in text)], length, vocabulary) for text in texts]
-    return {name: np.stack([row[name] for row in assembled]) for name in assembled[0]}, notes
+    return {"vocab_size": vocabulary.vocab_size, "mask_id": vocabulary.special["mask"], "random_ids": vocabulary.random_ids}

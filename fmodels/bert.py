@@ -57,19 +57,23 @@ def bert(size: str, **changes) -> BertConfig:
 
 
 class Bert(nn.Module):
-    """Reads `tokens` [B, T], and where the batch has them `segments` [B, T] (0 without) and `mask` [B, T] (True at real tokens;
-    all without). Returns `hidden` [B, T, D], `pooled` [B, D], and the token `embedding` [V, D] for heads that are tied to it."""
+    """Reads `tokens` [B, T], and where the batch has them `segments` [B, T] (0 without), `mask` [B, T] (True at real tokens;
+    all without), and for rows that are packed `sequences` and `positions` [B, T] (which sequence of the row a token is of, from
+    1, 0 at padding, and its place in it): no token sees another sequence. Returns `hidden` [B, T, D], `pooled` [B, D], and the
+    token `embedding` [V, D] for heads that are tied to it."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         c = self.config
-        tokens_BT, mask_BT = batch["tokens"], batch.get("mask")
+        tokens_BT, mask_BT, sequences_BT = batch["tokens"], batch.get("mask"), batch.get("sequences")
+        if sequences_BT is not None:
+            mask_BT = sequences_BT > 0
         length = tokens_BT.shape[1]
         if length > c.max_length:
             raise ValueError(f"sequences of {length} tokens do not fit into max_length {c.max_length}")
-        positions_BT = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
+        positions_BT = batch.get("positions", jnp.broadcast_to(jnp.arange(length), tokens_BT.shape))
 
         token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
         x_BTD = token_embedding(tokens_BT)
@@ -77,13 +81,14 @@ class Bert(nn.Module):
             segments_BT = batch.get("segments", jnp.zeros_like(tokens_BT))
             x_BTD += Embed(c.segments, c.width, name="segment_embedding")(segments_BT)
         if c.position == "learned":
-            x_BTD += Embed(c.max_length, c.width, name="position_embedding").table[:length]
+            table = Embed(c.max_length, c.width, name="position_embedding")
+            x_BTD += table(positions_BT) if "positions" in batch else table.table[:length]
         elif c.position == "sinusoidal":
             x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
         x_BTD = Dropout(c.dropout)(NORMS[c.norm](name="embedding_norm")(x_BTD), train)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train)
+        hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
         if c.pooling == "cls":
             pooled_BD = jnp.tanh(Dense(c.width, ("embed", None), name="pooler")(hidden_BTD[:, 0]))
         elif mask_BT is None:

@@ -26,7 +26,8 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassifierHead(nn.Module):
-    """Dropout, then one dense layer; float32 out."""
+    """Dropout, then one dense layer that starts at zero (Dosovitskiy et al. 2021, §3.2): a random one would pull the features
+    that it is put on in directions of its own, another for each seed. float32 out."""
 
     classes: int
     dropout: float = 0.0
@@ -34,4 +35,5 @@ class ClassifierHead(nn.Module):
     @nn.compact
     def __call__(self, pooled_BD: Float[Array, "B D"], train: bool) -> Float[Array, "B C"]:
         x_BD = Dropout(self.dropout)(pooled_BD, train)
-        return Dense(self.classes, ("embed", None), name="dense")(x_BD).astype(jnp.float32)
+        dense = Dense(self.classes, ("embed", None), init=nn.initializers.zeros, name="dense")
+        return dense(x_BD).astype(jnp.float32)

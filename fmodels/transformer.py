@@ -140,7 +140,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack: [B, T, D] embeddings in, [B, T, D] hidden states out. `mask_BT` is True at real tokens, None where all are.
+    """The stack: [B, T, D] embeddings in, [B, T, D] hidden states out. `mask_BT` is True at real tokens, None where all are;
+    `sequences_BT` numbers the sequences of packed rows, which do not see each other.
 
     Learned and sinusoidal positions are added by whoever makes the embeddings; the others act here."""
 
@@ -148,10 +149,17 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"] | None, positions_BT: Int[Array, "B T"], train: bool
+        self,
+        x_BTD: Float[Array, "B T D"],
+        mask_BT: Bool[Array, "B T"] | None,
+        positions_BT: Int[Array, "B T"],
+        train: bool,
+        sequences_BT: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         c = self.config
         mask = None if mask_BT is None else mask_BT[:, None, None, :] & jnp.ones((x_BTD.shape[1], 1), bool)
+        if sequences_BT is not None:  # padding sees padding alone, and nobody sees it
+            mask = (sequences_BT[:, :, None] == sequences_BT[:, None, :])[:, None]
         bias = None
         if c.position == "alibi":
             bias = positions.alibi(c.heads, positions_BT)

@@ -11,6 +11,7 @@ VERBS = {
     "predict": "what a run says of new text, or of the rows of a file",
     "report": "write report.html of a run",
     "recipes": "the experiments that have a name",
+    "data": "prepare a data set, or look at one",
     "bench": "compile time, step time, throughput and memory of a recipe",
     "quickstart": "the main job, and what no verb at all does: pretrain, fine-tune, compare",
 }

@@ -13,7 +13,7 @@ def tfidf(dataset: Dataset, split: str) -> np.ndarray:
     from sklearn.metrics import confusion_matrix
     from sklearn.pipeline import make_pipeline
 
-    labels = {name: [int(row["label"]) for row in (rows[i] for i in range(len(rows)))] for name, rows in dataset.splits.items()}
+    labels = {name: rows[np.arange(len(rows))]["label"] for name, rows in dataset.splits.items()}
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000))
     model.fit(dataset.shown["train"], labels["train"])
     return confusion_matrix(labels[split], model.predict(dataset.shown[split]), labels=np.arange(len(dataset.codec.labels)))

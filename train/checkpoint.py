@@ -1,8 +1,9 @@
 """Checkpoints by Orbax: asynchronous, atomic, the data position included, and never trusted blindly.
 
-A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state), `data` (the position of the
-batches) and `meta` (checksums of the first two). It appears under its step when it is whole. Bits that changed on disk are found
-by the checksums, which are sums of integers: the same for any layout over devices.
+A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state) and `meta` (checksums of
+the first two, and fingerprints of the data, its tokenizer among them). The position in the data is the step itself. It appears
+under its step when it is whole. Bits that changed on disk are found by the checksums, which are sums of integers: the same for
+any layout over devices.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,19 +92,17 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # what could not be written was said
                 self.manager.close()
 
-    def save(self, state: State, batches: Any, metrics: dict[str, float] | None) -> None:
+    def save(self, state: State, data: Mapping[str, str], metrics: dict[str, float] | None) -> None:
         """Starts to write the state. `metrics` has the validation `loss` at this step, if known: it decides which is best."""
-        import grain
         import orbax.checkpoint as ocp
 
         step = int(state.step)
         if step in self.manager.all_steps():
             return
         items = _items(state)
-        meta = {name: int(checksum(item)) for name, item in items.items()}
+        meta = {**{name: int(checksum(item)) for name, item in items.items()}, "data": dict(data)}
         args = ocp.args.Composite(
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
-            data=grain.checkpoint.CheckpointSave(batches),
             meta=ocp.args.JsonSave(meta),
         )
         if metrics and metrics["loss"] < self.best().get("loss", math.inf):
@@ -122,15 +121,12 @@ class Checkpoints:
             kept = f"the checkpoint of step {last} is whole" if last is not None else "there is none before it"
             raise UserError(f"{self.directory}: a checkpoint could not be written ({_line(error)}); {kept}") from None
 
-    def restore(self, program: Program, batches: Any) -> State | None:
-        """The newest whole checkpoint, laid out for the program's mesh, with `batches` put to its position; None without any.
+    def restore(self, program: Program) -> State | None:
+        """The newest whole checkpoint, laid out for the program's mesh; None without any.
 
         A damaged one is named, and the one before it used. Raises UserError if all are damaged.
         """
-        import grain
-
-        position = grain.checkpoint.CheckpointRestore(batches) if batches is not None else None
-        return self._newest(lambda step: self._read(step, program, position))
+        return self._newest(lambda step: self._read(step, program))
 
     def restore_model(self, program: Program, best: bool = False) -> tuple[Any, Any]:
         """(params, model state) of the newest checkpoint, or of the best. Raises UserError if there is none."""
@@ -178,12 +174,8 @@ class Checkpoints:
         shutil.move(self.directory / str(step), aside)
         self.manager.reload()
 
-    def _read(self, step: int, program: Program, position: Any) -> State:
-        import orbax.checkpoint as ocp
-
+    def _read(self, step: int, program: Program) -> State:
         model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
-        if position is not None:
-            self.manager.restore(step, args=ocp.args.Composite(data=position))
         return State(
             step=rest["step"], params=model["params"], opt_state=rest["opt_state"], model_state=model["model_state"],
             seed=rest["seed"], guard=GuardState(**rest["guard"]),

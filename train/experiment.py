@@ -40,14 +40,19 @@ class Run:
     "steps between checkpoints; the last step has one always"
     keep: int = how(2)
     "newest checkpoints kept, beside the best"
+    read_threads: int = how(2)
+    "threads that read batches ahead"
+    read_workers: int = how(0)
+    "processes that do, instead of threads of this one"
     guard: Guard = Guard()
 
     def __post_init__(self):
         for name in ("steps", "accumulation", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.evaluate_every < 0:
-            raise ValueError(f"evaluate_every must be 0 or more, not {self.evaluate_every}")
+        for name in ("evaluate_every", "read_threads", "read_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), not {self.seed}")
 

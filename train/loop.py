@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from data.dataset import Dataset
-from data.loader import evaluation_batches, training_batches
+from data.loader import Batches, Loader, evaluation_batches
 from data.tokenizer import TOKENIZER_FILE
 from train import rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
@@ -76,21 +76,23 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     progress = Progress(path.name, experiment.run.steps)
     try:
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
-        rundir.same_data(path, run.dataset.fingerprint)
+        rundir.same_data(path, run.dataset.fingerprint, getattr(experiment.data, "accept_changed", False), progress.say)
         rundir.claim(experiment)
         rundir.write_atomically(
             path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n"
         )
         for name, text in run.dataset.codec.files.items():
             rundir.write_atomically(path / name, text)
+        if bad := run.dataset.bad_records:
+            rundir.write_atomically(path / "bad_records.jsonl", "".join(f"{line}\n" for line in bad))
+            progress.say(f"{path.name}: {len(bad)} bad records were skipped; {path / 'bad_records.jsonl'} says which")
         for note in [*run.dataset.notes, *notes(experiment)]:
             progress.say(f"{path.name}: {note}")
-        batches = training_batches(run.dataset.splits["train"], experiment.data.batch_size, experiment.run.seed)
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
-            state = checkpoints.restore(run.program, batches) if continued else None
+            state = checkpoints.restore(run.program) if continued else None
             if state is None:
                 state = fresh or initial(run, progress.say)
-            return _steps(run, state, batches, checkpoints, progress, interrupted)
+            return _steps(run, state, checkpoints, progress, interrupted)
     finally:
         progress.close()
 
@@ -116,11 +118,17 @@ def _some(found: list[str]) -> str:
     return f" ({', '.join(found[:4])}{', …' if found[4:] else ''})" if found else ""
 
 
-def _steps(
-    run: Assembled, state: State, batches: Any, checkpoints: Checkpoints, progress: Progress, interrupted: dict
-) -> dict[str, Any]:
+def batches(run: Assembled, position: int = 0) -> Loader:
+    """The training batches of a run, from the one of that number on."""
+    settings = run.experiment.run
+    numbered = Batches(run.dataset.splits["train"], run.experiment.data.batch_size, settings.seed)
+    return Loader(numbered, position, settings.read_threads, settings.read_workers)
+
+
+def _steps(run: Assembled, state: State, checkpoints: Checkpoints, progress: Progress, interrupted: dict) -> dict[str, Any]:
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
+    reader = batches(run, start)  # a step takes a batch, so the step is the position
     progress.begin(start)
     log = rundir.MetricsLog(run.path, start)
     meter = Meter(run.experiment, program, run.spec)
@@ -142,7 +150,8 @@ def _steps(
 
     try:
         for step in range(start + 1, steps + 1):
-            batch = next(batches)
+            with meter.waiting():
+                batch = next(reader)
             meter.count(batch)
             state, metrics = program.step(state, jax.device_put(batch, program.batch_sharding))
             if step == start + 1:  # which compiled, and says nothing of speed
@@ -160,7 +169,7 @@ def _steps(
                 found = record(step, pending, meter.take(), held_out if last else [run.dataset.held_out] * evaluates)
                 pending = []
                 if saves:
-                    checkpoints.save(state, batches, found.get(run.dataset.held_out))
+                    checkpoints.save(state, run.dataset.fingerprint, found.get(run.dataset.held_out))
                 meter.restart()
             elif step % settings.log_every == 0:
                 due, pending = (step, pending, meter.take()), []

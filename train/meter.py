@@ -1,6 +1,8 @@
 """From the sums of steps to the figures of a log line: losses, norms, and the speed of training alone."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +15,15 @@ from train.step import Program
 
 
 class Counted(NamedTuple):
-    """What was dispatched between two log lines."""
+    """What was dispatched between two log lines, and the seconds that were spent in waiting for batches."""
 
     steps: int
     unit: str
     units: int
+    waited: float
 
 
-NOTHING = Counted(0, "", 0)
+NOTHING = Counted(0, "", 0, 0.0)
 
 
 class Meter:
@@ -41,7 +44,13 @@ class Meter:
 
     def count(self, batch: dict[str, np.ndarray]) -> None:
         unit, units = size(batch)
-        self.counted = Counted(self.counted.steps + 1, unit, self.counted.units + units)
+        self.counted = self.counted._replace(steps=self.counted.steps + 1, unit=unit, units=self.counted.units + units)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.counted = self.counted._replace(waited=self.counted.waited + time.perf_counter() - began)
 
     def take(self) -> Counted:
         """What was counted since the last time."""
@@ -60,6 +69,7 @@ class Meter:
             values[f"{counted.unit}_per_second"] = counted.units / seconds
             values["step_seconds"] = seconds / counted.steps
             values["tflops_per_second"] = self.flops * counted.steps / seconds / 1e12
+            values["data_wait_share"] = counted.waited / seconds
             values["share_of_matrix_rate"] = self.flops * counted.steps / seconds / self.rate
         peak, where = machine.peak_memory()
         values[f"peak_{where}_memory_gib"] = peak
@@ -69,5 +79,6 @@ class Meter:
 def size(batch: dict[str, np.ndarray]) -> tuple[str, int]:
     """What a batch is counted in, and how many: tokens that are not padding, or examples."""
     if "tokens" in batch:
-        return "tokens", int(batch["mask"].sum()) if "mask" in batch else batch["tokens"].size
+        real = batch.get("mask", batch.get("sequences"))
+        return "tokens", int(batch["tokens"].size if real is None else np.count_nonzero(real))
     return "examples", len(batch["valid"])

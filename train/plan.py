@@ -26,7 +26,7 @@ def describe(run: Assembled) -> str:
         f"FLOPs a step  {work:,}, {work / run.experiment.data.batch_size:,.0f} an example, of products and convolutions",
         f"memory        {held} of state and batch, {more} more at work, a device",
         f"mesh          {mesh} on {program.mesh.devices.size} {program.mesh.devices.flat[0].platform} device(s)",
-        f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}; fingerprint {run.dataset.fingerprint}",
+        f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),
     ]
     if program.mesh.size > 1:

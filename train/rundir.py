@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,25 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def same_data(path: Path, fingerprint: str) -> None:
-    """Raises UserError if the run was started on other data."""
+def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Callable[[str], None]) -> None:
+    """Raises UserError, naming what differs, if the run was started on other data; only says so if that is accepted."""
     file = path / "environment.json"
-    before = json.loads(file.read_text("utf-8"))["data_fingerprint"] if file.exists() else fingerprint
-    if before != fingerprint:
-        changed = f"fingerprint {before}, now {fingerprint}"
-        raise UserError(f"{path}: the data changed since the run was started ({changed}); restore it, or start another run")
+    before = json.loads(file.read_text("utf-8"))["data"] if file.exists() else fingerprint
+    changed = "; ".join(
+        f"{name} was {before.get(name, 'absent')}, is {fingerprint.get(name, 'absent')}"
+        for name in sorted(before.keys() | fingerprint.keys())
+        if before.get(name) != fingerprint.get(name)
+    )
+    if changed and accept:
+        say(f"{path}: the data changed since the run was started ({changed}), which is accepted")
+    elif changed:
+        raise UserError(
+            f"{path}: the data changed since the run was started ({changed}); restore it, start another run, or say "
+            "--data.accept-changed"
+        )
 
 
-def environment(fingerprint: str) -> dict[str, Any]:
+def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     import jax
 
     def git(*arguments: str) -> str | None:
@@ -103,7 +112,7 @@ def environment(fingerprint: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}},
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
         "git": {"revision": revision, "modified": dirty},
-        "data_fingerprint": fingerprint,
+        "data": dict(fingerprint),
     }
 
 

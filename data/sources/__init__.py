@@ -1,27 +1,109 @@
 """Where rows come from: one source a file.
 
-A source is a frozen dataclass with `load() -> {split: rows}`. Rows of text have `text`, and `label` where they have one, or
-`document`, which joins consecutive rows into one. An experiment names a source by a string, `NAME` or `NAME:ARGUMENT`, which
-is `source(ARGUMENT)` of the module `data.sources.NAME`, or holds the source itself.
+A source is a frozen dataclass with
+
+    stamp() -> {part: state}          what it reads (files, a version) and the state of each, such as size and time: where no
+    stamp
+                                      has changed, no row has, and nothing is read again
+    splits(wanted) -> {split: rows}   `wanted` says for each of our splits (`train`, `validation`, `test`) which of the source's
+    it
+                                      is; empty is the source's own choice
+
+Rows are an iterable that is read as often as it is asked for, in the same order, and never held in memory as a whole. Each is a
+dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has),
+or a `Bad`: a row that cannot be read, which is the reader's to judge. What makes the whole source unusable is a DataError.
+
+An experiment names a source by a string, `NAME` or `NAME:ARGUMENT`, which is `source(ARGUMENT)` of the module
+`data.sources.NAME`, or holds the source itself.
 """
 
+import difflib
 import importlib
 import pkgutil
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 from data.errors import DataError
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+SPLITS = ("train", "validation", "test")
 
 
-def load(source: Any) -> dict[str, Rows]:
-    """The rows of each split of a source. Raises DataError if there is none of that name, or it has nothing to read."""
-    if isinstance(source, str):
-        name, _, argument = source.partition(":")
-        known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-        if name not in known:
-            raise DataError(
-                f"data.source {source!r}: there is no source {name!r}; there are: {', '.join(known)}, as NAME or NAME:ARGUMENT"
-            )
-        source = importlib.import_module(f"data.sources.{name}").source(argument)
-    return source.load()
+class Bad(NamedTuple):
+    """A row that cannot be read."""
+
+    where: str
+    "`reviews.csv, line 7`"
+    what: str
+    "what is wrong with it, and what would be right"
+
+
+Rows = Iterable[Row | Bad]
+
+
+class Source(Protocol):
+    def stamp(self) -> Mapping[str, str]: ...
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]: ...
+
+
+def find(source: Any) -> Source:
+    """The source of that name, or itself. Raises DataError if there is none of that name."""
+    if not isinstance(source, str):
+        return source
+    name, _, argument = source.partition(":")
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise DataError(
+            f"data.source {source!r}: there is no source {name!r}{near(name, known)}; "
+            f"there are: {', '.join(known)}, as NAME or NAME:ARGUMENT"
+        )
+    return importlib.import_module(f"data.sources.{name}").source(argument)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, if one of the known names is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def usual(there: Iterable[str], source: object) -> dict[str, str]:
+    """The choice of splits where none was made, for data that others have published: those with our names or a usual one (`dev`);
+    where there is `train` and nothing else, its last tenth is `validation`. Raises DataError where the choice is not plain."""
+    there = list(there)
+    if there == ["train"]:
+        return {"train": "train[:90%]", "validation": "train[90%:]"}
+    usual = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+    found = {ours: theirs for ours in SPLITS for theirs in reversed(usual[ours]) if theirs in there}
+    if "train" not in found or len(found) < 2:
+        raise DataError(
+            f"data.source {source}: which splits to train on and which to hold out is not plain; it has: {', '.join(there)}; "
+            "data.splits says: train=NAME,validation=NAME, or train=NAME[:90%],validation=NAME[90%:]"
+        )
+    return found
+
+
+def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -> Mapping[str, Rows]:
+    """The splits that are wanted, each an expression over the source's own: NAME, NAME[FROM:TO] with numbers of rows or percents,
+    or several of these joined by +. Raises DataError for what is none, or not there."""
+    return {split: _Chosen(own, expression, source) for split, expression in wanted.items()} or own
+
+
+class _Chosen:
+    def __init__(self, own: Mapping[str, Rows], expression: str, source: object):
+        self.parts = []
+        for term in expression.split("+"):
+            match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\[(\d+%?)?:(\d+%?)?\])?\s*", term)
+            if match is None:
+                raise DataError(f"data.splits: {term!r} is no split; NAME, NAME[:1000] or NAME[10%:20%] would be")
+            name, begin, end = match.groups()
+            if name not in own:
+                raise DataError(f"data.source {source}: it has no split {name!r}{near(name, own)}; it has: {', '.join(own)}")
+            self.parts.append((own[name], begin, end))
+
+    def __iter__(self) -> Iterator[Row | Bad]:
+        for rows, begin, end in self.parts:
+            count = sum(1 for _ in rows) if "%" in f"{begin}{end}" else 0
+            at = lambda bound, count=count: round(count * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+            yield from islice(rows, at(begin) if begin else 0, at(end) if end else None)

@@ -1,15 +1,19 @@
 """The 1,797 handwritten digits of 8 by 8 pixels that scikit-learn ships (Alpaydin and Kaynak 1998)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.sources import Rows
+from data.sources import Rows, choose
 
 
 @dataclass(frozen=True)
 class Digits:
-    def load(self) -> dict[str, Rows]:
+    def stamp(self) -> Mapping[str, str]:
+        return {"digits": "1998"}  # they do not change
+
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
         """Rows of `image`, float32 [8, 8, 1] in [0, 1], and `label`; a fifth, drawn at random once for all, is `test`."""
         from sklearn.datasets import load_digits
 
@@ -18,7 +22,7 @@ class Digits:
         images, labels = (pixels[order].reshape(-1, 8, 8, 1) / 16).astype(np.float32), labels[order]
         rows = [{"image": image, "label": str(label)} for image, label in zip(images, labels, strict=True)]
         held_out = len(rows) // 5
-        return {"train": rows[held_out:], "test": rows[:held_out]}
+        return choose({"train": rows[held_out:], "test": rows[:held_out]}, wanted, "digits")
 
 
 def source(argument: str) -> Digits:

@@ -1,109 +1,226 @@
-"""Local files: plain text, JSON lines and TSV.
+"""Files: a path, a folder or a glob, on this machine or wherever fsspec reaches (`gs://`, `s3://`, `hf://`).
 
-`files:notes.txt` is text, one document a line, or, where there are blank lines, one between each two of them.
-`files:reviews.jsonl` has an object with `text` a line, and `label` for classification; `files:reviews.tsv` has a header with
-these names.
+    files:notes.txt              `text`: a document a line, or, where there are blank lines, one between each two of them
+    files:raw/*.en.gz            `text`: a sentence a line; the suffix is the code of a language
+    files:reviews.jsonl          the fields of the objects; so .csv and .tsv, whose first line names them, and .parquet
+    files:photos                 `image` as encoded, `label`: photos/CLASS/NAME.jpg; so .png, .bmp and .webp
+    files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav, or digits/CLASS_….wav
+    files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
+
+Texts, .csv, .tsv, .jsonl and idx may be packed (.gz, .xz, .zst); images and sounds may be in a .tar, packed or not, which is
+read as a stream. Folders are classes where there are at least two. Within a folder or an archive, hidden files and those called
+README, LICENSE or COPYING are not data.
+
+Splits are what names say: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. Where no name says anything, about one
+row in ten is held out as `validation`. In data.splits, a split may also be a file or a glob within the folder or archive:
+train=reviews.tsv,validation=more/*.tsv.
 """
 
-import csv
-import json
+import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import PurePosixPath
 
+from data import formats, places
 from data.errors import DataError
-from data.sources import Rows
+from data.places import DAMAGE, File
+from data.sources import SPLITS, Bad, Row, Rows, choose, near
 
 HELD_OUT_ONE_IN = 10
+
+_SPLIT = re.compile(r"(?:^|/)(?:(train)|(valid|validation|val|dev)|(test|t10k))(?![^\W_])[^/]*", re.IGNORECASE)
+_NO_DATA = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICENSE|COPYING)[^/]*$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Files:
     path: str
 
-    def load(self) -> dict[str, Rows]:
-        """The splits `train` and `validation`, one row in ten by a hash of its text.
+    def stamp(self) -> Mapping[str, str]:
+        """The size and the time of each file, or what its file system tells it by. Raises DataError if there is none."""
+        return {file.where: file.stamp() for file in self._files()}
 
-        Raises DataError for a file that is missing or empty, text that is not UTF-8 (with the byte), a line that cannot be read.
-        """
-        path = Path(self.path)
-        readers = {".txt": _text, ".jsonl": _json_lines, ".tsv": _tsv}
-        if path.suffix not in readers:
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+        """Raises DataError where there is nothing that can be read, or some files are of a split and others of none."""
+        parts = self._parts()
+        classes = len({_folder(name) for name in parts} - {None}) > 1
+        rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes)
+        named: dict[str | None, dict[str, File]] = {}
+        for name, file in parts.items():
+            named.setdefault(_split(name), {})[name] = file
+        unnamed = named.pop(None, {})
+        own: dict[str, FileRows | HeldOut] = {split: rows(named[split]) for split in SPLITS if split in named}
+        if not named:
+            own = {"train": HeldOut(rows(parts), False), "validation": HeldOut(rows(parts), True)}
+        elif unnamed and not wanted:
+            split, files = next(iter(named.items()))
             raise DataError(
-                f"{path}: cannot tell what is in a {path.suffix or 'file without suffix'}; there are: {', '.join(readers)}"
+                f"data.source {self}: {next(iter(unnamed))} is of no split, but {next(iter(files))} is of {split}; a glob leaves "
+                "files out, and data.splits says which is which: train=FILE,validation=FILE"
             )
+        used = list(own)
+        if wanted:
+            used = [name for expression in wanted.values() for name in (expression, *re.split(r"\[[^]]*\]|\+", expression))]
+        for name in filter(None, map(str.strip, used)):
+            if name not in own and (chosen := {part: parts[part] for part in parts if fnmatchcase(part, name)}):
+                own[name] = rows(chosen)
+            if name in own:
+                own[name].check()
+            elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # which is no name of a split
+                raise DataError(f"data.splits: there is no file {name!r} in {self}{near(name, parts)}")
+        # A path or a glob is no name of a split such as `choose` looks for.
+        whole: dict[str, Rows] = {split: own[name] for split, name in wanted.items() if name in own}
+        rest = {split: expression for split, expression in wanted.items() if split not in whole}
+        chosen = {**whole, **choose(own, rest, self)} if rest else whole or own
+        return {split: chosen[split] for split in wanted or own}
+
+    def __str__(self) -> str:
+        return f"files:{self.path}"
+
+    def _files(self) -> list[File]:
+        found = places.find(self.path)
+        kept = [file for file in found if self.path.endswith(file.name) or not _NO_DATA.search(file.name)]
+        if not kept:
+            raise DataError(f"data.source {self}: there is no data in it, only {found[0].name} and the like")
+        # The members of the one archive that was asked for are named as the files of a folder are.
+        return [replace(kept[0], name="")] if len(kept) == 1 and kept[0].is_archive else kept
+
+    def _parts(self) -> dict[str, File]:
+        """For the name of each file or member of an archive: the file that it is, or is in."""
+        parts: dict[str, File] = {}
+        for file in self._files():
+            parts |= dict.fromkeys(_members(file), file) if file.is_archive else {file.name: file}
+        labels = {formats.labels_of(name) for name in parts if formats.labels_of(name) != name}
+        return {name: file for name, file in parts.items() if name not in labels}
+
+
+def _members(archive: File) -> list[str]:
+    names: list[str] = []
+    try:
+        names.extend(member.name for member in places.members(archive) if not _NO_DATA.search(member.name))
+    except (*DAMAGE, OSError) as error:  # which is told when the members before it have been read, if there are
+        if not names:
+            raise DataError(f"{archive.where}: no archive that can be read: {error}") from None
+    if not names:
+        raise DataError(f"{archive.where}: there is no file in it")
+    return names
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of files and members of archives, file after file."""
+
+    source: str
+    parts: Mapping[str, File]
+    "by name"
+    classes: bool
+    "whether folders are classes"
+
+    def check(self) -> str:
+        """The kind of all of them. Raises DataError for a name that does not say what is in it, and where they are of several."""
+        first: dict[str, str] = {}
+        for name, file in self.parts.items():
+            format = formats.find(name, f"{file.where}, {name}" if file.is_archive else file.where)
+            first.setdefault(format.kind, name)
+            if file.is_archive and not format.streamed:
+                raise DataError(f"{file.where}, {name}: only images and sounds are read from an archive; unpack it")
+        if len(first) > 1:
+            (kind, name), (other, another) = list(first.items())[:2]
+            raise DataError(f"{self.source}: there are {kind} ({name}) and {other} ({another}); a glob takes those of one kind")
+        return next(iter(first))
+
+    def __iter__(self) -> Iterator[Row | Bad]:
+        kind, numbers = self.check(), count()
+        files = list(dict.fromkeys(self.parts.values()))
+        example: tuple[File, Row] | None = None
+        for file in files:
+            empty = True
+            for row in self._read(file, kind):
+                if not isinstance(row, Bad):
+                    example = example or (file, row)
+                    if empty and kind == "tables" and set(row) != set(example[1]):
+                        raise DataError(
+                            f"{self.source}: {file.where} has the fields {', '.join(row)}, but {example[0].where} has "
+                            f"{', '.join(example[1])}; a glob takes those that are alike"
+                        )
+                    row = {**row, "document": next(numbers)} if kind == "texts" else row
+                empty = False
+                yield row
+            if empty and len(files) > 1:
+                yield Bad(file.where, "there is no row in it; take it away")
+        if example is None:
+            raise DataError(f"{files[0].where if len(files) == 1 else self.source}: there is no row in it")
+
+    def _read(self, file: File, kind: str) -> Iterator[Row | Bad]:
         try:
-            data = path.read_bytes()
+            for part in places.members(file) if file.is_archive else (file,):
+                if part.name in self.parts:
+                    label = self._label(part.name, kind)
+                    for row in formats.find(part.name, part.where).read(part):
+                        yield row if isinstance(row, Bad) else {**label, **row}
+        except DAMAGE as error:
+            yield Bad(file.where, f"damaged, or cut short: {error or 'it ends too early'}; what is before that is good")
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror}{_near(path)}") from None
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8; convert the file") from None
-        rows = list(readers[path.suffix](path, text))
-        if not rows:
-            raise DataError(f"{path}: there is no text in it")
-        held_out = [zlib.crc32(row["text"].encode()) % HELD_OUT_ONE_IN == 0 for row in rows]
-        if sum(held_out) < 2 or all(held_out):  # too few to leave it to chance
-            held_out = [i >= len(rows) - min(2, len(rows) // 2) for i in range(len(rows))]
-        if len(rows) == 1:
+            raise DataError(f"{file.where}: {error.strerror or error}") from error
+
+    def _label(self, name: str, kind: str) -> Row:
+        label = _folder(name) if self.classes and kind in ("images", "sounds") else None
+        if label is None and kind == "sounds" and "_" in PurePosixPath(name).name:
+            label = PurePosixPath(name).name.partition("_")[0]
+        return {} if label is None else {"label": label}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """About one in ten of the rows of each label, or of all that have none, or all but these.
+
+    The first of a label is never held out, and the second always is, so that a rare label is in both where it can be.
+    """
+
+    rows: FileRows
+    out: bool
+
+    def check(self) -> str:
+        return self.rows.check()
+
+    def __iter__(self) -> Iterator[Row | Bad]:
+        counts: Counter[str | int | None] = Counter()
+        for row in self.rows:
+            if isinstance(row, Bad):
+                if not self.out:
+                    yield row
+                continue
+            label = row.get("label")
+            label = label if isinstance(label, str | int) else None
+            number = counts[label]
+            counts[label] += 1
+            if (number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)) == self.out:
+                yield row
+        if self.out and max(counts.values()) == 1:
             raise DataError(
-                f"{path}: one document only; at least two are needed, one a line or parted by blank lines, to hold one out"
+                f"{self.rows.source}: there is one row only{' of each label' if None not in counts else ''}, and none can be "
+                "held out; more are needed, or data.splits that says what is held out: train=FILE,validation=FILE"
             )
-        splits = {"train": [], "validation": []}
-        for row, out in zip(rows, held_out, strict=True):
-            splits["validation" if out else "train"].append(row)
-        return splits
+
+
+def _split(name: str) -> str | None:
+    """The split that the first of the folders, or else the file, is named for."""
+    match = _SPLIT.search(name)
+    return SPLITS[match.lastindex - 1] if match and match.lastindex else None
+
+
+def _folder(name: str) -> str | None:
+    """The folder that a file is in, if that is not a split's."""
+    folders = _SPLIT.sub("", name.rpartition("/")[0], count=1)
+    return folders.rpartition("/")[2] or None
 
 
 def source(argument: str) -> Files:
+    """Raises DataError without a path."""
     if not argument:
-        raise DataError("data.source files: the path is missing: files:PATH")
+        raise DataError("data.source files: the path is missing: files:PATH, of a file, a folder or a glob")
     return Files(argument)
-
-
-def _text(path: Path, text: str) -> Iterator[dict[str, str]]:
-    lines = text.replace("\r\n", "\n").split("\n")
-    documents = "\n".join(line.strip() for line in lines).strip("\n").split("\n\n")
-    if len(documents) == 1:
-        documents = lines
-    for number, document in enumerate(documents):
-        if document.strip():
-            yield {"text": document.strip(), "document": str(number)}
-
-
-def _json_lines(path: Path, text: str) -> Iterator[dict[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise DataError(f'{path}, line {number}: an object with the string "text" is needed')
-            for name in ("label", "document"):
-                if not isinstance(row.get(name, ""), str | int):
-                    raise DataError(f'{path}, line {number}: "{name}" must be a string or a number, not {json.dumps(row[name])}')
-            yield {name: str(value) for name, value in row.items()}
-
-
-def _tsv(path: Path, text: str) -> Iterator[dict[str, str]]:
-    lines = csv.reader(text.replace("\r\n", "\n").rstrip("\n").split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(lines, [])
-    if "text" not in header:
-        raise DataError(
-            f"{path}, line 1: the header must name a column text, and label for classification; it has: {', '.join(header)}"
-        )
-    for number, fields in enumerate(lines, 2):
-        if len(fields) != len(header):
-            raise DataError(f"{path}, line {number}: {len(fields)} fields, but the header has {len(header)}")
-        yield dict(zip(header, fields, strict=True))
-
-
-def _near(path: Path) -> str:
-    import difflib
-
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, beside, n=1)
-    return f"; did you mean {path.with_name(close[0])}?" if close else ""

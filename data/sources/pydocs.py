@@ -9,18 +9,19 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import json
 import random
 import re
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cache import cached
+from data.cache import kept
 from data.errors import DataError
-from data.sources import Rows
+from data.sources import Row, Rows, choose
 
 STDLIB = "python"
 LIBRARIES = tuple("flax grain jax matplotlib numpy optax orbax pydantic rich scipy sklearn tensorflow_datasets tyro".split())
@@ -59,13 +60,16 @@ class PyDocs:
     """Rows of `text` and `document`, the module's dotted name, sorted by library, module and position, so that the passages of a
     document are adjacent. The split `validation` holds one module in eight."""
 
-    def load(self) -> dict[str, Rows]:
+    def stamp(self) -> Mapping[str, str]:
+        return _stamp()
+
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where a library is not installed."""
-        splits: dict[str, Rows] = {"train": [], "validation": []}
+        splits: dict[str, list[Row]] = {"train": [], "validation": []}
         for passage in collect():
             split = "validation" if passage.held_out else "train"
             splits[split].append({"text": passage.text, "document": passage.document})
-        return splits
+        return choose(splits, wanted, "pydocs")
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ class PyDocsTopics:
     The split `test` comes from the modules that `PyDocs` holds out too; `train` and `validation` share the others but no passage.
     """
 
-    def load(self) -> dict[str, Rows]:
+    def stamp(self) -> Mapping[str, str]:
+        return _stamp()
+
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where a library is not installed."""
-        splits: dict[str, Rows] = {"train": [], "validation": [], "test": []}
+        splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         passages = [p for p in collect() if p.library in TOPICS]
         masked = {p.text: mask_names(p.text) for p in passages}
         seen = {masked[p.text] for p in passages if not p.held_out}  # of two passages that differ in names only, none is a test
@@ -92,7 +99,7 @@ class PyDocsTopics:
                 ("test", held_out[:TEST_ROWS]),
             ):
                 splits[split] += [{"text": masked[p.text], "label": library} for p in chosen]
-        return splits
+        return choose(splits, wanted, "pydocs:topics")
 
 
 def source(argument: str) -> PyDocs | PyDocsTopics:
@@ -102,17 +109,25 @@ def source(argument: str) -> PyDocs | PyDocsTopics:
     return PyDocsTopics() if argument else PyDocs()
 
 
+def _stamp() -> dict[str, str]:
+    """Of each library and of this file, which says what becomes of them."""
+    roots = {library: _roots(library) for library in sorted((*LIBRARIES, STDLIB))}
+    states = {library: " ".join(str(root.stat().st_mtime_ns) for root in found) for library, found in roots.items()}
+    return {**states, "pydocs": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}
+
+
 def collect() -> list[Passage]:
     """All passages, sorted by library, module and position; paragraphs that differ in digits, case or punctuation count once.
 
     Half a minute of parsing, kept in the cache until a library is installed anew. Raises DataError where one is not installed.
     """
-    libraries: list[str] = sorted((*LIBRARIES, STDLIB))
-    state = [Path(__file__).read_text("utf-8")] + [
-        f"{root} {root.stat().st_mtime_ns}" for lib in libraries for root in _roots(lib)
-    ]
-    key = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
-    return [Passage(*fields) for fields in cached(f"pydocs-{key}", lambda: list(_collected(libraries)))]
+    places = [str(root) for library in sorted((*LIBRARIES, STDLIB)) for root in _roots(library)]
+    key = hashlib.sha256(json.dumps([places, _stamp()]).encode()).hexdigest()[:16]
+
+    def write(folder: Path) -> None:
+        (folder / "passages.json").write_text(json.dumps(list(_collected(sorted((*LIBRARIES, STDLIB))))), "utf-8")
+
+    return [Passage(*fields) for fields in json.loads((kept(f"pydocs/{key}", write) / "passages.json").read_text("utf-8"))]
 
 
 def _collected(libraries: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -1,46 +1,82 @@
-"""The order of examples: a permutation of each epoch, by (seed, step) alone, that goes on where it was."""
+"""The batch at a step is the same for any number of hosts, threads and worker processes, and from wherever a run continues."""
 
 import numpy as np
 import pytest
 
 from data.dataset import Columns
-from data.loader import evaluation_batches, training_batches
+from data.loader import Batches, Loader, evaluation_batches
+from data.mixture import weighted
 
-pytestmark = pytest.mark.quick
-EXAMPLES = Columns({"x": np.arange(10) * 3})
-
-
-def examples(iterator, batches: int) -> list[list[int]]:
-    return [next(iterator)["example"].tolist() for _ in range(batches)]
+EXAMPLES = Columns({"x": np.arange(110, dtype=np.int32), "y": np.random.default_rng(0).random((110, 3), np.float32)})
+MIXED = weighted(EXAMPLES, np.arange(110) % 2, (0.25, 0.75))
+BATCH = 8
 
 
-def test_every_epoch_is_a_new_permutation():
-    seen = np.concatenate(examples(training_batches(EXAMPLES, 5, 0), 6))
-    epochs = [tuple(seen[i : i + 10]) for i in (0, 10, 20)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len(set(epochs)) == 3
+def read(loader: Loader, count: int) -> list[list[int]]:
+    return [next(loader)["example"].tolist() for _ in range(count)]
 
 
-def test_the_order_is_a_function_of_the_seed():
-    assert examples(training_batches(EXAMPLES, 4, 1), 5) == examples(training_batches(EXAMPLES, 4, 1), 5)
-    assert examples(training_batches(EXAMPLES, 4, 1), 5) != examples(training_batches(EXAMPLES, 4, 2), 5)
+def whole(examples, count: int, seed: int = 0) -> list[list[int]]:
+    batches = Batches(examples, BATCH, seed)
+    return [batches[n]["example"].tolist() for n in range(count)]
 
 
-def test_a_batch_larger_than_the_data_goes_on_into_the_next_epoch():
-    (batch,) = examples(training_batches(EXAMPLES, 25, 0), 1)
-    assert np.bincount(batch).tolist().count(3) == 5 and np.bincount(batch).tolist().count(2) == 5
+@pytest.mark.quick
+@pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one source", "mixture"])
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_share_the_batch_that_one_host_reads(examples, hosts):
+    shares = [Batches(examples, BATCH, 3, host, hosts) for host in range(hosts)]
+    for n in range(40):
+        together = [row for share in shares for row in share[n]["example"].tolist()]
+        assert together == Batches(examples, BATCH, 3)[n]["example"].tolist()
 
 
-def test_a_restored_position_goes_on_with_the_next_batch():
-    first = training_batches(EXAMPLES, 3, 0)
-    examples(first, 4)
-    state = first.get_state()
-    second = training_batches(EXAMPLES, 3, 0)
-    second.set_state(state)
-    assert examples(second, 5) == examples(first, 5)
+@pytest.mark.quick
+def test_stopped_on_four_hosts_and_continued_on_two():
+    before = [[Batches(MIXED, BATCH, 0, host, 4)[n]["example"].tolist() for host in range(4)] for n in range(5)]
+    loaders = [Loader(Batches(MIXED, BATCH, 0, host, 2), position=5) for host in range(2)]
+    after = [[next(loader)["example"].tolist() for loader in loaders] for _ in range(5)]
+    flat = [[row for share in batch for row in share] for batch in [*before, *after]]
+    assert flat == whole(MIXED, 10)
 
 
-def test_an_evaluation_sees_each_row_once_and_marks_what_only_fills():
-    batches = list(evaluation_batches(EXAMPLES, 4))
-    assert [batch["valid"].tolist() for batch in batches] == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]
-    assert np.concatenate([b["x"][b["valid"] == 1] for b in batches]).tolist() == EXAMPLES.columns["x"].tolist()
+@pytest.mark.quick
+@pytest.mark.parametrize("threads", [0, 1, 4])
+@pytest.mark.parametrize("start", [0, 7])
+def test_threads_and_the_start_change_nothing(threads, start):
+    assert read(Loader(Batches(EXAMPLES, BATCH, 1), start, threads), 20) == whole(EXAMPLES, 20 + start, 1)[start:]
+
+
+def test_worker_processes_change_nothing():
+    assert read(Loader(Batches(EXAMPLES, BATCH, 1), 3, workers=2), 12) == whole(EXAMPLES, 15, 1)[3:]
+
+
+@pytest.mark.quick
+def test_an_epoch_has_every_row_once_and_rows_keep_their_arrays():
+    batches = Batches(EXAMPLES, 11, 0)
+    read = [batches[n] for n in range(10)]
+    assert sorted(row for batch in read for row in batch["example"]) == list(range(110))
+    for batch in read:
+        np.testing.assert_array_equal(batch["y"], EXAMPLES.columns["y"][batch["x"]])
+        assert batch["valid"].tolist() == [1] * 11
+
+
+@pytest.mark.quick
+def test_the_seed_and_the_epoch_make_the_order():
+    assert whole(EXAMPLES, 5, 0) != whole(EXAMPLES, 5, 1)
+    assert whole(EXAMPLES, 14)[:13] != [batch for batch in whole(EXAMPLES, 28)[14:]][:13]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_an_evaluation_has_every_row_once_and_says_which_rows_only_fill(hosts):
+    shares = [list(evaluation_batches(EXAMPLES, BATCH, host, hosts)) for host in range(hosts)]
+    assert {len(batch["x"]) for share in shares for batch in share} == {BATCH // hosts}
+    valid = [int(x) for batches in zip(*shares, strict=True) for b in batches for x in b["x"][b["valid"] == 1]]
+    assert valid == list(range(110))
+
+
+@pytest.mark.quick
+def test_a_batch_larger_than_the_data_repeats_it():
+    (batch,) = [Batches(Columns({"x": np.arange(3)}), 8, 0)[0]]
+    assert np.bincount(batch["x"]).min() >= 2

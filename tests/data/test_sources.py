@@ -1,68 +1,100 @@
-"""Sources: files of a user, the corpus of the machine, the digits; labels and their budget."""
+"""Sources by name: their splits, the corpus of the machine, the digits, mixtures; labels and their budget."""
 
-import json
-
+import numpy as np
 import pytest
 
-from data import cache, labels, sources
+from data import labels, sources
 from data.errors import DataError
 from data.sources import pydocs
-from data.sources.files import Files
+
+ROWS = [{"number": i} for i in range(10)]
 
 
 @pytest.mark.quick
-def test_a_text_file_is_a_document_a_line_or_between_blank_lines(tmp_path):
-    lines, blocks = tmp_path / "lines.txt", tmp_path / "blocks.txt"
-    lines.write_text("one\ntwo\nthree\n")
-    blocks.write_text("one\ntwo\n\n\nthree\n\nfour\n")
-    texts = lambda path: sorted(row["text"] for rows in Files(str(path)).load().values() for row in rows)
-    assert texts(lines) == ["one", "three", "two"]
-    assert texts(blocks) == ["four", "one\ntwo", "three"]
+@pytest.mark.parametrize(
+    ("expression", "numbers"),
+    [
+        ("a", range(10)),
+        ("a[:3]", range(3)),
+        ("a[50%:]", range(5, 10)),
+        ("a[10%:30%]", range(1, 3)),
+        ("a[:2]+b", [0, 1, *range(10)]),
+    ],
+)
+def test_splits_are_chosen_by_tfds_own_syntax(expression, numbers):
+    chosen = sources.choose({"a": ROWS, "b": ROWS}, {"train": expression}, "x")
+    for _ in range(2):
+        assert [row["number"] for row in chosen["train"]] == list(numbers)
 
 
 @pytest.mark.quick
-def test_the_held_out_tenth_does_not_depend_on_the_order(tmp_path):
-    rows = [{"text": f"document {i}", "label": "ab"[i % 2]} for i in range(200)]
-    held_out = []
-    for name, ordered in (("a.jsonl", rows), ("b.jsonl", rows[::-1])):
-        (tmp_path / name).write_text("\n".join(map(json.dumps, ordered)))
-        held_out.append({row["text"] for row in Files(str(tmp_path / name)).load()["validation"]})
-    assert held_out[0] == held_out[1] and 8 <= len(held_out[0]) <= 35
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [("c", "it has no split 'c'; it has: a, bee"), ("be", "did you mean bee"), ("a[1", "'a\\[1' is no split; NAME")],
+)
+def test_a_split_that_is_not_there_is_named(expression, message):
+    with pytest.raises(DataError, match=message):
+        sources.choose({"a": ROWS, "bee": ROWS}, {"train": expression}, "x")
 
 
 @pytest.mark.quick
 def test_digits_are_split_once_for_all():
-    splits = sources.load("digits")
+    splits = sources.find("digits").splits({})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1438, "test": 359}
     assert splits["test"][0]["image"].shape == (8, 8, 1) and {row["label"] for row in splits["test"]} == set("0123456789")
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("0.5*digits", "a mixture has two parts or more"),
+        ("0.5*digits+pydocs", "'pydocs' is not WEIGHT\\*SOURCE"),
+        ("1*digits+0*pydocs", "weights must be positive"),
+        ("1*digits+1*nothing", "there is no source 'nothing'"),
+    ],
+)
+def test_what_is_no_mixture_is_named(argument, message):
+    with pytest.raises(DataError, match=message):
+        sources.find(f"mixture:{argument}").splits({})
+
+
+@pytest.mark.quick
+def test_labels_are_numbered_in_the_order_of_their_names():
+    found = labels.numbered({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
+    assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
+    assert found.counts("train") == {"a": 1, "b": 2}
+
+
+@pytest.mark.quick
 def test_a_budget_takes_as_many_of_each_label_and_depends_on_its_seed():
-    rows = [{"text": str(i), "label": "abc"[i % 3]} for i in range(30)]
-    chosen = labels.budget(rows, 4, 0, "x")
-    assert sorted(row["label"] for row in chosen) == list("aaaabbbbcccc")
-    assert chosen == labels.budget(rows, 4, 0, "x") != labels.budget(rows, 4, 1, "x")
+    found = labels.numbered({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
+    chosen = labels.budget(found, 4, 0, "x")
+    assert np.bincount(chosen % 3).tolist() == [4, 4, 4] and len(set(chosen)) == 12
+    assert chosen.tolist() == labels.budget(found, 4, 0, "x").tolist() != labels.budget(found, 4, 1, "x").tolist()
     with pytest.raises(DataError, match="'a' has 10 rows"):
-        labels.budget(rows, 11, 0, "x")
+        labels.budget(found, 11, 0, "x")
 
 
 @pytest.mark.quick
-def test_a_label_that_training_never_sees_is_refused():
-    with pytest.raises(DataError, match=r"test has the label 'c', and train only a, b"):
-        labels.numbered({"train": [{"label": "a"}, {"label": "b"}], "test": [{"label": "c"}]}, "x")
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([0, 1], [2], "test has the label 'c', and train only a, b"),
+        ([0, -1], [0], "row 1 of train has no label"),
+        ([0, 0], [0], "classification needs two labels or more; all rows of train have 'a'"),
+        ([0, 1], [-1], "no held-out split has labels"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named(train, test, message):
+    with pytest.raises(DataError, match=message):
+        labels.numbered({"train": np.array(train), "test": np.array(test)}, ["a", "b", "c"], "x")
 
 
 @pytest.mark.quick
-def test_a_cache_that_is_cut_short_or_cannot_be_written_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("FMODELS_CACHE", str(tmp_path))
-    made = []
-    make = lambda: made.append(1) or {"value": [1, 2]}
-    assert cache.cached("a", make) == cache.cached("a", make) == {"value": [1, 2]} and len(made) == 1
-    (tmp_path / "a.json").write_text('{"value": [1')
-    assert cache.cached("a", make) == {"value": [1, 2]} and len(made) == 2
-    monkeypatch.setenv("FMODELS_CACHE", "/proc/nowhere")
-    assert cache.cached("a", make) == {"value": [1, 2]} and len(made) == 3
+def test_a_split_without_labels_is_left_out_with_a_note():
+    found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
+    assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels, and is left out",)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +110,7 @@ def test_the_corpus_is_large_and_no_two_passages_are_alike(passages):
 
 
 def test_held_out_modules_are_held_out_of_everything(passages):
-    corpus, topics = sources.load("pydocs"), sources.load("pydocs:topics")
+    corpus, topics = (sources.find(name).splits({}) for name in ("pydocs", "pydocs:topics"))
     documents = {split: {row["document"] for row in rows} for split, rows in corpus.items()}
     assert not documents["train"] & documents["validation"]
     masked = {pydocs.mask_names(row["text"]) for row in corpus["train"]}
@@ -91,7 +123,7 @@ def test_held_out_modules_are_held_out_of_everything(passages):
 def test_no_name_of_a_library_is_left_in_a_topic_passage():
     words = {
         word.strip(".,()").lower()
-        for rows in sources.load("pydocs:topics").values()
+        for rows in sources.find("pydocs:topics").splits({}).values()
         for row in rows
         for word in row["text"].split()
     }

@@ -26,7 +26,7 @@ class Numbers:
         return Dataset(
             splits={"train": Columns({"numbers": numbers[32:]}), "test": Columns({"numbers": numbers[:32]})},
             facts={},
-            fingerprint=fingerprint(numbers),
+            fingerprint={"numbers": fingerprint(numbers)},
             codec=self.codec(None),
         )
 

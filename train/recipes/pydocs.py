@@ -22,6 +22,8 @@ ENCODER = BertConfig(
     dropout=0.0,
     attention_dropout=0.0,
 )
+# A new head starts at zero, and catches up with what it stands on.
+HEAD_RULES = (Rule(pattern=r"head/.*/kernel", learning_rate=5.0), *NO_DECAY_ON_BIASES_AND_NORMS)
 # Muon moves kernels twice as fast as Adam moves the rest.
 RULES = (Rule(pattern=r".*/kernel", learning_rate=2.0), *NO_DECAY_ON_BIASES_AND_NORMS)
 
@@ -52,6 +54,8 @@ def pydocs_topics() -> Experiment:
         model=ENCODER,
         objective=Classification(),
         data=LabelledText(source="pydocs:topics", length=96, batch_size=16, labels_per_class=20, vocab_size=VOCABULARY),
-        optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=15, weight_decay=0.01),
+        optimizer=Optimizer(
+            name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=15, weight_decay=0.01, rules=HEAD_RULES
+        ),
         run=Run(steps=150, log_every=10, evaluate_every=75, checkpoint_every=150),
     )

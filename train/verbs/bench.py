@@ -1,4 +1,4 @@
-"""`python -m train bench RECIPE`: how fast its step is on this machine."""
+"""`python -m train bench RECIPE`: how fast its step is on this machine; `bench data`: how fast the loader is."""
 
 import json
 import statistics
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from data.loader import training_batches
 from train import flops, loop, machine
 from train.experiment import Experiment, to_json
 from train.meter import size
@@ -18,12 +17,17 @@ WARM_STEPS, SECONDS, LEAST_STEPS, MOST_STEPS = 3, 10.0, 10, 200
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
-        print("usage: python -m train bench RECIPE [--json] [--field value …]")
+        print("usage: python -m train bench RECIPE|data [--json] [--field value …]")
         return 0
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--json"]
-    experiment, _ = named(arguments, "bench")
-    figures = measure(loop.assemble(experiment), arguments[0])
+    if arguments == ["data"]:
+        from train import bench_data
+
+        figures = bench_data.measure()
+    else:
+        experiment, _ = named(arguments, "bench")
+        figures = measure(loop.assemble(experiment), arguments[0])
     if as_json:
         print(json.dumps(figures))
         return 0
@@ -42,7 +46,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     began = time.perf_counter()
     compiled = program.step.lower(program.shapes, spec).compile()
     compile_seconds = time.perf_counter() - began
-    batches = training_batches(run.dataset.splits["train"], run.experiment.data.batch_size, run.experiment.run.seed)
+    batches = loop.batches(run)
     state, devices = program.init(), list(program.mesh.devices.flat)
     seconds, rates, units, unit = [], [], [], ""
     end = time.perf_counter() + SECONDS

@@ -38,12 +38,11 @@ def samples(opened: Any, count: int = SAMPLES) -> list[Mapping[str, Any]]:
     split = "test" if "test" in opened.dataset.splits else opened.dataset.held_out
     examples, shown = opened.dataset.splits[split], opened.dataset.shown[split]
     chosen = np.linspace(0, len(examples) - 1, min(count, len(examples)), dtype=int)
-    rows = [examples[int(i)] for i in chosen]
-    described = predictor({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    rows = examples[chosen]
     found = []
-    for i, row, said in zip(chosen, rows, described, strict=True):
-        value = shown[i]
+    for i, label, said in zip(chosen, rows["label"], predictor(rows), strict=True):
+        value = shown[int(i)]
         probability = said["probabilities"][said["label"]]
         what = {"text": value} if isinstance(value, str) else {"image": value}
-        found.append({**what, "label": codec.labels[int(row["label"])], "prediction": said["label"], "probability": probability})
+        found.append({**what, "label": codec.labels[int(label)], "prediction": said["label"], "probability": probability})
     return found

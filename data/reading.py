@@ -1,0 +1,108 @@
+"""What the config of anything that is read from a source has, and how its rows are read."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data import sources
+from data.errors import DataError
+from data.sources import SPLITS, Bad, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromSource:
+    source: Any
+    "NAME or NAME:ARGUMENT of data.sources, such as files:PATH or tfds:NAME"
+    fields: str = ""
+    "our names for the source's fields: text=sentence,label=sentiment; empty where they have our names"
+    splits: str = ""
+    "which of the source's splits ours are: train=train[:90%],validation=train[90%:]; empty is the source's own choice"
+    bad_records: Literal["error", "skip"] = "error"
+    "what a row that cannot be read does: it stops the run, or is counted and written to bad_records.jsonl"
+    bad_limit: int = 100
+    "rows that may be skipped"
+    accept_changed: bool = field(default=False, metadata={"how": True})
+    "go on with a run although its data has changed"
+
+    def __post_init__(self):
+        pairs("fields", self.fields)
+        for split in pairs("splits", self.splits):
+            if split not in SPLITS:
+                raise ValueError(f"splits: {split!r} is none of {', '.join(SPLITS)}")
+        if self.splits and "train" not in pairs("splits", self.splits):
+            raise ValueError("splits must have one for train")
+        if self.bad_limit < 1:
+            raise ValueError(f"bad_limit must be at least 1, not {self.bad_limit}")
+
+
+def pairs(name: str, text: str) -> dict[str, str]:
+    """{"a": "b"} of `a=b,…`. Raises ValueError for anything else."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        ours, equals, theirs = part.partition("=")
+        if not (equals and ours.strip() and theirs.strip()):
+            raise ValueError(f"{name}: {part!r} is not OURS=THEIRS")
+        found[ours.strip()] = theirs.strip()
+    return found
+
+
+class Reading:
+    """The rows of a config's source, with our names, by its policy for bad ones. `bad` has a line of JSON for each row skipped,
+    `fields` the names of the first."""
+
+    def __init__(self, config: FromSource):
+        self.config, self.bad, self.fields = config, list[str](), list[str]()
+        self.source = sources.find(config.source)
+
+    @property
+    def key(self) -> list[Any]:
+        """All that the rows depend on."""
+        config = self.config
+        return [
+            repr(config.source),
+            config.fields,
+            config.splits,
+            config.bad_records,
+            config.bad_limit,
+            dict(self.source.stamp()),
+        ]
+
+    def splits(self) -> dict[str, Iterator[Row]]:
+        """Raises DataError where there is nothing to train on, or nothing held out."""
+        wanted = pairs("splits", self.config.splits)
+        found = self.source.splits(wanted)
+        if "train" not in found or len(found) < 2:
+            raise DataError(
+                f"data.source {self.config.source}: a run needs train, and validation or test; it has: {', '.join(found)}; "
+                "data.splits says which is which: train=NAME[:90%],validation=NAME[90%:]"
+            )
+        return {split: self._judged(found[split]) for split in SPLITS if split in found}
+
+    def _judged(self, rows: sources.Rows) -> Iterator[Row]:
+        names = pairs("fields", self.config.fields)
+        for row in rows:
+            if not isinstance(row, Bad):
+                row = self._renamed(row, names)
+            if isinstance(row, Bad):
+                self.skip(row)
+            else:
+                self.fields = self.fields or list(row)
+                yield row
+
+    def skip(self, bad: Bad) -> None:
+        """Raises DataError if the policy, or its limit, says so."""
+        if self.config.bad_records == "error":
+            raise DataError(f"{bad.where}: {bad.what}; --data.bad-records skip goes on without such rows")
+        self.bad.append(json.dumps({"where": bad.where, "what": bad.what}))
+        if len(self.bad) > self.config.bad_limit:
+            raise DataError(f"{bad.where}: {bad.what}; that is one bad record more than data.bad_limit {self.config.bad_limit}")
+
+    def _renamed(self, row: Mapping[str, Any], names: Mapping[str, str]) -> Row | Bad:
+        missing = [theirs for theirs in names.values() if theirs not in row]
+        if missing:
+            raise DataError(
+                f"data.fields: data.source {self.config.source} has no field {missing[0]!r}{sources.near(missing[0], row)}; "
+                f"it has: {', '.join(row)}"
+            )
+        return {**row, **{ours: row[theirs] for ours, theirs in names.items()}}

@@ -1,0 +1,69 @@
+"""Several sources as one, each with its share of every batch: `mixture:0.7*files:books.txt+0.3*pydocs`.
+
+Weights are shares of the rows that are trained on. A held-out split is that of the parts, one after another.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data import sources
+from data.errors import DataError
+from data.order import PERIOD
+from data.sources import Bad, Row, Rows
+
+PART = "mixture part"  # the field that says which part a row is of
+
+
+@dataclass(frozen=True)
+class Mixture:
+    parts: tuple[Any, ...]
+    "sources, or their names"
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.parts) < 2 or len(self.parts) != len(self.weights):
+            raise ValueError("a mixture has two parts or more, and a weight for each")
+        if not min(self.weights) > 0 or min(self.weights) / sum(self.weights) < 1 / PERIOD:
+            raise ValueError(f"weights must be positive, and at least 1/{PERIOD} of their sum, not {self.weights}")
+
+    def stamp(self) -> Mapping[str, str]:
+        stamps = {part: sources.find(part).stamp() for part in self.parts}
+        return {f"{part}: {name}": state for part, stamp in stamps.items() for name, state in stamp.items()}
+
+    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+        """Raises DataError where a part has no training split."""
+        found = [sources.find(part).splits(wanted) for part in self.parts]
+        for part, splits in zip(self.parts, found, strict=True):
+            if "train" not in splits:
+                raise DataError(f"data.source {part}: it has no split train, to be a part of a mixture")
+        names = [split for split in sources.SPLITS if any(split in splits for splits in found)]
+        return {split: _InTurn([splits.get(split, ()) for splits in found]) for split in names}
+
+
+class _InTurn:
+    def __init__(self, parts: list[Rows]):
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[Row | Bad]:
+        for number, rows in enumerate(self.parts):
+            for row in rows:
+                yield row if isinstance(row, Bad) else {**row, PART: number}
+
+
+def source(argument: str) -> Mixture:
+    """`WEIGHT*SOURCE+WEIGHT*SOURCE+…`."""
+    parts, weights = [], []
+    for term in argument.split("+"):
+        weight, times, name = term.partition("*")
+        try:
+            weights.append(float(weight))
+        except ValueError:
+            times = ""
+        if not times or not name.strip():
+            raise DataError(f"data.source mixture: {term!r} is not WEIGHT*SOURCE, as in mixture:0.7*files:books.txt+0.3*pydocs")
+        parts.append(name.strip())
+    try:
+        return Mixture(tuple(parts), tuple(weights))
+    except ValueError as error:
+        raise DataError(f"data.source mixture:{argument}: {error}") from None

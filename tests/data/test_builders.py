@@ -1,0 +1,181 @@
+"""Our own builders of data sets, and `data prepare`."""
+
+import importlib.util
+import itertools
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import builders
+from data.errors import DataError
+from data.prepare import prepare
+from data.sources.tfds import source
+from train.errors import UserError
+from train.verbs import data as verb
+
+published = pytest.mark.skipif(not os.environ.get("FMODELS_DATA"), reason="FMODELS_DATA is not set")
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path, monkeypatch) -> Path:
+    """Where TFDS writes; what was fetched by hand is as it is on this machine."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds"
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> Path:
+    """An empty folder for what was fetched by hand, and no other."""
+    monkeypatch.delenv("FMODELS_DATA", raising=False)
+    (tmp_path / "raw").mkdir()
+    return tmp_path / "raw"
+
+
+def read(name: str, *splits: str) -> dict[str, list]:
+    return {split: list(rows) for split, rows in source(name).splits({split: split for split in splits}).items()}
+
+
+def test_ours_have_names_that_no_one_else_has():
+    import tensorflow_datasets as tfds
+
+    builders.known()
+    assert not set(builders.ours()) & set(tfds.list_builders(with_community_datasets=False))
+    assert set(builders.ours()) < set(builders.known())
+    for name in builders.ours():
+        builder = importlib.import_module(f"data.builders.{name}").Builder
+        assert builder.name == name and builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+
+
+@published
+def test_fsdd_is_whole_and_its_sound_is_that_of_the_files(made):
+    assert prepare("fsdd") == made / "fsdd" / "1.0.0"
+    rows = read("fsdd", "train", "test")
+    assert Counter(row["label"] for row in rows["train"]) == {str(digit): 270 for digit in range(10)}
+    assert Counter(row["speaker"] for row in rows["test"]) == {
+        speaker: 50 for speaker in {row["speaker"] for row in rows["train"]}
+    }
+    archive = builders.raw(Path(os.environ["FMODELS_DATA"]), "fsdd.tar.gz")
+    name, content = next((name, content) for name, content in builders.unpacked(archive) if name.endswith("_0.wav"))
+    samples = np.frombuffer(content[44:], "<i2")
+    digit, speaker, _ = Path(name).name.split("_")
+    found = [row for row in rows["test"] if np.array_equal(row["audio"], samples)]
+    assert [(row["label"], row["speaker"], row["sample_rate"], row["audio"].dtype) for row in found] == [
+        (digit, speaker, 8000, np.int16)
+    ]
+
+
+@published
+def test_clinc150_has_as_many_of_each_intent_and_those_of_none_apart():
+    prepare("clinc150")
+    rows = read("clinc150", "train", "validation", "test", "train_oos", "validation_oos", "test_oos")
+    assert [len(split) for split in rows.values()] == [15_000, 3_000, 4_500, 100, 100, 1_000]
+    for split, each in (("train", 100), ("validation", 20), ("test", 30)):
+        counts = Counter(row["label"] for row in rows[split])
+        assert len(counts) == 150 and set(counts.values()) == {each}
+    assert {(row["label"], row["domain"]) for row in rows["test_oos"]} == {("oos", "oos")}
+    assert {"text": "how would you say fly in italian", "label": "translate", "domain": "travel"} in rows["test"]
+    assert list(source("clinc150").splits({})) == ["train", "validation", "test"]
+
+
+@published
+def test_wikitext2_keeps_its_order_and_its_articles():
+    prepare("wikitext2")
+    for split, file, articles in (("validation", "valid.txt", 60), ("test", "test.txt", 60)):
+        rows = read("wikitext2", split)[split]
+        lines = (Path(os.environ["FMODELS_DATA"]) / "wikitext2" / file).read_text("utf-8").splitlines()
+        assert [row["text"] for row in rows] == [line.strip() for line in lines if line.strip()]
+        documents = [document for document, _ in itertools.groupby(row["document"] for row in rows)]
+        assert len(documents) == len(set(documents)) == articles
+    with pytest.raises(DataError, match="not plain; it has: validation, test"):  # its train.txt was not there
+        source("wikitext2").splits({})
+
+
+def test_cifar10_jpg_hands_its_images_on_as_they_are(raw, made):
+    import io
+    import tarfile
+
+    from PIL import Image
+
+    def jpeg(value: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), (value, 0, 0)).save(file, "jpeg")
+        return file.getvalue()
+
+    content = {f"{split}/{label}/0001.jpg": jpeg(i) for i, (split, label) in enumerate([("test", "cat"), ("train", "dog")])}
+    (raw / "cifar10").mkdir()
+    with tarfile.open(raw / "cifar10" / "cifar10_jpg.tar.xz", "w:xz") as archive:
+        for name, image in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(image)
+            archive.addfile(member, io.BytesIO(image))
+    prepare("cifar10_jpg", raw)
+    assert read("cifar10_jpg", "train", "test") == {
+        "train": [{"image": content["train/dog/0001.jpg"], "label": "dog"}],
+        "test": [{"image": content["test/cat/0001.jpg"], "label": "cat"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("mnits", r"there is no data set 'mnits'; did you mean mnist\?"),
+        ("glue/sst3", r"glue has no config 'sst3'; did you mean sst2\?"),
+        ("mnist:9.9.9", "only: 3.0.1"),
+        ("fsdd", r"raw: there is no fsdd.tar.gz in it, nor in a folder of it; --from FOLDER says where it is"),
+        ("wikitext2", "there is none of train.txt, valid.txt, test.txt in it"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said_in_one_line(raw, name, said):
+    (raw / "other").write_text("")
+    with pytest.raises(DataError, match=said) as caught:
+        prepare(name, raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_to_be_fetched_by_hand_are_named(raw):
+    with pytest.raises(DataError, match=r"--from FOLDER says where they are: fsdd\.tar\.gz, which holds"):
+        prepare("fsdd")
+    with pytest.raises(DataError, match="nowhere: there is no such folder; --from FOLDER"):
+        prepare("fsdd", raw / "nowhere")
+
+
+@published
+def test_a_builder_that_calls_tensorflow_says_what_to_install():
+    if importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is installed")
+    with pytest.raises(
+        DataError, match=r"tfds:mnist: TFDS needs TensorFlow to prepare it .*pip install 'fmodels\[tfds-prepare\]'"
+    ):
+        prepare("mnist", Path(os.environ["FMODELS_DATA"]) / "mnist")
+
+
+def test_without_a_network_it_says_what_it_cannot_reach(raw, monkeypatch):
+    import requests
+
+    def get(self, url, **_):
+        raise requests.ConnectionError(request=requests.Request("GET", url).prepare())
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(DataError, match=r"tiny_shakespeare: https://.*input.txt cannot be reached; it needs a network"):
+        prepare("tiny_shakespeare")
+
+
+def test_the_verb_prepares_what_a_run_can_read(raw, made, capsys):
+    (raw / "wikitext2").mkdir()
+    (raw / "wikitext2" / "train.txt").write_text(" \n = A title = \n \n A line . \n")
+    assert verb.main(["prepare", "tfds:wikitext2", "--from", str(raw)]) == 0
+    assert capsys.readouterr().out == f"{made / 'wikitext2' / '1.0.0'}\n"
+    assert verb.main(["prepare", "tfds:wikitext2"]) == 0  # it is there
+    expected = [{"text": text, "document": "1. A title"} for text in ("= A title =", "A line .")]
+    assert read("wikitext2", "train") == {"train": expected}
+
+
+def test_the_verb_knows_its_words(capsys):
+    with pytest.raises(UserError, match="there is no data prepar; did you mean prepare"):
+        verb.main(["prepar"])
+    with pytest.raises(UserError, match="data prepare digits: only tfds:NAME is prepared"):
+        verb.main(["prepare", "digits"])
+    assert verb.main([]) == 0 and "prepare" in capsys.readouterr().out

@@ -1,0 +1,138 @@
+"""Hugging Face data sets as a source: parquet files on this machine, and what is said where there are none."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from data.errors import DataError
+from data.sources.hf import source
+
+
+@pytest.fixture(scope="module")
+def datasets():
+    return pytest.importorskip("datasets", reason="datasets is not installed: pip install 'fmodels[hf]'")
+
+
+@pytest.fixture
+def folder(datasets, tmp_path):
+    """Parquet files as a data set of the Hub has them."""
+    from PIL import Image
+
+    def png(value: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", (3, 2), value).save(file, "png")
+        return file.getvalue()
+
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "image": datasets.Image(),
+            "tags": datasets.List(datasets.ClassLabel(names=["noun", "verb"])),
+            "vector": datasets.List(datasets.Value("float32")),
+            "deep": {"label": datasets.ClassLabel(names=["a", "b"])},
+        }
+    )
+    for split, numbers in (("train", range(40)), ("validation", range(40, 45))):
+        rows = [
+            {
+                "text": f"row {i}",
+                "label": -1 if i == 1 else i % 2,
+                "image": {"bytes": png(i), "path": None},
+                "tags": [0, 1],
+                "vector": [0.5, i],
+                "deep": {"label": 1},
+            }
+            for i in numbers
+        ]
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    return tmp_path / "rows"
+
+
+def test_a_folder_of_parquet_has_names_for_labels_and_encoded_images(folder):
+    splits = source(str(folder)).splits({})
+    assert list(splits) == ["train", "validation"]
+    train, validation = (list(rows) for rows in splits.values())
+    assert [row["text"] for row in train + validation] == [f"row {i}" for i in range(45)]
+    assert "label" not in train[1]
+    row = train[3]
+    assert row["image"].startswith(b"\x89PNG") and np.array_equal(row["vector"], [0.5, 3])
+    assert (row["label"], row["tags"], row["deep"]) == ("yes", ["noun", "verb"], {"label": "b"})
+    assert [row["text"] for row in splits["validation"]] == [row["text"] for row in validation]  # read again
+
+
+def test_splits_are_chosen_of_its_own(folder):
+    splits = source(str(folder)).splits({"train": "train[:90%]+validation", "validation": "train[90%:]"})
+    assert [len(list(rows)) for rows in splits.values()] == [41, 4]
+    with pytest.raises(DataError, match=r"no split 'validate'; did you mean validation\?; it has: "):
+        source(str(folder)).splits({"train": "validate"})
+    next(folder.glob("valid*")).unlink()
+    assert [len(list(rows)) for rows in source(str(folder)).splits({}).values()] == [36, 4]
+
+
+def test_rows_without_declared_features_are_read_as_they_are(datasets, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
+    splits = source(str(tmp_path)).splits({})
+    assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
+
+
+def test_the_stamp_of_a_folder_changes_with_its_files(folder):
+    stamp = source(str(folder)).stamp()
+    assert list(stamp) == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
+    os.utime(next(folder.glob("valid*")), (1, 1))
+    changed = source(str(folder)).stamp()
+    assert [part for part in stamp if stamp[part] != changed[part]] == ["validation-00000-of-00001.parquet"]
+
+
+def test_what_cannot_be_read_is_said_in_one_line(folder, monkeypatch):
+    import datasets
+
+    def unreachable(*_):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    path = next(folder.glob("train*"))
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\0" * 400 + content[404:])
+    monkeypatch.setattr(datasets, "load_dataset_builder", datasets.load_dataset_builder)
+    said = []
+    for name, damage in ((str(folder), None), (f"{folder}s", None), ("./nowhere", None), ("imdb", unreachable)):
+        if damage:
+            monkeypatch.setattr(datasets, "load_dataset_builder", damage)
+        with pytest.raises(DataError) as caught:
+            list(source(name).splits({})["train"])
+        said.append(str(caught.value))
+    assert "it cannot be read on: " in said[0]
+    assert said[1].endswith(f"there is no such folder; did you mean {folder}?")
+    assert said[2].endswith("there is no such folder")
+    assert said[3].endswith("hf:imdb: it is not on this machine, and the Hub cannot be reached")
+    assert not any("\n" in line for line in said)
+
+
+def test_two_names_are_an_owner_and_a_name_or_else_a_name_and_a_config(datasets, monkeypatch):
+    from datasets.exceptions import DatasetNotFoundError
+
+    asked = []
+
+    def builder(name, config):
+        asked.append((name, config))
+        raise DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub or cannot be accessed.")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    for name in ("glue/sst2", "nyu-mll/glue/sst2", "imdb"):
+        with pytest.raises(DataError, match=f"hf:{name}: Dataset '.*' doesn't exist on the Hub"):
+            source(name).stamp()
+    assert asked == [("glue/sst2", None), ("glue", "sst2"), ("nyu-mll/glue", "sst2"), ("imdb", None)]
+
+
+@pytest.mark.quick
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"hf:imdb: datasets is not installed; pip install 'fmodels\[hf\]'"):
+        source("imdb").splits({})
+    with pytest.raises(DataError, match="the name is missing: hf:OWNER/NAME"):
+        source("")

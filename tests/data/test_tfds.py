@@ -1,0 +1,219 @@
+"""TFDS as a source: what it reads of prepared ArrayRecord files, and what it says where they cannot be read."""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import sources
+from data.errors import DataError
+from data.sources import Bad
+from data.sources.tfds import plain, source
+
+MNIST_TRAIN = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+
+published = pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="TFDS_DATA_DIR is not set")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with the data set `odd` in two versions, which has every kind of feature and `train` only, and `matched`."""
+    import tensorflow_datasets as tfds
+
+    class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "odd"
+        VERSION = tfds.core.Version("1.10.0")
+        SPLITS = ("train",)
+        ROWS = 20
+
+        def _info(self):
+            word = tfds.features.ClassLabel(names=["noun", "verb"])
+            features = {
+                "number": np.int64,
+                "text": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(names=["no", "yes"]),
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "tags": tfds.features.Sequence(word),
+                "words": tfds.features.Sequence({"word": tfds.features.Text(), "tag": word}),
+                "vector": tfds.features.Tensor(shape=(2, 2), dtype=np.float32),
+                "deep": {"text": tfds.features.Text(), "label": word},
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples() for split in self.SPLITS}
+
+        def _generate_examples(self):
+            import io
+
+            from PIL import Image
+
+            for number in range(self.ROWS):
+                image = io.BytesIO()
+                Image.new("RGB", (3, 2), (number, 0, 0)).save(image, "png")
+                yield (
+                    number,
+                    {
+                        "number": number,
+                        "text": "Grüße" if number else b"gr\xfc\xdfe",
+                        "label": -1 if number == 1 else number % 2,
+                        "image": io.BytesIO(image.getvalue()),
+                        "tags": [0, 1][: number % 3],
+                        "words": [{"word": "é", "tag": 1}] * (number % 2),
+                        "vector": np.eye(2, dtype=np.float32),
+                        "deep": {"text": "ü", "label": 1},
+                    },
+                )
+
+    class Matched(Odd, skip_registration=True):
+        name = "matched"
+        SPLITS = ("train", "validation_matched")
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.disable_progress_bar()
+    for builder in (Odd, Matched):
+        builder(data_dir=folder).download_and_prepare(file_format="array_record")
+    older = shutil.copytree(folder / "odd" / "1.10.0", folder / "odd" / "1.9.0") / "dataset_info.json"
+    older.write_text(older.read_text().replace("1.10.0", "1.9.0"))
+    return folder
+
+
+@pytest.fixture
+def mine(made, tmp_path, monkeypatch) -> Path:
+    """A copy of it to spoil, which is where TFDS looks."""
+    shutil.copytree(made, tmp_path / "tfds")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds"
+
+
+@published
+def test_mnist_is_whole_and_its_images_are_png():
+    splits = source("mnist").splits({})
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 60_000, "test": 10_000}
+    counts = Counter(row["label"] for row in splits["train"])
+    assert counts == {str(digit): count for digit, count in enumerate(MNIST_TRAIN)}
+    row = next(iter(splits["train"]))
+    assert set(row) == {"image", "label"} and row["label"] == "4" and row["image"].startswith(b"\x89PNG")
+
+
+@published
+def test_sst2_is_whole_and_its_test_has_no_labels():
+    splits = source("glue/sst2").splits({})
+    assert list(splits) == ["train", "validation", "test"]
+    assert [len(rows) for rows in splits.values()] == [67_349, 872, 1_821]
+    assert [next(iter(rows)) for rows in splits.values()] == [
+        {"idx": 16399, "label": "negative", "sentence": "for the uninitiated plays better on video with the sound"},
+        {"idx": 787, "label": "negative", "sentence": "it treats women like idiots ."},
+        {"idx": 163, "sentence": "if you love motown music , you 'll love this documentary ."},
+    ]
+    assert Counter(row["label"] for row in splits["validation"]) == {"positive": 444, "negative": 428}
+    assert not any("label" in row for row in splits["test"])
+
+
+@published
+def test_splits_are_in_tfds_own_language():
+    whole = [row["idx"] for row in source("glue/sst2").splits({"train": "validation"})["train"]]
+    chosen = {"train": "validation[:50%]", "validation": "validation[50%:]", "test": "validation[-2:] + validation[:3]"}
+    splits = {split: [row["idx"] for row in rows] for split, rows in source("glue/sst2:2.*.*").splits(chosen).items()}
+    assert splits["train"] + splits["validation"] == whole and len(splits["train"]) == 436
+    assert splits["test"] == whole[-2:] + whole[:3]
+
+
+@published
+@pytest.mark.parametrize(
+    "name, wanted, said",
+    [
+        ("mnits", {}, r"there is no data set 'mnits'; did you mean mnist\?; .*has: .*mnist"),
+        ("cifar10", {}, "not prepared in .*; to prepare it: python -m train data prepare tfds:cifar10$"),
+        ("fsdd", {}, "to prepare it: python -m train data prepare tfds:fsdd$"),
+        ("squad", {}, "to prepare it: python -m train data prepare tfds:squad$"),  # a builder of the older kind
+        ("glue", {}, "to prepare it: python -m train data prepare tfds:glue/cola; prepared are: glue/sst2"),
+        ("glue/cola", {}, "to prepare it: python -m train data prepare tfds:glue/cola; prepared are: glue/sst2"),
+        ("glue/sst3", {}, r"glue has no config 'sst3'; did you mean sst2\?; prepared are: glue/sst2"),
+        ("glue/sst2:2.0.1", {}, r"version 2.0.1 is not prepared; did you mean 2.0.0\?; there are: 2.0.0"),
+        ("mnist/x", {}, "mnist has no config 'x'"),
+        ("mnist", {"train": "trian"}, r"no split 'trian'; did you mean train\?; it has: train, test"),
+        ("mnist", {"train": "train[:x]"}, r"data.splits: 'train\[:x\]': Error parsing split"),
+        ("mnist", {"train": "train[:60001]"}, "incompatible with 60000 examples"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(name, wanted, said):
+    with pytest.raises(DataError, match=said) as caught:
+        source(name).splits(wanted)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.quick
+def test_a_name_that_is_none_is_refused():
+    for name in ("", "a b", "mnist:3", "mnist/", "a/b/c"):
+        with pytest.raises(DataError, match="that is no name; tfds:NAME"):
+            source(name)
+
+
+def test_rows_have_names_for_labels_and_str_for_text(mine):
+    rows = list(source("odd").splits({"train": "train"})["train"])
+    assert rows[0] == Bad("odd-train.array_record-00000-of-00001, record 0", "text: byte 2 (0xfc) is not UTF-8")
+    assert "label" not in rows[1] and rows[1]["tags"] == ["noun"]
+    row = rows[5]
+    assert row["image"].startswith(b"\x89PNG") and np.array_equal(row["vector"], np.eye(2)) and row["vector"].dtype == np.float32
+    del row["image"], row["vector"]
+    assert row == {
+        "number": 5,
+        "text": "Grüße",
+        "label": "yes",
+        "tags": ["noun", "verb"],
+        "words": {"word": ["é"], "tag": ["verb"]},
+        "deep": {"text": "ü", "label": "verb"},
+    }
+
+
+def test_names_are_given_however_deep_the_labels_lie():
+    import tensorflow_datasets as tfds
+
+    words = tfds.features.Sequence(tfds.features.ClassLabel(names=["noun", "verb"]))
+    found = plain(
+        tfds.features.Sequence({"lines": tfds.features.Sequence(words)}), {"lines": [[np.array([1]), np.array([0, 1])]]}
+    )
+    assert found == {"lines": [[["verb"], ["noun", "verb"]]]}
+
+
+def test_the_last_tenth_is_held_out_where_there_is_train_alone(mine):
+    splits = source("odd").splits({})
+    numbers = {split: [row["number"] for row in rows if not isinstance(row, Bad)] for split, rows in splits.items()}
+    assert numbers == {"train": list(range(1, 18)), "validation": [18, 19]}
+    assert [row["number"] for row in splits["validation"]] == numbers["validation"]  # read again
+    with pytest.raises(DataError, match=r"not plain; it has: train, validation_matched; data\.splits says"):
+        source("matched").splits({})
+
+
+def test_the_newest_version_is_read_and_the_stamp_names_it_and_its_files(mine):
+    stamp = source("odd").stamp()
+    assert stamp["tfds:odd"] == "odd/1.10.0" and stamp["train"].startswith("20 rows in odd-train.array_record-00000-of-00001 (")
+    assert source("odd:1.9.0").stamp()["tfds:odd:1.9.0"] == "odd/1.9.0"
+    os.utime(next((mine / "odd" / "1.10.0").glob("*train*")), (1, 1))
+    assert source("odd").stamp() != stamp
+    assert sources.find("tfds:odd") == source("odd") and hash(source("odd")) is not None
+
+
+def test_files_that_are_damaged_are_named(mine):
+    path = next((mine / "odd" / "1.10.0").glob("*train*"))
+    read = lambda: [len(list(rows)) for rows in source("odd").splits({}).values()]
+    assert read() == [18, 2]
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:40] + bytes([whole[40] ^ 255]) * 3000 + whole[3040:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"{path.name}: the file is missing, cut short or damaged: .*; prepare it anew$"):
+            read()
+    path.unlink()
+    with pytest.raises(DataError, match=path.name):
+        read()
+    with pytest.raises(DataError, match=f"{path.name}: No such file"):
+        source("odd").stamp()
+    path.with_name("dataset_info.json").write_text("{")
+    with pytest.raises(
+        DataError, match=r"no data set in ArrayRecord files can be read from it: .*prepare tfds:odd makes it anew"
+    ):
+        source("odd").splits({})

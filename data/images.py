@@ -16,13 +16,13 @@ from data import labels as labelling
 from data.cache import kept
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
-from data.reading import FromSource, Reading
+from data.reading import Reading
 from data.sources import Bad
 from data.store import Stored, Writer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(labelling.Labelled, FromSource):
+class Images(labelling.Labelled):
     """Batches of `image` float32 [B, H, W, C], in [0, 1] where the source has bytes, and `label` int32 [B]."""
 
     source: Any = "digits"

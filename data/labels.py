@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
+from data.reading import FromSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labelled(FromSource):
     """What the config of any labelled data has."""
 
     batch_size: int = 32
@@ -20,6 +21,7 @@ class Labelled:
     "which"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.labels_per_class is not None and self.labels_per_class < 1:

@@ -1,12 +1,15 @@
 """Batches: in an order that depends on the seed alone, read ahead by threads or processes; and the passes of an evaluation."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from data import order
 from data.dataset import Batch, Examples
+from data.errors import DataError
 from data.mixture import Weighted
 
 
@@ -36,9 +39,9 @@ class Batches:
         return 2**62
 
 
-class Loader:
+class Loader(AbstractContextManager):
     """An iterator over batches from `position` on, read ahead by `workers` processes, or by `threads` of this one where there are
-    none."""
+    none. Use as a context manager: leaving it ends them."""
 
     def __init__(self, batches: Batches, position: int = 0, threads: int = 2, workers: int = 0):
         self.batches, self.position = batches, position
@@ -46,16 +49,27 @@ class Loader:
         self._ahead = None
 
     def __next__(self) -> Batch:
+        """Raises DataError for data that cannot be read, and where a process that reads ahead was killed."""
         if self._ahead is None:
             self._ahead = self._start()
-        batch = next(self._ahead)
+        try:
+            batch = next(self._ahead)
+        except DataError as error:  # to which grain has added where in grain it was raised
+            raise DataError(str(error).partition("\n")[0]) from None
+        except RuntimeError as error:  # which is how grain tells of its worker processes
+            reason = str(error).partition(". ")[0]
+            raise DataError(f"reading batches ahead: {reason}; if memory is short, use fewer --run.read-workers") from None
         self.position += 1
         return batch
 
     def __iter__(self) -> "Loader":
         return self
 
-    def _start(self) -> Iterator[Batch]:
+    def __exit__(self, *_) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _start(self) -> Any:
         import grain
 
         numbers = grain.MapDataset.range(self.position, 2**62)

@@ -29,7 +29,7 @@ class FromSource:
         pairs("fields", self.fields)
         for split in pairs("splits", self.splits):
             if split not in SPLITS:
-                raise ValueError(f"splits: {split!r} is none of {', '.join(SPLITS)}")
+                raise ValueError(f"splits must be of {', '.join(SPLITS)}, not {split!r}")
         if self.splits and "train" not in pairs("splits", self.splits):
             raise ValueError("splits must have one for train")
         if self.bad_limit < 1:
@@ -42,7 +42,7 @@ def pairs(name: str, text: str) -> dict[str, str]:
     for part in filter(None, text.split(",")):
         ours, equals, theirs = part.partition("=")
         if not (equals and ours.strip() and theirs.strip()):
-            raise ValueError(f"{name}: {part!r} is not OURS=THEIRS")
+            raise ValueError(f"{name} must be OURS=THEIRS,…, not {part!r}")
         found[ours.strip()] = theirs.strip()
     return found
 

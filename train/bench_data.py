@@ -85,14 +85,14 @@ def rate(examples: Any, batch_size: int) -> float:
     """Rows a second that the loader gives."""
     from data.loader import Batches, Loader
 
-    loader = Loader(Batches(examples, batch_size, 0), threads=THREADS)
-    for _ in range(5):
-        next(loader)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < SECONDS / ROUNDS:
-        next(loader)
-        count += 1
-    return batch_size * count / (time.perf_counter() - began)
+    with Loader(Batches(examples, batch_size, 0), threads=THREADS) as loader:
+        for _ in range(5):
+            next(loader)
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < SECONDS / ROUNDS:
+            next(loader)
+            count += 1
+        return batch_size * count / (time.perf_counter() - began)
 
 
 def best(measured: Any) -> float:

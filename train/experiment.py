@@ -97,7 +97,8 @@ def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
 
     def fill(part: Any, where: str) -> Any:
         known = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        for name, fact in facts.items():
+        free = {f.name for f in dataclasses.fields(part) if f.metadata.get("how")}
+        for name, fact in ((name, fact) for name, fact in facts.items() if name not in free):
             if known.get(name) is not None and known[name] != fact and not (name == "vocab_size" and known[name] > fact):
                 raise UserError(
                     f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}"

@@ -23,7 +23,8 @@ def show(run: Assembled, picture: Path, console: Console) -> None:
     for note in dataset.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     console.print(_table("fingerprint", dataset.fingerprint))
-    batch = next(batches(run))
+    with batches(run) as reader:
+        batch = next(reader)
     console.print(_table("first batch", {name: f"{x.dtype} {list(x.shape)}" for name, x in batch.items()}))
     if "tokens" in batch:
         for line in decoded(run, batch):

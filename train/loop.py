@@ -92,7 +92,8 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
             state = checkpoints.restore(run.program) if continued else None
             if state is None:
                 state = fresh or initial(run, progress.say)
-            return _steps(run, state, checkpoints, progress, interrupted)
+            with batches(run, int(state.step)) as reader:  # a step takes a batch, so the step is the position
+                return _steps(run, state, reader, checkpoints, progress, interrupted)
     finally:
         progress.close()
 
@@ -125,10 +126,11 @@ def batches(run: Assembled, position: int = 0) -> Loader:
     return Loader(numbered, position, settings.read_threads, settings.read_workers)
 
 
-def _steps(run: Assembled, state: State, checkpoints: Checkpoints, progress: Progress, interrupted: dict) -> dict[str, Any]:
+def _steps(
+    run: Assembled, state: State, reader: Loader, checkpoints: Checkpoints, progress: Progress, interrupted: dict
+) -> dict[str, Any]:
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
-    reader = batches(run, start)  # a step takes a batch, so the step is the position
     progress.begin(start)
     log = rundir.MetricsLog(run.path, start)
     meter = Meter(run.experiment, program, run.spec)

@@ -1,9 +1,11 @@
 """What is kept is whole or not there: built by two at once, killed half way, out of disk, or damaged later."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from data.dataset import Spec
 from data.errors import DataError
 from data.store import Stored, Writer
 
+ROOT = Path(__file__).parents[2]
 COLUMNS = {"tokens": Spec((4,), np.uint16), "label": Spec((), np.int32)}
 
 
@@ -32,41 +35,37 @@ def write(folder, count: int = 50):
             writer.append(row, rest)
 
 
-def slow(folder):
+PROGRAM = """
+import os, sys, time
+from data import cache
+
+def make(folder):
     (folder / "made").write_text(str(os.getpid()))
-    time.sleep(0.5)
-    write(folder)
+    time.sleep(float(sys.argv[1]))
+
+print((cache.kept("x", make) / "made").read_text())
+"""
 
 
-def keep(queue):
-    queue.put((cache.kept("both", slow) / "made").read_text())
+def start(seconds: float) -> subprocess.Popen:
+    """A process that takes so long to make what is kept as x, and prints who made it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(seconds)], env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_make_it_once():
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=keep, args=(queue,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    made = {queue.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join()
-    assert len(made) == 1
-
-
-def forever(folder):
-    (folder / "half").write_text("a")
-    time.sleep(60)
+    made = {process.communicate(timeout=60)[0] for process in [start(1), start(1)]}
+    assert len(made) == 1 and made != {""}
 
 
 def test_what_a_killed_process_left_is_made_anew():
-    process = multiprocessing.get_context("spawn").Process(target=cache.kept, args=("x", forever))
-    process.start()
-    partial = cache.directory() / f"x-{cache.VERSION}.partial" / "half"
-    while not partial.exists():
+    process = start(60)
+    partial = cache.directory() / f"x-{cache.VERSION}.partial" / "made"
+    while not partial.exists() and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    process.stdout.close()
     folder = cache.kept("x", write)
     assert sorted(p.name for p in folder.iterdir()) == ["rows.array_record", "rows.json", "rows.label"]
     assert not partial.exists()

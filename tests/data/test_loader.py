@@ -1,9 +1,14 @@
 """The batch at a step is the same for any number of hosts, threads and worker processes, and from wherever a run continues."""
 
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from data.dataset import Columns
+from data.errors import DataError
 from data.loader import Batches, Loader, evaluation_batches
 from data.mixture import weighted
 
@@ -48,7 +53,35 @@ def test_threads_and_the_start_change_nothing(threads, start):
 
 
 def test_worker_processes_change_nothing():
-    assert read(Loader(Batches(EXAMPLES, BATCH, 1), 3, workers=2), 12) == whole(EXAMPLES, 15, 1)[3:]
+    with Loader(Batches(EXAMPLES, BATCH, 1), 3, workers=2) as loader:
+        assert read(loader, 12) == whole(EXAMPLES, 15, 1)[3:]
+
+
+def test_a_killed_worker_process_is_told_and_nothing_hangs():
+    before = set(multiprocessing.active_children())
+    with Loader(Batches(EXAMPLES, BATCH, 1), workers=2) as loader:
+        next(loader)
+        worker = (set(multiprocessing.active_children()) - before).pop()
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(DataError, match=r"exit code -9; if memory is short, use fewer --run.read-workers"):
+            for _ in range(100):
+                next(loader)
+
+
+class Damaged:
+    __len__ = lambda self: 100
+
+    def __getitem__(self, indices):
+        raise DataError("rows.array_record is damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_told_wherever_it_is_read(workers):
+    with (
+        Loader(Batches(Damaged(), 4, 0), workers=workers) as loader,
+        pytest.raises(DataError, match=r"^rows\.array_record is damaged$"),
+    ):
+        next(loader)
 
 
 @pytest.mark.quick

@@ -238,6 +238,7 @@ def test_a_type_that_is_not_there_is_named(type_, message):
 
 HOW = {
     *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
+    *("run.read_threads", "run.read_workers", "data.accept_changed"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
 
@@ -251,6 +252,7 @@ def test_differences_are_of_what_is_learned():
     how = replace(
         before,
         model=replace(before.model, attention="xla", remat="full"),
+        data=replace(before.data, accept_changed=True),
         mesh=Mesh(tensor=2, rules={**RULES, "embed": ()}),
         run=replace(
             before.run,
@@ -260,6 +262,8 @@ def test_differences_are_of_what_is_learned():
             evaluate_every=0,
             checkpoint_every=3,
             keep=9,
+            read_threads=1,
+            read_workers=3,
         ),
     )
     assert {name for (name, a, _), (_, b, _) in zip(leaves(before), leaves(how), strict=True) if a != b} == HOW - {"mesh.type"}

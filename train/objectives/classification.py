@@ -3,7 +3,7 @@
 Shapes: B batch, D model width, C classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -31,7 +31,8 @@ class Classification:
     "share of the target spread over all classes (Szegedy et al. 2016, §7)"
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
     "weight of each class's examples; balanced is inverse to its share of the training labels"
-    label_shares: tuple[float, ...] | None = None
+    # It follows from the data, whose fingerprint says whether a run continues with the same.
+    label_shares: tuple[float, ...] | None = field(default=None, metadata={"how": True})
     "of the training labels; None is what the data says"
 
     def __post_init__(self):

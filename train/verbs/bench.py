@@ -46,20 +46,20 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     began = time.perf_counter()
     compiled = program.step.lower(program.shapes, spec).compile()
     compile_seconds = time.perf_counter() - began
-    batches = loop.batches(run)
     state, devices = program.init(), list(program.mesh.devices.flat)
     seconds, rates, units, unit = [], [], [], ""
     end = time.perf_counter() + SECONDS
-    while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
-        host = next(batches)
-        batch = jax.block_until_ready(jax.device_put(host, program.batch_sharding))
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, batch))
-        seconds.append(time.perf_counter() - start)
-        unit, count = size(host)
-        units.append(count)
-        if len(seconds) % 5 == 0:
-            rates.append(machine.matrix_rate(run.experiment.run.precision, devices, 0.05))
+    with loop.batches(run) as batches:
+        while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
+            host = next(batches)
+            batch = jax.block_until_ready(jax.device_put(host, program.batch_sharding))
+            start = time.perf_counter()
+            state, _ = jax.block_until_ready(compiled(state, batch))
+            seconds.append(time.perf_counter() - start)
+            unit, count = size(host)
+            units.append(count)
+            if len(seconds) % 5 == 0:
+                rates.append(machine.matrix_rate(run.experiment.run.precision, devices, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]
     work = flops.training(
         run.experiment.objective, run.experiment.model.build(), program.shapes.params, program.shapes.model_state, spec

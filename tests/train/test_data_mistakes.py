@@ -1,0 +1,109 @@
+"""Data that is not as it should be, from the command line: one line that names it, and nothing lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main
+
+RUN = ["run", "pydocs-topics", "--data.labels-per-class=None", "--run.steps=1", "--run.checkpoint-every=1", "--data.length=16"]
+RUN += ["--data.vocab-size=300", "--run.dir=run", "--optimizer.warmup-steps=0", "--data.batch-size=8"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMODELS_CACHE", str(tmp_path / "cache"))
+
+
+def write(rows: list, name: str = "rows.jsonl") -> str:
+    Path(name).write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return f"--data.source=files:{name}"
+
+
+def rows(count: int = 60) -> list:
+    return [{"text": f"row number {i} says something {i * i}", "label": "ab"[i % 2]} for i in range(count)]
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    return said.err
+
+
+MISTAKES = {
+    "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "has no field 'sentence'; it has: text, label"),
+    "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "has no field text; it has: txt, label"),
+    "an ill-typed text": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; --data.bad-records skip"),
+    "no label": ([*rows(), {"text": "unlabelled"}], [], "has no label; --data.fields label=NAME says which field it is"),
+    "a line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
+    "fields that are no pairs": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
+    "splits of another name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must be of train, validation, test"),
+    "nothing to train on": (rows(), ["--data.splits=test=train"], "data.splits must have one for train"),
+    "a split that is not there": (rows(), ["--data.splits=train=trian,test=validation"], "did you mean train?"),
+    "nothing held out": (rows(), ["--data.splits=train=train"], "a run needs train, and validation or test; it has: train"),
+    "a limit of nothing": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
+    "all of it too short": (rows(), ["--data.cleaning.min-characters=1000"], "there is no text in"),
+    "a predicate that is not there": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
+    "too few of a label": (rows(), ["--data.labels-per-class=100"], "fewer than data.labels_per_class 100"),
+}  # fmt: skip
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_no_half_written_cache(capsys, mistake):
+    found, options, right = MISTAKES[mistake]
+    assert right in refused(capsys, [*RUN, write(found), *options])
+    assert not Path("run").exists()
+    assert not list(Path().glob("cache/**/*.partial"))
+
+
+def test_bad_rows_are_skipped_counted_and_written_down(capsys):
+    bad = ["{", json.dumps({"text": None, "label": "a"})]
+    assert main([*RUN, write([*rows(), *bad]), "--data.bad-records=skip"]) == 0
+    assert "2 bad records were skipped" in capsys.readouterr().err
+    written = [json.loads(line) for line in Path("run/bad_records.jsonl").read_text().splitlines()]
+    assert written[0]["where"] == "rows.jsonl, line 61" and "its text is null" in written[1]["what"]
+
+
+@pytest.mark.quick
+def test_more_bad_rows_than_the_limit_stop_the_run(capsys):
+    said = refused(capsys, [*RUN, write([*rows(), *["{"] * 4]), "--data.bad-records=skip", "--data.bad-limit=3"])
+    assert "rows.jsonl, line 64: not JSON" in said and "one bad record more than data.bad_limit 3" in said
+
+
+def test_a_source_that_changed_is_refused_by_name_unless_that_is_accepted(capsys):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    write([*rows(), {"text": "one row more, of which nobody knew", "label": "a"}])
+    before = Path("run/environment.json").read_text()
+    capsys.readouterr()
+    said = refused(capsys, [*RUN, source])
+    assert "the data changed since the run was started (" in said and "--data.accept-changed" in said and "train was" in said
+    assert refused(capsys, ["evaluate", "run"]).startswith("error: run: the data changed")
+    assert Path("run/environment.json").read_text() == before
+    assert main([*RUN, source, "--data.accept-changed"]) == 0
+    assert "which is accepted" in capsys.readouterr().err
+
+
+def test_another_tokenizer_is_refused(capsys):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    tokenizer = json.loads(Path("run/tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    Path("run/tokenizer.json").write_text(json.dumps(tokenizer))
+    capsys.readouterr()
+    assert "tokenizer was" in refused(capsys, ["evaluate", "run"])
+
+
+def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(capsys):
+    Path("mine.py").write_text("def long(text):\n    return len(text) > 5\n")
+    source = write(rows())
+    assert main([*RUN, source, "--data.cleaning.keep=mine.py:long"]) == 0
+    capsys.readouterr()
+    assert "if you trust it, name its file: --import mine.py" in refused(capsys, ["evaluate", "run"])
+    assert main(["evaluate", "run", "--import", "mine.py"]) == 0

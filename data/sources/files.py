@@ -189,8 +189,10 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[Row | Bad]:
         counts: Counter[str | int | None] = Counter()
+        bad = None
         for row in self.rows:
             if isinstance(row, Bad):
+                bad = bad or row
                 if not self.out:
                     yield row
                 continue
@@ -200,7 +202,9 @@ class HeldOut:
             counts[label] += 1
             if (number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)) == self.out:
                 yield row
-        if self.out and max(counts.values()) == 1:
+        if self.out and max(counts.values(), default=0) < 2:
+            if bad:  # which is why there are so few
+                raise DataError(f"{bad.where}: {bad.what}")
             raise DataError(
                 f"{self.rows.source}: there is one row only{' of each label' if None not in counts else ''}, and none can be "
                 "held out; more are needed, or data.splits that says what is held out: train=FILE,validation=FILE"

@@ -78,38 +78,39 @@ QUICK_MISTAKES = {
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
-    "suffix": ([*TEXT, "--data.source", "files:book.pdf"], "cannot tell what is in a .pdf; there are: .txt, .jsonl, .tsv"),
     "tokenizer": ([*TEXT, "--data.source=files:good.txt", "--data.tokenizer=no.json"], "tokenizer no.json: No such file"),
     "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
     "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
 }  # fmt: skip
 
 FILES = {
+    "book.pdf": b"%PDF",
     "empty.txt": b"",
     "blank.txt": b"\n \n\n",
     "latin.txt": "first line\ncaf\u00e9 au lait\n".encode("latin-1"),
     "short.txt": b"one\ntwo\n",
     "good.txt": b"\n".join(b"line %d of a text about things that happen %d times" % (i, i * i) for i in range(200)),
     "broken.jsonl": b'{"text": "a", "label": "x"}\n{"text": \n',
-    "untexted.jsonl": b'{"words": "a"}\n',
+    "untexted.jsonl": b'{"words": "a"}\n{"words": "b"}\n',
     "one.jsonl": b"".join(b'{"text": "number %d is here", "label": "only"}\n' % i for i in range(50)),
     "unlabelled.jsonl": b"".join(b'{"text": "number %d is here"}\n' % i for i in range(50)),
     "ragged.tsv": b"text\tlabel\na\tx\nb\n",
-    "headless.tsv": b"a\tx\n",
+    "headless.tsv": b"a\tx\nb\ty\nc\ty\n",
     "occupied/file": b"something of somebody's",
 }
 LABELS = ["run", "pydocs-topics", "--run.steps", "1", "--data.vocab-size", "300"]
 FILE_MISTAKES = {
-    "empty.txt": (TEXT, "empty.txt: there is no text in it"),
-    "blank.txt": (TEXT, "blank.txt: there is no text in it"),
-    "latin.txt": (TEXT, "latin.txt: byte 14 (0xe9) is not UTF-8"),
-    "short.txt": (TEXT, "tokens, fewer than data.length 16"),
+    "empty.txt": (TEXT, "empty.txt: there is no row in it"),
+    "blank.txt": (TEXT, "blank.txt: there is no row in it"),
+    "book.pdf": (TEXT, "book.pdf: cannot tell what is in a .pdf; there are: .txt, .jsonl, .csv"),
+    "latin.txt": (TEXT, "latin.txt, line 2: byte 14 (0xe9) is not UTF-8"),
+    "short.txt": (TEXT, "train has fewer tokens than data.length 16"),
     "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),
-    "untexted.jsonl": (TEXT, 'untexted.jsonl, line 1: an object with the string "text" is needed'),
+    "untexted.jsonl": (TEXT, "has no field text; it has: words"),
     "one.jsonl": (LABELS, "needs two labels or more; all rows of train have 'only'"),
-    "unlabelled.jsonl": (LABELS, "row 0 of train has no label; it has: text"),
+    "unlabelled.jsonl": (LABELS, "row 0 of train has no label; --data.fields label=NAME"),
     "ragged.tsv": (LABELS, "ragged.tsv, line 3: 1 fields, but the header has 2"),
-    "headless.tsv": (LABELS, "headless.tsv, line 1: the header must name a column text"),
+    "headless.tsv": (LABELS, "has no field text; it has: a, x"),
     "emtpy.txt": (TEXT, "did you mean empty.txt?"),
 }
 
@@ -178,7 +179,7 @@ def test_bad_rows_to_predict_are_named(capsys, run):
     assert "row 0: its image is [1, 1], not [8, 8, 1]" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')
     assert "rows.jsonl, line 1: not JSON" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
-    assert "row 0 has no image; it has: text" in refused(capsys, ["predict", str(run), "--text", "a"])
+    assert "row 0: it has no image; it has: text" in refused(capsys, ["predict", str(run), "--text", "a"])
     assert "has no split tset; did you mean test?" in refused(capsys, ["evaluate", str(run), "--split", "tset"])
 
 

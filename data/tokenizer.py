@@ -116,10 +116,6 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.tokens)
 
-    def padded(self, multiple: int) -> int:
-        """Rows of an embedding: the least multiple that holds all tokens. 128 suits a TPU's lanes, 64 a GPU's tensor cores."""
-        return -(-self.vocab_size // multiple) * multiple
-
     def id(self, token: str) -> int:
         found = self.implementation.token_to_id(token)
         assert found is not None, token

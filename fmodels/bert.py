@@ -21,8 +21,8 @@ from fmodels.transformer import Encoder, TransformerConfig
 class BertConfig(TransformerConfig):
     """Defaults to BERT-base, uncased."""
 
-    vocab_size: int = 30_522
-    "rows of the token embedding, V; at least as many as the tokenizer has tokens"
+    vocab_size: int | None = 30_522
+    "rows of the token embedding, V; at least as many as the tokenizer has tokens; None is that, rounded up to a multiple of 128"
     segments: int = 2
     "rows of the segment embedding; 0 for none"
     pooling: Literal["cls", "mean"] = "cls"
@@ -30,7 +30,7 @@ class BertConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vocab_size < 1:
+        if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, not {self.vocab_size}")
         if self.segments < 0:
             raise ValueError(f"segments must be 0 or more, not {self.segments}")
@@ -75,6 +75,7 @@ class Bert(nn.Module):
             raise ValueError(f"sequences of {length} tokens do not fit into max_length {c.max_length}")
         positions_BT = batch.get("positions", jnp.broadcast_to(jnp.arange(length), tokens_BT.shape))
 
+        assert c.vocab_size is not None, "an experiment is resolved before it runs"
         token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
         x_BTD = token_embedding(tokens_BT)
         if c.segments:

@@ -13,6 +13,7 @@ from train.sharding import Mesh
 from train.step import Guard
 
 PACKAGES = ("fmodels", "train", "data")
+VOCABULARY_MULTIPLE = 128  # of rows of an embedding that nobody gave a size: a TPU's lanes; a GPU is content with half of it
 
 
 def how(default: Any) -> Any:
@@ -104,6 +105,8 @@ def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
                     f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}"
                 )
         missing = {name: fact for name, fact in facts.items() if name in known and known[name] is None}
+        if "vocab_size" in missing:
+            missing["vocab_size"] += -missing["vocab_size"] % VOCABULARY_MULTIPLE
         try:
             return dataclasses.replace(part, **missing)
         except ValueError as error:

@@ -305,6 +305,7 @@ def test_resolving_fills_what_is_not_said():
     assert resolve(replace(asked, model=replace(asked.model, vocab_size=512)), FACTS).model.vocab_size == 512, (
         "more rows than tokens"
     )
+    assert resolve(replace(asked, model=replace(asked.model, vocab_size=None)), FACTS).model.vocab_size == 384, "padded"
     labels = {"classes": 10, "label_shares": (0.1,) * 10}
     found = resolve(replace(digits(), objective=Classification()), labels).objective
     assert (found.classes, found.label_shares) == (10, (0.1,) * 10)

@@ -21,9 +21,8 @@ from data.errors import DataError
 from data.minhash import Signatures
 
 ORDER = ("test", "validation", "train")
-"""The order in which one Cleaner is given the splits. Of duplicates the first is kept, so a text that is held out and also in
-train is dropped from train: the model never sees it, and the held-out split stays the one that others report on. (Dropped from
-the held-out split instead, nothing would leak either, but the figure would be of another set, without the common texts.)"""
+"""The order in which one Cleaner is given the splits: a text that is held out and also in train is dropped from train. Nothing is
+dropped from what is held out, which stays the set that others report on."""
 
 BREAK = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85]")  # ends a line; removed, it would join two words
 CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's Cc, and halves of surrogate pairs
@@ -45,7 +44,7 @@ class Cleaning:
     too_long: Literal["cut", "drop"] = "cut"
     "what becomes of a document with more than max_characters"
     duplicates: Literal["keep", "drop"] = "drop"
-    "what becomes of a document whose cleaned text was there before, in the order test, validation, train"
+    "what becomes of a training document whose cleaned text was there before, in a held-out split or in this one"
     near_duplicates: float | None = None
     "similarity (Jaccard, of the sets of 5 words in a row) to one before from which a document is dropped; None is off"
     keep: str | None = None
@@ -138,9 +137,9 @@ class Cleaner:
                 batch.append(Document(row, text, where))
                 characters += len(text)
             if len(batch) == self.BATCH[0] or characters >= self.BATCH[1]:
-                yield from self._chosen(batch)
+                yield from self._chosen(batch, split)
                 batch, characters = [], 0
-        yield from self._chosen(batch)
+        yield from self._chosen(batch, split)
 
     def _cleaned(self, text: str) -> str | None:
         """Characters go before normalization, which may join what they stood between; so to clean twice is to clean once."""
@@ -164,16 +163,19 @@ class Cleaner:
     def _dropped(self, why: str, number: int = 1) -> None:
         self.counts[why] += number
 
-    def _chosen(self, batch: list[Document]) -> list[dict[str, Any]]:
+    def _chosen(self, batch: list[Document], split: str) -> list[dict[str, Any]]:
         """The cheap comes first, but `keep` before near duplicates: what it rejects must not displace what it accepts."""
+        dropping = split not in ("test", "validation")
         if self.cleaning.duplicates == "drop":
             with self._disk():
-                batch = self._counted("exact duplicates", batch, self._new(batch))
+                new = self._new(batch)
+                batch = self._counted("exact duplicates", batch, new) if dropping else batch
         if self.keep is not None:
             batch = self._counted("rejected by keep", batch, [self._judged(self.keep, document) for document in batch])
         if self.near is not None:
             with self._disk():
-                batch = self._counted("near duplicates", batch, self._different(self.near, batch))
+                different = self._different(self.near, batch)
+                batch = self._counted("near duplicates", batch, different) if dropping else batch
         self.counts["documents out"] += len(batch)
         return [{**document.row, "text": document.text} for document in batch]
 

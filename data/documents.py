@@ -115,7 +115,7 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
                     label = row.get("label")
                     number = -1 if label is None else labels.setdefault(str(label), len(labels))
                     text = row["text"].encode("utf-8", "surrogatepass")
-                    digest.update(b"%d %d " % (number, len(text)) + text)
+                    digest.update(f"{label} {len(text)} ".encode() + text)
                     writer.append({"label": number, "part": row.get(PART, 0)}, text)
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
             if not writer.count:
@@ -138,13 +138,17 @@ def _with_text(rows: Iterator[Row], config: FromSource, reading: Reading) -> Ite
     for number, row in enumerate(rows):
         if isinstance(row.get("text"), str):
             yield row
-        elif "text" not in row:
+        elif "text" not in row and number == 0:
             raise DataError(
                 f"data.source {config.source}: row {number} has no field text; it has: {', '.join(row)}; "
                 f"name the one that it is: --data.fields text={next(iter(row), 'FIELD')}"
             )
         else:
-            reading.skip(Bad(f"data.source {config.source}, row {number}", f"its text is {_kind(row['text'])}, not a string"))
+            reading.skip(Bad(f"data.source {config.source}, row {number}", f"its text is {_kind(row.get('text'))}, not a string"))
+
+
+def _place(row: Row) -> tuple:
+    return row.get(PART), row.get("document")
 
 
 def _kind(value: Any) -> str:
@@ -156,7 +160,7 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
     current: dict[str, Any] | None = None
     parts: list[str] = []
     for row in rows:
-        if current is not None and row.get("document") is not None and row["document"] == current.get("document"):
+        if current is not None and row.get("document") is not None and _place(row) == _place(current):
             parts.append(row["text"])
             continue
         if current is not None:

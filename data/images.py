@@ -3,6 +3,7 @@
 Shapes: B batch, H height, W width, C channels.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,10 @@ from data import labels as labelling
 from data.cache import kept
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
+from data.mixture import weighted
 from data.reading import Reading
 from data.sources import Bad
+from data.sources.mixture import PART
 from data.store import Stored, Writer
 
 
@@ -59,7 +62,8 @@ class Images(labelling.Labelled):
         splits: dict[str, Examples] = {
             split: WithLabels(Decoded(stores[split], codec), numbers) for split, numbers in labels.numbers.items()
         }
-        splits["train"] = Subset(splits["train"], chosen)
+        part = stores["train"].column("part")[chosen]
+        splits["train"] = weighted(Subset(splits["train"], chosen), part, about["weights"], self.source)
         return Dataset(
             splits=splits,
             facts=labelling.facts(labels, chosen),
@@ -75,32 +79,39 @@ class Images(labelling.Labelled):
         )
 
     def _write(self, folder: Path, reading: Reading) -> None:
-        """A store a split: images that are encoded as they are, others as arrays. Each is decoded once, to see that it can be."""
-        import hashlib
-
+        """A store a split: images that are encoded as they are, others as arrays. Each is decoded, to see that it can be."""
         codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
         sizes, prints = {}, {}
         for split, rows in reading.splits().items():
             digest, writer = hashlib.sha256(), None
-            for number, row in enumerate(rows):
-                try:
-                    image = codec.decode(row)
-                except DataError as error:
-                    reading.skip(Bad(str(row.get("where", f"data.source {self.source}, row {number} of {split}")), str(error)))
-                    continue
-                encoded = row["image"] if isinstance(row["image"], bytes) else b""
-                fixed: dict[str, Any] = {
-                    "label": np.int32(labels.setdefault(str(row["label"]), len(labels)) if "label" in row else -1)
-                }
-                if not encoded:
-                    array = np.asarray(row["image"])
-                    fixed["image"] = array if array.dtype == np.uint8 and array.shape == self.shape else image
-                if writer is None:
+            try:
+                for number, row in enumerate(rows):
+                    image, encoded, wrong = row.get("image"), b"", ""
+                    fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row.get(PART, 0))}
+                    try:
+                        decoded = codec.decode(row)
+                        if isinstance(image, bytes):
+                            encoded = image
+                        else:
+                            fixed["image"] = np.asarray(image) if np.asarray(image).dtype == np.uint8 else decoded
+                    except DataError as error:
+                        wrong = str(error)
                     columns = {name: Spec(value.shape, value.dtype.type) for name, value in fixed.items()}
-                    writer = Writer(folder / f"{split}.array_record", columns)
-                digest.update(writer.append(fixed, encoded))
-            if writer is None:
-                raise DataError(f"data.source {self.source}: there is no image in {split}")
+                    if writer is not None and not wrong and columns != writer.columns:
+                        wrong = "its image is of another kind (encoded, bytes or floats) than those before it"
+                    if wrong:
+                        reading.skip(Bad(f"data.source {self.source}, row {number} of {split}", wrong))
+                        continue
+                    if row.get("label") is not None:
+                        fixed["label"] = np.int32(labels.setdefault(str(row["label"]), len(labels)))
+                    writer = writer or Writer(folder / f"{split}.array_record", columns)
+                    digest.update(f"{row.get('label')} ".encode() + writer.append(fixed, encoded))
+                if writer is None:
+                    raise DataError(f"data.source {self.source}: there is no image in {split}")
+            except BaseException:
+                if writer is not None:
+                    writer.close(whole=False)
+                raise
             writer.close()
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
         about = {
@@ -109,6 +120,7 @@ class Images(labelling.Labelled):
             "labels": list(labels),
             "bad": reading.bad,
             "fingerprint": prints,
+            "weights": list(getattr(reading.source, "weights", [1.0])),
         }
         (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
@@ -156,12 +168,15 @@ class ImageCodec:
     def pixels(self, encoded: bytes) -> np.ndarray:
         """uint8 [H, W, C] of a PNG, a JPEG or whatever Pillow reads. Raises DataError for what it cannot read, or another
         size."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         height, width, channels = self.shape
         try:
-            picture = Image.open(io.BytesIO(encoded)).convert("L" if channels == 1 else "RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            picture = Image.open(io.BytesIO(encoded))
+            if picture.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
+                raise ValueError(f"it has more than 8 bits a channel ({picture.mode})")
+            picture = picture.convert("L" if channels == 1 else "RGB")
+        except Exception as error:  # each of Pillow's decoders has its own
             raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
         if picture.size != (width, height):
             if not self.resize:

@@ -15,6 +15,7 @@ from data.mixture import weighted
 from data.packing import Tally
 from data.store import Stored, Writer
 from data.text import FromTokens, TextCodec, about, facts, vocabulary_for
+from data.text import notes as notes_of
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
 
@@ -48,8 +49,9 @@ class LabelledText(labelling.Labelled, FromTokens):
             split: WithLabels(Stored(rows / f"{split}.array_record", self.spec()), numbers)
             for split, numbers in labels.numbers.items()
         }
-        splits["train"] = weighted(Subset(splits["train"], chosen), texts.store("train").column("part")[chosen], texts.weights)
-        topics, notes = about(texts, rows), list(labels.notes)
+        part = texts.store("train").column("part")[chosen]
+        splits["train"] = weighted(Subset(splits["train"], chosen), part, texts.weights, self.source)
+        topics, notes = about(texts, rows), [*notes_of(texts), *labels.notes]
         if self.labels_per_class is not None:
             notes.append(
                 f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} a class"

@@ -98,9 +98,12 @@ FILE = "labels.json"
 def read(folder: Path) -> tuple[str, ...]:
     """The labels that a run directory keeps. Raises DataError if it has none."""
     try:
-        return tuple(json.loads((folder / FILE).read_text("utf-8")))
+        found = json.loads((folder / FILE).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / FILE}: {error}") from None
+        raise DataError(f"{folder / FILE} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not (isinstance(found, list) and all(isinstance(name, str) for name in found) and len(set(found)) == len(found) >= 2):
+        raise DataError(f"{folder / FILE}: a list of two distinct labels or more is needed")
+    return tuple(found)
 
 
 def facts(labels: Labels, chosen: np.ndarray) -> dict:

@@ -57,6 +57,8 @@ class Loader(AbstractContextManager):
         except DataError as error:  # to which grain has added where in grain it was raised
             raise DataError(str(error).partition("\n")[0]) from None
         except RuntimeError as error:  # which is how grain tells of its worker processes
+            if not self.workers:
+                raise
             reason = str(error).partition(". ")[0]
             raise DataError(f"reading batches ahead: {reason}; if memory is short, use fewer --run.read-workers") from None
         self.position += 1

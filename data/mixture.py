@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.dataset import Batch, Examples, Subset
+from data.errors import DataError
 
 
 class Weighted:
@@ -21,10 +22,13 @@ class Weighted:
         return self.examples[indices]
 
 
-def weighted(examples: Examples, part: np.ndarray, weights: Sequence[float]) -> Examples:
-    """The examples by the part of each row; as they are where there is one part."""
+def weighted(examples: Examples, part: np.ndarray, weights: Sequence[float], source: object) -> Examples:
+    """The examples by the part of each row; as they are where there is one part. Raises DataError for a part without rows."""
     if len(weights) == 1:
         return examples
-    return Weighted(
-        Subset(examples, np.argsort(part, kind="stable")), np.bincount(part, minlength=len(weights)).tolist(), weights
-    )
+    sizes = np.bincount(part, minlength=len(weights)).tolist()
+    if 0 in sizes:
+        raise DataError(
+            f"data.source {source}: part {sizes.index(0) + 1} has nothing to train on: it is too short, or all in others"
+        )
+    return Weighted(Subset(examples, np.argsort(part, kind="stable")), sizes, weights)

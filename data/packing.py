@@ -70,7 +70,8 @@ def windows(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Ite
         for i in range(count):
             part = slice(i * inner, (i + 1) * inner)
             ordinary = ~np.isin(tokens[part], vocabulary.special_ids)
-            numbers = np.where(ordinary, np.maximum(np.cumsum(begins[part]) - 1, 0), -1)
+            first = np.arange(inner) == 0  # a word that the window before has begun begins anew
+            numbers = np.where(ordinary, np.cumsum(begins[part] | first) - 1, -1)
             yield {
                 "tokens": np.concatenate([[cls], tokens[part], [separator]]),
                 "words": np.concatenate([[-1], numbers, [-1]]),
@@ -116,19 +117,27 @@ class _OpenRow:
         for number, (ids, numbers) in enumerate(self.pieces, 1):
             end = at + len(ids) + 2
             tokens[at], tokens[at + 1 : end - 1], tokens[end - 1] = vocabulary.special["cls"], ids, vocabulary.special["sep"]
-            words[at + 1 : end - 1] = numbers - numbers[0] + word
-            word = words[end - 2] + 1
+            words[at + 1 : end - 1], word = renumbered(numbers, word)
             sequences[at:end], positions[at:end] = number, np.arange(end - at)
             at = end
         words[np.isin(tokens, vocabulary.special_ids)] = -1
         return {"tokens": tokens, "words": words, "sequences": sequences, "positions": positions}
 
 
-def stretches(texts: Iterable[Encoded], room: int) -> Iterator[Row]:
-    """`tokens` and `words` [room], `size` (how many of them there are) and `document`: the documents in parts of two tokens or
-    more, which `Pairs` makes examples of."""
-    for document, (ids, words) in enumerate(texts):
+def renumbered(words: np.ndarray, start: int) -> tuple[np.ndarray, int]:
+    """The words of a piece numbered from `start` on, -1 where they were, and the number after the last."""
+    ordinary = words >= 0
+    if not ordinary.any():
+        return words, start
+    numbers = np.where(ordinary, words - words[ordinary][0] + start, -1)
+    return numbers, int(numbers.max()) + 1
+
+
+def stretches(texts: Iterable[Encoded], room: int, pad: int, first: int = 0) -> Iterator[Row]:
+    """`tokens` and `words` [room], `size` (how many of them there are) and `document`, numbered from `first` on: the documents in
+    parts of two tokens or more, which `Pairs` makes examples of."""
+    for document, (ids, words) in enumerate(texts, first):
         for start in range(0, len(ids) - 1, room):
             part = ids[start : start + room], words[start : start + room]
-            padded = [np.pad(x, (0, room - len(x))) for x in part]
+            padded = [np.pad(x, (0, room - len(x)), constant_values=fill) for x, fill in zip(part, (pad, -1), strict=True)]
             yield {"tokens": padded[0], "words": padded[1], "size": np.int32(len(part[0])), "document": np.int32(document)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.dataset import Batch
 from data.errors import DataError
+from data.packing import renumbered
 from data.store import Stored
 from data.tokenizer import Tokenizer
 
@@ -68,9 +69,7 @@ def assemble(parts: Sequence[tuple], length: int, vocabulary: Tokenizer) -> dict
         end = at + len(ids)
         tokens[at:end], tokens[end] = ids, vocabulary.special["sep"]
         segments[at : end + 1] = number
-        if len(ids):
-            words[at:end] = numbers - numbers[0] + word
-            word = words[end - 1] + 1
+        words[at:end], word = renumbered(numbers, word)
         at = end + 1
     words[np.isin(tokens, vocabulary.special_ids)] = -1
     return {"tokens": tokens, "words": words, "segments": segments, "mask": np.arange(length) < at}

@@ -43,6 +43,8 @@ def pairs(name: str, text: str) -> dict[str, str]:
         ours, equals, theirs = part.partition("=")
         if not (equals and ours.strip() and theirs.strip()):
             raise ValueError(f"{name} must be OURS=THEIRS,…, not {part!r}")
+        if ours.strip() in found:
+            raise ValueError(f"{name} must name {ours.strip()} once")
         found[ours.strip()] = theirs.strip()
     return found
 
@@ -77,18 +79,18 @@ class Reading:
                 f"data.source {self.config.source}: a run needs train, and validation or test; it has: {', '.join(found)}; "
                 "data.splits says which is which: train=NAME[:90%],validation=NAME[90%:]"
             )
-        return {split: self._judged(found[split]) for split in SPLITS if split in found}
+        return {split: self._judged(split, found[split]) for split in SPLITS if split in found}
 
-    def _judged(self, rows: sources.Rows) -> Iterator[Row]:
+    def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
         names = pairs("fields", self.config.fields)
-        for row in rows:
-            if not isinstance(row, Bad):
-                row = self._renamed(row, names)
+        for number, row in enumerate(rows):
             if isinstance(row, Bad):
                 self.skip(row)
-            else:
-                self.fields = self.fields or list(row)
-                yield row
+                continue
+            if number == 0 and split == "train":
+                self._check(row, names)
+            self.fields = self.fields or list(row)
+            yield {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
 
     def skip(self, bad: Bad) -> None:
         """Raises DataError if the policy, or its limit, says so."""
@@ -98,11 +100,11 @@ class Reading:
         if len(self.bad) > self.config.bad_limit:
             raise DataError(f"{bad.where}: {bad.what}; that is one bad record more than data.bad_limit {self.config.bad_limit}")
 
-    def _renamed(self, row: Mapping[str, Any], names: Mapping[str, str]) -> Row | Bad:
+    def _check(self, row: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        """Raises DataError if a field that was named is not in the first row; in others it may be missing, as labels are."""
         missing = [theirs for theirs in names.values() if theirs not in row]
         if missing:
             raise DataError(
                 f"data.fields: data.source {self.config.source} has no field {missing[0]!r}{sources.near(missing[0], row)}; "
                 f"it has: {', '.join(row)}"
             )
-        return {**row, **{ours: row[theirs] for ours, theirs in names.items()}}

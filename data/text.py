@@ -14,6 +14,7 @@ import numpy as np
 from data import labels as labelling
 from data import packing
 from data.cache import kept
+from data.cleaning import DROPPED
 from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.documents import Documents, FromText, documents
 from data.errors import DataError
@@ -86,22 +87,23 @@ class Text(FromTokens):
                 splits[split] = pairs = Pairs(stored, self.length, vocabulary, VARIANTS if split == "train" else 1)
                 part = np.tile(part, pairs.variants)
             if split == "train":
-                splits[split] = weighted(splits[split], part, texts.weights)
+                splits[split] = weighted(splits[split], part, texts.weights, self.source)
         return Dataset(
             splits=splits,
             facts=facts(vocabulary),
             fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
             codec=TextCodec(self.length, vocabulary),
+            notes=notes(texts),
             about=about(texts, rows),
             bad_records=texts.about["bad"],
         )
 
     def rows(self, texts: Documents, vocabulary: Tokenizer) -> Path:
         """The folder of the rows of each split: the tokenized cache."""
-        make: dict[str, Callable[[Iterator[packing.Encoded]], Iterator[packing.Row]]] = {
-            "windows": lambda encoded: packing.windows(encoded, self.length, vocabulary),
-            "packed": lambda encoded: packing.packed(encoded, self.length, vocabulary),
-            "pairs": lambda encoded: packing.stretches(encoded, self.length - 3),
+        make: dict[str, Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]] = {
+            "windows": lambda encoded, _: packing.windows(encoded, self.length, vocabulary),
+            "packed": lambda encoded, _: packing.packed(encoded, self.length, vocabulary),
+            "pairs": lambda encoded, first: packing.stretches(encoded, self.length - 3, vocabulary.special["pad"], first),
         }
         token = np.uint16 if vocabulary.vocab_size <= 2**16 else np.int32
         place = np.int16 if self.length < 2**15 else np.int32
@@ -120,7 +122,7 @@ class Text(FromTokens):
                 with Writer(folder / f"{split}.array_record", columns) as writer:
                     for part in range(len(texts.weights)):  # no row has documents of two
                         encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
-                        for row in tally.made(make[self.layout](encoded)):
+                        for row in tally.made(make[self.layout](encoded, tally.documents)):
                             writer.append({**row, "part": part})
                 about[split] = tally.about()
             (folder / "about.json").write_text(json.dumps(about), "utf-8")
@@ -185,6 +187,13 @@ def about(texts: Documents, rows: Path) -> dict[str, Any]:
         "cleaning": texts.about["counts"],
         **{f"tokens of {split}": found for split, found in counted.items()},
     }
+
+
+def notes(texts: Documents) -> list[str]:
+    """What cleaning left out, if it did."""
+    counts = texts.about["counts"]
+    left_out = ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts[why])
+    return [f"cleaning left out {left_out}, of {counts['documents in']:,} documents"] if left_out else []
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from fmodels.transformer import stack_layers, unstack_layers
 from train.errors import UserError
-from train.rundir import write_atomically
+from train.rundir import read_json, write_atomically
 from train.step import GuardState, Program, State
 
 
@@ -77,7 +77,8 @@ class Checkpoints:
 
     def best(self) -> dict[str, float]:
         """`step` and `loss` of the checkpoint of least validation loss; empty if none was evaluated."""
-        return json.loads(self.best_file.read_text("utf-8")) if self.best_file.exists() else {}
+        best = read_json(self.best_file) if self.best_file.exists() else {}
+        return best if best.get("step") in self.manager.all_steps() else {}  # a run that was killed may have lost it
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -156,6 +157,10 @@ class Checkpoints:
             try:
                 found = read(step)
             except Exception as error:  # whatever a reader of damaged files may raise
+                if "RESOURCE_EXHAUSTED" in str(error):  # which says nothing of the file
+                    raise UserError(
+                        f"checkpoint {self.directory / str(step)} does not fit into memory ({_line(error)})"
+                    ) from None
                 self.say(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)}); trying the one before it")
                 damaged.append(step)
                 continue

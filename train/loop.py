@@ -14,7 +14,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.loader import Batches, Loader, evaluation_batches
-from data.tokenizer import TOKENIZER_FILE
+from data.tokenizer import TOKENIZER_FILE, Tokenizer
 from train import rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
@@ -47,12 +47,14 @@ def assemble(experiment: Experiment) -> Assembled:
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
     own = Path(experiment.run.dir) / TOKENIZER_FILE
-    theirs = rundir.find(experiment.init_from) / TOKENIZER_FILE if experiment.init_from and not own.exists() else own
+    begun = (own.parent / "experiment.json").exists()
+    theirs = rundir.find(experiment.init_from) / TOKENIZER_FILE if experiment.init_from and not begun else own
     data = experiment.data
-    if own.exists():  # the run's own, wherever the one that it was started with may be now
+    if own.exists() and hasattr(data, "tokenizer"):  # the run's own, wherever the one that it was started with may be now
         data = dataclasses.replace(data, tokenizer=None)
     dataset = data.build(str(theirs) if theirs.exists() else None)
-    if theirs.exists() and dataset.codec.files.get(TOKENIZER_FILE, theirs.read_text("utf-8")) != theirs.read_text("utf-8"):
+    used = dataset.codec.files.get(TOKENIZER_FILE)
+    if used and theirs.exists() and Tokenizer(used).hash != Tokenizer.load(str(theirs)).hash:
         raise UserError(
             f"data.tokenizer {experiment.data.tokenizer} is not the tokenizer of {theirs.parent}, whose embeddings are used"
         )
@@ -181,7 +183,7 @@ def _steps(
         checkpoints.wait()
         file = run.path / "result.json"
         if start == steps and file.exists():
-            return json.loads(file.read_text("utf-8"))
+            return rundir.read_json(file)
         result = found or {split: evaluate(run, state.params, state.model_state, split) for split in held_out}
         rundir.write_atomically(file, json.dumps(result, indent=2) + "\n")
         if interrupted["by"] is not None:

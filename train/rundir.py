@@ -36,10 +36,7 @@ def find(run: str) -> Path:
 def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
     """Raises UserError if the file is not JSON or not an experiment."""
     file = path / "experiment.json"
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: {error}") from None
+    value = read_json(file)
     try:
         return from_json(value, trusted=trusted)
     except UserError as error:
@@ -72,6 +69,17 @@ def claim(experiment: Experiment) -> None:
         raise UserError(f"run.dir {path}: cannot be written: {error.strerror}") from None
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises UserError for a file that holds no JSON object."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is damaged: a JSON object is needed")
+    return found
+
+
 def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, "utf-8")
@@ -81,7 +89,9 @@ def write_atomically(path: Path, text: str) -> None:
 def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Callable[[str], None]) -> None:
     """Raises UserError, naming what differs, if the run was started on other data; only says so if that is accepted."""
     file = path / "environment.json"
-    before = json.loads(file.read_text("utf-8"))["data"] if file.exists() else fingerprint
+    before = read_json(file).get("data") if file.exists() else fingerprint
+    if not isinstance(before, dict):
+        raise UserError(f"{file} is damaged: it does not say what the data was; restore it, or start another run")
     changed = "; ".join(
         f"{name} was {before.get(name, 'absent')}, is {fingerprint.get(name, 'absent')}"
         for name in sorted(before.keys() | fingerprint.keys())
@@ -123,7 +133,7 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self.path = path / "metrics.jsonl"
-        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.events = SummaryWriter(str(path), purge_step=step + 1 if step else None)
@@ -145,9 +155,17 @@ def read_lines(path: Path) -> list[str]:
     """The whole lines of a log; one that was cut off in writing is not among them."""
     if not path.exists():
         return []
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8", "replace")
     return text[: text.rfind("\n") + 1].splitlines()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in read_lines(path / "metrics.jsonl")]
+    """Raises UserError for a line that is not one of a log."""
+    file, rows = path / "metrics.jsonl", []
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            rows.append(json.loads(line))
+            assert isinstance(rows[-1]["step"], int)
+        except (ValueError, TypeError, KeyError, AssertionError):
+            raise UserError(f"{file}, line {number}: damaged; remove the line") from None
+    return rows

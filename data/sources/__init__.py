@@ -98,12 +98,17 @@ class _Chosen:
             if match is None:
                 raise DataError(f"data.splits: {term!r} is no split; NAME, NAME[:1000] or NAME[10%:20%] would be")
             name, begin, end = match.groups()
+            if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (begin, end)):
+                raise DataError(f"data.splits: {term!r} has more than 100 %")
             if name not in own:
                 raise DataError(f"data.source {source}: it has no split {name!r}{near(name, own)}; it has: {', '.join(own)}")
             self.parts.append((own[name], begin, end))
 
     def __iter__(self) -> Iterator[Row | Bad]:
-        for rows, begin, end in self.parts:
+        for term, (rows, begin, end) in enumerate(self.parts):
             count = sum(1 for _ in rows) if "%" in f"{begin}{end}" else 0
             at = lambda bound, count=count: round(count * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
-            yield from islice(rows, at(begin) if begin else 0, at(end) if end else None)
+            for row in islice(rows, at(begin) if begin else 0, at(end) if end else None):
+                if not isinstance(row, Bad) and "document" in row and len(self.parts) > 1:  # its number is of its term
+                    row = {**row, "document": (term, row["document"])}
+                yield row

@@ -137,6 +137,7 @@ class FileRows:
         kind, numbers = self.check(), count()
         files = list(dict.fromkeys(self.parts.values()))
         example: tuple[File, Row] | None = None
+        bad: Bad | None = None
         for file in files:
             empty = True
             for row in self._read(file, kind):
@@ -148,10 +149,14 @@ class FileRows:
                             f"{', '.join(example[1])}; a glob takes those that are alike"
                         )
                     row = {**row, "document": next(numbers)} if kind == "texts" else row
+                else:
+                    bad = bad or row
                 empty = False
                 yield row
             if empty and len(files) > 1:
                 yield Bad(file.where, "there is no row in it; take it away")
+        if example is None and bad is not None:
+            raise DataError(f"{bad.where}: {bad.what}; there is no good row")
         if example is None:
             raise DataError(f"{files[0].where if len(files) == 1 else self.source}: there is no row in it")
 

@@ -3,6 +3,7 @@
 Weights are shares of the rows that are trained on. A held-out split is that of the parts, one after another.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Mixture:
     def __post_init__(self):
         if len(self.parts) < 2 or len(self.parts) != len(self.weights):
             raise ValueError("a mixture has two parts or more, and a weight for each")
-        if not min(self.weights) > 0 or min(self.weights) / sum(self.weights) < 1 / PERIOD:
+        if not all(0 < weight < math.inf for weight in self.weights) or min(self.weights) / sum(self.weights) < 1 / PERIOD:
             raise ValueError(f"weights must be positive, and at least 1/{PERIOD} of their sum, not {self.weights}")
 
     def stamp(self) -> Mapping[str, str]:

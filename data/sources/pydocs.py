@@ -12,6 +12,7 @@ import inspect
 import json
 import random
 import re
+import sys
 import sysconfig
 import warnings
 import zlib
@@ -112,8 +113,12 @@ def source(argument: str) -> PyDocs | PyDocsTopics:
 def _stamp() -> dict[str, str]:
     """Of each library and of this file, which says what becomes of them."""
     roots = {library: _roots(library) for library in sorted((*LIBRARIES, STDLIB))}
-    states = {library: " ".join(str(root.stat().st_mtime_ns) for root in found) for library, found in roots.items()}
-    return {**states, "pydocs": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}
+    states = {library: " ".join(f"{root} {root.stat().st_mtime_ns}" for root in found) for library, found in roots.items()}
+    return {
+        **states,
+        "python": f"{states[STDLIB]} {sys.version}",
+        "pydocs": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16],
+    }
 
 
 def collect() -> list[Passage]:

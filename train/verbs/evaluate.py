@@ -40,11 +40,6 @@ class OfRun:
             trusted = recipes.modules_beside(self.import_file)
         path = rundir.find(self.run)
         experiment = rundir.read_experiment(path, trusted)
-        keep = getattr(getattr(experiment.data, "cleaning", None), "keep", None)
-        if keep and keep.rpartition(":")[0] != self.import_file:
-            raise UserError(
-                f"{path}: its data was chosen by {keep}; if you trust it, name its file: --import {keep.rpartition(':')[0]}"
-            )
         sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
         try:
             mesh = replace(experiment.mesh, **sizes)
@@ -89,7 +84,12 @@ def assemble(wanted: OfRun) -> Any:
     """The run with its data and program. Raises UserError if the data is not what it was trained on."""
     from train import loop
 
-    opened = loop.assemble(wanted.read())
+    experiment = wanted.read()
+    if keep := getattr(getattr(experiment.data, "cleaning", None), "keep", None):
+        where = keep.rpartition(":")[0]
+        if where not in (wanted.import_file, Path(wanted.import_file or "").stem):
+            raise UserError(f"{wanted.run}: its data was chosen by {keep}; if you trust it, name its file: --import {where}")
+    opened = loop.assemble(experiment)
     accept = getattr(opened.experiment.data, "accept_changed", False)
     rundir.same_data(opened.path, opened.dataset.fingerprint, accept, lambda text: print(text, file=sys.stderr))
     return opened

@@ -33,6 +33,8 @@ class Arguments(OfRun):
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train predict")
+    if wanted.text and wanted.input is not None:
+        raise UserError("--text and --input are both given; one of them is to be predicted")
     rows = [{"text": text} for text in wanted.text] or read_rows(wanted.input)
     predictor = reopen(wanted.read())
     arrays, notes = predictor.codec.encode(rows)
@@ -47,9 +49,9 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     """Raises UserError if there is nothing to read, or a line is no row."""
     if path is None and sys.stdin.isatty():
         raise UserError("what to predict? --text TEXT, --input FILE.jsonl, or a pipe")
-    where = path or "standard input"
+    where = "standard input" if path is None else path
     try:
-        data = Path(path).read_bytes() if path else sys.stdin.buffer.read()
+        data = Path(path).read_bytes() if path is not None else sys.stdin.buffer.read()
         lines = data.decode("utf-8").split("\n")
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}") from None
@@ -61,8 +63,8 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
-            if path:
+        except (ValueError, RecursionError):
+            if path is not None:
                 raise UserError(f"{where}, line {number}: not JSON; a text in quotes, or an object, is needed") from None
             row = line  # a pipe may hold plain text
         rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})

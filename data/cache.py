@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.errors import DataError
 
-VERSION = 2  # of all that is made: raised when the making changes, so that nothing old is taken for new
+VERSION = 3  # of all that is made: raised when the making changes, so that nothing old is taken for new
 
 
 def directory() -> Path:

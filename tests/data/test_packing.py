@@ -74,6 +74,18 @@ def test_windows_keep_the_stream_and_number_its_words(texts):
         assert ((row["words"] < 0) == np.isin(row["tokens"], VOCABULARY.special_ids)).all()
 
 
+def test_words_stay_apart_where_a_window_or_a_piece_begins_inside_one_and_around_special_tokens():
+    cls, mask = VOCABULARY.special["cls"], VOCABULARY.special["mask"]
+    ids, words = np.arange(LOW, LOW + 28, dtype=np.int32), np.repeat(np.arange(7), 4).astype(np.int32)
+    second = list(packing.windows([(ids, words)], LENGTH, VOCABULARY))[1]
+    assert second["words"].tolist() == [-1, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, -1]
+    assert packing.renumbered(np.array([-1, 4, 4, 5, -1]), 7)[0].tolist() == [-1, 7, 7, 8, -1]
+    assert packing.renumbered(np.array([-1, 4, 4, 5, -1]), 7)[1] == 9
+    parts = [(np.array([LOW, mask]), np.array([0, -1])), (np.array([mask, LOW]), np.array([-1, 0]))]
+    assert assemble(parts, 8, VOCABULARY)["words"].tolist() == [-1, 0, -1, -1, -1, 1, -1, -1]
+    assert cls == assemble(parts, 8, VOCABULARY)["tokens"][0]
+
+
 def packed_and_apart() -> tuple[dict, list[dict]]:
     """A packed batch, and each of its sequences in a row of its own, in order."""
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.labelled_text import LabelledText
 from train.__main__ import main
 
 RUN = ["run", "pydocs-topics", "--data.labels-per-class=None", "--run.steps=1", "--run.checkpoint-every=1", "--data.length=16"]
@@ -44,6 +45,10 @@ MISTAKES = {
     "nothing to train on": (rows(), ["--data.splits=test=train"], "data.splits must have one for train"),
     "a split that is not there": (rows(), ["--data.splits=train=trian,test=validation"], "did you mean train?"),
     "nothing held out": (rows(), ["--data.splits=train=train"], "a run needs train, and validation or test; it has: train"),
+    "a name twice": (rows(), ["--data.fields=text=text,text=label"], "data.fields must name text once"),
+    "more than all": (rows(), ["--data.splits=train=train[:200%],test=validation"], "has more than 100 %"),
+    "no good row": (["{"] * 9, [], "rows.jsonl, line 1: not JSON"),
+    "a weight that is none": (rows(), ["--data.source=mixture:1*pydocs+nan*digits"], "weights must be positive"),
     "a limit of nothing": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
     "all of it too short": (rows(), ["--data.cleaning.min-characters=1000"], "there is no text in"),
     "a predicate that is not there": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
@@ -88,6 +93,25 @@ def test_a_source_that_changed_is_refused_by_name_unless_that_is_accepted(capsys
     assert "which is accepted" in capsys.readouterr().err
 
 
+@pytest.mark.quick
+def test_labels_that_change_places_are_another_data_set():
+    swapped = [{**row, "label": "ba"["ab".index(row["label"])]} for row in rows()]
+    found = []
+    for name, each in (("one.jsonl", rows()), ("two.jsonl", swapped)):
+        write(each, name)
+        found.append(LabelledText(source=f"files:{name}", length=16, vocab_size=300).build().fingerprint)
+    assert found[0]["train"] != found[1]["train"]
+
+
+@pytest.mark.quick
+def test_texts_that_are_held_out_leave_train_and_not_each_other():
+    write([{"text": "said twice here", "label": "a"}, *rows(20)], "train.jsonl")
+    write([{"text": "said twice here", "label": "a"}] * 2, "test.jsonl")
+    dataset = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300).build()
+    assert {split: len(examples) for split, examples in dataset.splits.items()} == {"train": 20, "test": 2}
+    assert any("cleaning left out 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
+
+
 def test_another_tokenizer_is_refused(capsys):
     source = write(rows())
     assert main([*RUN, source]) == 0
@@ -107,3 +131,23 @@ def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(cap
     capsys.readouterr()
     assert "if you trust it, name its file: --import mine.py" in refused(capsys, ["evaluate", "run"])
     assert main(["evaluate", "run", "--import", "mine.py"]) == 0
+
+
+DAMAGE = {
+    "environment.json": ("{", "environment.json cannot be read"),
+    "metrics.jsonl": ("[1]\n", "metrics.jsonl, line 1: damaged"),
+    "result.json": ("[1]", "result.json is damaged"),
+    "experiment.json": ("[" * 100_000, "experiment.json cannot be read"),
+    "labels.json": ('["a", "a"]', "labels.json: a list of two distinct labels or more is needed"),
+}
+
+
+def test_files_of_a_run_directory_that_are_damaged_are_named(capsys):
+    assert main([*RUN, write(rows())]) == 0
+    capsys.readouterr()
+    for name, (content, right) in DAMAGE.items():
+        file = Path("run") / name
+        before = file.read_text()
+        file.write_text(content)
+        assert right in refused(capsys, ["predict", "run", "--text", "a"] if name == "labels.json" else ["report", "run"])
+        file.write_text(before)

@@ -13,7 +13,7 @@ from data.loader import Batches, Loader, evaluation_batches
 from data.mixture import weighted
 
 EXAMPLES = Columns({"x": np.arange(110, dtype=np.int32), "y": np.random.default_rng(0).random((110, 3), np.float32)})
-MIXED = weighted(EXAMPLES, np.arange(110) % 2, (0.25, 0.75))
+MIXED = weighted(EXAMPLES, np.arange(110) % 2, (0.25, 0.75), "x")
 BATCH = 8
 
 

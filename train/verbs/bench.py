@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     for name, value in figures.items():
         if name == "experiment":  # which is long, and the user's own words
             continue
-        print(f"{name:24}{value:,.4g}" if isinstance(value, float) else f"{name:24}{value}")
+        print(f"{name:34}{value:,.4g}" if isinstance(value, float) else f"{name:34}{value}")
     return 0
 
 

@@ -12,9 +12,8 @@ from data.cache import kept
 from data.dataset import Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.documents import Documents, documents
 from data.mixture import weighted
-from data.packing import Tally
-from data.store import Stored, Writer
-from data.text import FromTokens, TextCodec, about, facts, vocabulary_for
+from data.store import Stored
+from data.text import FromTokens, TextCodec, about, facts, vocabulary_for, write_rows
 from data.text import notes as notes_of
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -81,15 +80,10 @@ class LabelledText(labelling.Labelled, FromTokens):
         columns = {name: Spec(s.shape[1:], s.dtype) for name, s in self.spec().items() if len(s.shape) == 2}
 
         def write(folder: Path) -> None:
-            counted = {}
-            for split in texts.splits:
-                tally = Tally(codec.vocabulary, self.length)
-                with Writer(folder / f"{split}.array_record", columns) as writer:
-                    for part in range(len(texts.weights)):
-                        encoded = (one for chunk in texts.chunks(split, part) for one in codec.vocabulary.encode(chunk))
-                        for row in tally.made(map(codec.row, tally.texts(encoded))):
-                            writer.append(row)
-                counted[split] = {**tally.about(), "texts that are cut": tally.cut}
+            tallies = write_rows(
+                folder, texts, codec.vocabulary, columns, self.length, lambda encoded, _: map(codec.row, encoded)
+            )
+            counted = {split: {**tally.about(), "texts that are cut": tally.cut} for split, tally in tallies.items()}
             (folder / "about.json").write_text(json.dumps(counted), "utf-8")
 
         return kept(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)

@@ -100,7 +100,7 @@ class Text(FromTokens):
 
     def rows(self, texts: Documents, vocabulary: Tokenizer) -> Path:
         """The folder of the rows of each split: the tokenized cache."""
-        make: dict[str, Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]] = {
+        make: dict[str, MakeRows] = {
             "windows": lambda encoded, _: packing.windows(encoded, self.length, vocabulary),
             "packed": lambda encoded, _: packing.packed(encoded, self.length, vocabulary),
             "pairs": lambda encoded, first: packing.stretches(encoded, self.length - 3, vocabulary.special["pad"], first),
@@ -116,21 +116,32 @@ class Text(FromTokens):
         }[self.layout]
 
         def write(folder: Path) -> None:
-            about = {}
-            for split in texts.splits:
-                tally = packing.Tally(vocabulary, size)
-                with Writer(folder / f"{split}.array_record", columns) as writer:
-                    for part in range(len(texts.weights)):  # no row has documents of two
-                        encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
-                        for row in tally.made(make[self.layout](encoded, tally.documents)):
-                            writer.append({**row, "part": part})
-                about[split] = tally.about()
-            (folder / "about.json").write_text(json.dumps(about), "utf-8")
+            tallies = write_rows(folder, texts, vocabulary, columns, size, make[self.layout])
+            counted = {split: tally.about() for split, tally in tallies.items()}
+            (folder / "about.json").write_text(json.dumps(counted), "utf-8")
 
         return kept(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
 
     def codec(self, folder: Path) -> "TextCodec":
         return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)))
+
+
+MakeRows = Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]
+"""From encoded documents, and how many there were before them, to rows."""
+
+
+def write_rows(
+    folder: Path, texts: Documents, vocabulary: Tokenizer, columns: Mapping[str, Spec], size: int, make: MakeRows
+) -> dict[str, packing.Tally]:
+    """A store a split, of rows of `size` tokens, part after part of a mixture; what was counted of each split."""
+    tallies = {split: packing.Tally(vocabulary, size) for split in texts.splits}
+    for split, tally in tallies.items():
+        with Writer(folder / f"{split}.array_record", columns) as writer:
+            for part in range(len(texts.weights)):  # no row has documents of two
+                encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
+                for row in tally.made(make(encoded, tally.documents)):
+                    writer.append({**row, "part": part})
+    return tallies
 
 
 def vocabulary_for(config: FromTokens, given: str | None, texts: Documents) -> Tokenizer:

@@ -35,9 +35,6 @@ class Batches:
             rows = order.shuffled(positions, len(self.examples), self.seed)
         return numbered(self.examples, rows)
 
-    def __len__(self) -> int:
-        return 2**62
-
 
 class Loader(AbstractContextManager):
     """An iterator over batches from `position` on, read ahead by `workers` processes, or by `threads` of this one where there are

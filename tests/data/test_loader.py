@@ -68,15 +68,14 @@ def test_a_killed_worker_process_is_told_and_nothing_hangs():
                 next(loader)
 
 
-class Damaged:
-    __len__ = lambda self: 100
-
-    def __getitem__(self, indices):
-        raise DataError("rows.array_record is damaged")
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_cannot_be_read_is_told_wherever_it_is_read(workers):
+    class Damaged:  # local, so that a worker process is sent the class itself: it cannot import this module
+        __len__ = lambda self: 100
+
+        def __getitem__(self, indices):
+            raise DataError("rows.array_record is damaged")
+
     with (
         Loader(Batches(Damaged(), 4, 0), workers=workers) as loader,
         pytest.raises(DataError, match=r"^rows\.array_record is damaged$"),

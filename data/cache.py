@@ -1,11 +1,13 @@
 """What is slow to make from its source and never changes is kept in the user's cache: made once, whole or not at all."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from data.errors import DataError
 
@@ -45,6 +47,18 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
             raise DataError(f"{where}: {error.strerror}") from None
         raise DataError(f"the cache cannot be written: {where}: {error.strerror}; $FMODELS_CACHE says where it is") from None
     return folder
+
+
+def read_json(file: Path) -> Any:
+    """Of a folder that is kept. Raises DataError if it is damaged."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise damaged(file) from None
+
+
+def damaged(file: Path, reason: str = "it cannot be read") -> DataError:
+    return DataError(f"{file} is damaged ({reason}); remove {file.parent}, and it is made anew")
 
 
 @contextmanager

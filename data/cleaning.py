@@ -4,12 +4,11 @@ What was seen is remembered on disk, so memory does not grow with the number of 
 """
 
 import hashlib
-import importlib
 import importlib.util
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class Cleaning:
     near_duplicates: float | None = None
     "similarity (Jaccard, of the sets of 5 words in a row) to one before from which a document is dropped; None is off"
     keep: str | None = None
-    "PATH/TO/FILE.py:FUNCTION or MODULE:FUNCTION, from text to True or False: what it says False to is dropped"
+    "PATH/TO/FILE.py:FUNCTION, from text to True or False: what it says False to is dropped. The file must need no other of yours"
 
     def __post_init__(self):
         if self.min_characters < 1:
@@ -59,8 +58,8 @@ class Cleaning:
             raise ValueError(f"near_duplicates must be in (0, 1], not {self.near_duplicates}")
         if self.near_duplicates is not None and self.duplicates == "keep":
             raise ValueError("duplicates must be drop, not keep, where near_duplicates are dropped")
-        if self.keep is not None and not all(self.keep.rpartition(":")):
-            raise ValueError(f"keep must be PATH/TO/FILE.py:FUNCTION or MODULE:FUNCTION, not {self.keep!r}")
+        if self.keep is not None and not re.fullmatch(r".+\.py:\w+", self.keep):
+            raise ValueError(f"keep must be PATH/TO/FILE.py:FUNCTION, not {self.keep!r}")
 
     def stamp(self) -> dict[str, str]:
         """{file: hash} of what the result depends on beside the fields: the file of `keep`. Raises DataError if there is none."""
@@ -68,11 +67,14 @@ class Cleaning:
             return {}
         try:
             where = self.keep.rpartition(":")[0]
-            spec = None if where.endswith(".py") else importlib.util.find_spec(where)
-            path = Path(spec.origin if spec and spec.origin else where)
-            return {where: hashlib.sha256(path.read_bytes()).hexdigest()}
-        except (ImportError, ValueError, OSError) as error:
+            return {where: hashlib.sha256(Path(where).read_bytes()).hexdigest()}
+        except OSError as error:
             raise DataError(f"data.cleaning.keep {self.keep}: {_said(error)}") from None
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """What was dropped and why, in words; empty if nothing was."""
+    return ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts[why])
 
 
 class Document(NamedTuple):
@@ -227,13 +229,10 @@ class Cleaner:
 def _imported(keep: str) -> Callable[[str], object]:
     where, _, name = keep.rpartition(":")
     try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None and spec.loader is not None, where
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None and spec.loader is not None, where
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise DataError(f"data.cleaning.keep {keep}: {_said(error)}") from None
     if not callable(found := getattr(module, name, None)):

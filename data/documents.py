@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from data.cache import kept
-from data.cleaning import ORDER, Cleaner, Cleaning
+from data.cache import kept, read_json
+from data.cleaning import ORDER, Cleaner, Cleaning, left_out
 from data.dataset import Spec, fingerprint
 from data.errors import DataError
 from data.reading import FromSource, Reading
@@ -34,6 +34,8 @@ COLUMNS = {
 class FromText(FromSource):
     """What the config of anything that is made of text has."""
 
+    READS = ("text", "label", "document")
+
     cleaning: Cleaning = Cleaning()
 
 
@@ -47,7 +49,7 @@ class Documents:
     def about(self) -> dict[str, Any]:
         """`splits`: {split: number of documents}; `fields` of the source; `labels`; `counts` of what cleaning did; `bad`
         records; `fingerprint` of each split; `source`, the stamp of what was read; `weights` of its parts."""
-        return json.loads((self.folder / "about.json").read_text("utf-8"))
+        return read_json(self.folder / "about.json")
 
     @property
     def splits(self) -> list[str]:
@@ -119,7 +121,9 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
                     writer.append({"label": number, "part": row.get(PART, 0)}, text)
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
             if not writer.count:
-                raise DataError(f"data.source {config.source}: there is no text in {split}")
+                why = left_out(cleaner.counts)
+                raise DataError(f"data.source {config.source}: there is no text in {split}{why and ': cleaning left out ' + why}")
+    reading.check_unchanged()
     about = {
         "splits": {split: sizes[split] for split in splits},
         "fields": reading.fields,
@@ -127,7 +131,7 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
         "counts": cleaner.counts,
         "bad": reading.bad,
         "fingerprint": prints,
-        "source": dict(reading.source.stamp()),
+        "source": reading.stamp,
         "weights": list(getattr(reading.source, "weights", [1.0])),
     }
     (folder / "about.json").write_text(json.dumps(about), "utf-8")

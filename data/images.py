@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data import labels as labelling
-from data.cache import kept
+from data.cache import kept, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
@@ -27,6 +27,8 @@ from data.store import Stored, Writer
 @dataclass(frozen=True, kw_only=True)
 class Images(labelling.Labelled):
     """Batches of `image` float32 [B, H, W, C], in [0, 1] where the source has bytes, and `label` int32 [B]."""
+
+    READS = ("image", "label")
 
     source: Any = "digits"
     batch_size: int = 128
@@ -53,7 +55,7 @@ class Images(labelling.Labelled):
         reading = Reading(self)
         key = fingerprint(reading.key, self.shape, self.resize)
         folder = kept(f"images/{key}", lambda folder: self._write(folder, reading))
-        about = json.loads((folder / "about.json").read_text("utf-8"))
+        about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
         labels = labelling.numbered(appeared, about["labels"], self.source)
@@ -114,6 +116,7 @@ class Images(labelling.Labelled):
                 raise
             writer.close()
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
+        reading.check_unchanged()
         about = {
             "splits": sizes,
             "fields": reading.fields,
@@ -163,6 +166,8 @@ class ImageCodec:
             raise DataError("its image is not an array of numbers") from None
         if image.shape != self.shape:
             raise DataError(f"its image is {list(image.shape)}, not {list(self.shape)}; data.shape says what is wanted")
+        if not np.isfinite(image).all():
+            raise DataError("its image has numbers that are not finite")
         return image
 
     def pixels(self, encoded: bytes) -> np.ndarray:

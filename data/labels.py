@@ -14,7 +14,6 @@ from data.reading import FromSource
 class Labelled(FromSource):
     """What the config of any labelled data has."""
 
-    batch_size: int = 32
     labels_per_class: int | None = None
     "labelled rows used for training; None for all"
     label_seed: int = 0
@@ -22,8 +21,6 @@ class Labelled(FromSource):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
 

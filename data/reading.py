@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 from data import sources
 from data.errors import DataError
@@ -12,6 +13,8 @@ from data.sources import SPLITS, Bad, Row
 
 @dataclass(frozen=True, kw_only=True)
 class FromSource:
+    READS: ClassVar[tuple[str, ...]] = ()  # the fields of a row that are read
+
     source: Any
     "NAME or NAME:ARGUMENT of data.sources, such as files:PATH or tfds:NAME"
     fields: str = ""
@@ -24,16 +27,21 @@ class FromSource:
     "rows that may be skipped"
     accept_changed: bool = field(default=False, metadata={"how": True})
     "go on with a run although its data has changed"
+    batch_size: int = 32
+    "rows of a step, on all devices together, B"
 
     def __post_init__(self):
-        pairs("fields", self.fields)
+        for ours in pairs("fields", self.fields):
+            if ours not in self.READS:
+                raise ValueError(f"fields must be of {', '.join(self.READS)}, not {ours!r}: OURS=THEIRS")
         for split in pairs("splits", self.splits):
             if split not in SPLITS:
                 raise ValueError(f"splits must be of {', '.join(SPLITS)}, not {split!r}")
         if self.splits and "train" not in pairs("splits", self.splits):
             raise ValueError("splits must have one for train")
-        if self.bad_limit < 1:
-            raise ValueError(f"bad_limit must be at least 1, not {self.bad_limit}")
+        for name in ("bad_limit", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def pairs(name: str, text: str) -> dict[str, str]:
@@ -67,8 +75,20 @@ class Reading:
             config.splits,
             config.bad_records,
             config.bad_limit,
-            dict(self.source.stamp()),
+            self.stamp,
         ]
+
+    @cached_property
+    def stamp(self) -> dict[str, str]:
+        """The state of what is read, before it is."""
+        return dict(self.source.stamp())
+
+    def check_unchanged(self) -> None:
+        """To be called when all was read. Raises DataError if what was read is of two states."""
+        now = self.source.stamp()
+        changed = sorted(name for name in self.stamp.keys() | now.keys() if self.stamp.get(name) != now.get(name))
+        if changed:
+            raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; it must be read anew")
 
     def splits(self) -> dict[str, Iterator[Row]]:
         """Raises DataError where there is nothing to train on, or nothing held out."""
@@ -90,7 +110,10 @@ class Reading:
             if number == 0 and split == "train":
                 self._check(row, names)
             self.fields = self.fields or list(row)
-            yield {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
+            ours = {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
+            if ours.get("label") == "":  # as a table has it where there is none
+                del ours["label"]
+            yield ours
 
     def skip(self, bad: Bad) -> None:
         """Raises DataError if the policy, or its limit, says so."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from data.cache import damaged, read_json
 from data.dataset import Batch, Spec
-from data.errors import DataError
 
 IN_MEMORY = 1 << 28  # bytes of fixed arrays that are kept in memory rather than read again
 
@@ -68,7 +68,7 @@ class Stored:
     memory, and of large ones only where each row begins."""
 
     def __init__(self, path: Path, wanted: Mapping[str, Spec] | None = None):
-        described = json.loads(_beside(path).read_text("utf-8"))
+        described = read_json(_beside(path))
         self.path, self.count = path, described["count"]
         columns = {name: (kind, tuple(shape)) for name, (kind, *shape) in described["columns"].items()}
         self.dtype = np.dtype([(name, kind, shape) for name, (kind, shape) in columns.items() if shape])
@@ -95,7 +95,10 @@ class Stored:
         """The numbers of all rows in a column of numbers, mapped into memory."""
         if not self.count:
             return np.empty(0, self.numbers[name])
-        return np.memmap(_column(self.path, name), self.numbers[name], "r", shape=(self.count,))
+        try:
+            return np.memmap(_column(self.path, name), self.numbers[name], "r", shape=(self.count,))
+        except (OSError, ValueError):
+            raise damaged(_column(self.path, name)) from None
 
     def rest(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The bytes after the arrays of each row."""
@@ -121,7 +124,7 @@ class Stored:
             return self._reader.read([int(i) for i in indices])
         except Exception as error:  # whatever a reader of damaged files may raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.path} is damaged ({reason[:200]}); remove {self.path.parent}, and it is made anew") from None
+            raise damaged(self.path, reason[:200]) from None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_reader": None, "_memory": None}  # a worker process opens its own

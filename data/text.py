@@ -13,8 +13,8 @@ import numpy as np
 
 from data import labels as labelling
 from data import packing
-from data.cache import kept
-from data.cleaning import DROPPED
+from data.cache import kept, read_json
+from data.cleaning import left_out
 from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.documents import Documents, FromText, documents
 from data.errors import DataError
@@ -28,7 +28,6 @@ from data.tokenizer import TOKENIZER_FILE, Tokenizer
 class FromTokens(FromText):
     """What the config of anything that is made of tokens has."""
 
-    batch_size: int = 32
     length: int = 128
     "tokens in a row, T"
     vocab_size: int = 4096
@@ -40,12 +39,12 @@ class FromTokens(FromText):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.length < 8:
             raise ValueError(f"length must be at least 8, not {self.length}")
         if self.vocab_size < 300:
             raise ValueError(f"vocab_size must be at least 300, which holds the characters, not {self.vocab_size}")
+        if self.tokenizer == "":
+            raise ValueError("tokenizer must be a path, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +191,7 @@ class TextCodec:
 
 def about(texts: Documents, rows: Path) -> dict[str, Any]:
     """What `data inspect` shows of texts."""
-    counted = json.loads((rows / "about.json").read_text("utf-8"))
+    counted = read_json(rows / "about.json")
     return {
         "source": {**texts.about["splits"], "fields": ", ".join(texts.about["fields"]), "bad records": len(texts.about["bad"])},
         "cleaning": texts.about["counts"],
@@ -203,8 +202,8 @@ def about(texts: Documents, rows: Path) -> dict[str, Any]:
 def notes(texts: Documents) -> list[str]:
     """What cleaning left out, if it did."""
     counts = texts.about["counts"]
-    left_out = ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts[why])
-    return [f"cleaning left out {left_out}, of {counts['documents in']:,} documents"] if left_out else []
+    why = left_out(counts)
+    return [f"cleaning left out {why}, of {counts['documents in']:,} documents"] if why else []
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

@@ -1,6 +1,36 @@
-"""Eight CPU devices, so that meshes can be tested on any machine. Set before jax is imported, which is why it stands here."""
+"""How the tests run jax. Set before it is imported, which is why it stands here.
+
+Eight CPU devices, so that meshes can be tested on any machine. And the tests compile far more than they compute: machine code
+that was quick to make is what makes them fast, and what one test has compiled, others and the next session take from the cache.
+"""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+import pytest
+
+from data import cache
+
+flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+WITHOUT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+USERS = {**WITHOUT, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "error"}
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache.directory() / "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(scope="session")
+def front_door() -> Callable[..., subprocess.Popen]:
+    """Starts `python -m train …` in a folder, as a user does: in a process of its own, with the devices that there are."""
+
+    def start(*arguments: object, cwd: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "train", *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=USERS, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start

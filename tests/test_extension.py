@@ -1,24 +1,21 @@
 """A new model, objective and data source are new files, and touch nothing inside: the design's promise, from the command line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "extension" / "toy_recipe.py"
 
 
-def front_door(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    command = [sys.executable, "-m", "train", *arguments]
-    return subprocess.run(command, env=environment, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300)
+def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_by_its_path(front_door, tmp_path):
+    def ran(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        """(status, stdout, stderr)"""
+        process = front_door(*arguments, cwd=tmp_path)
+        out, err = process.communicate(stdin, timeout=300)
+        return process.returncode, out, err
 
-
-def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_by_its_path(tmp_path):
-    done = front_door("run", f"{RECIPE}:toy", "--model.width", "6", "--data.batch-size", "32", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    status, _, said = ran("run", f"{RECIPE}:toy", "--model.width", "6", "--data.batch-size", "32")
+    assert status == 0, said
     rows = [json.loads(line) for line in (tmp_path / "runs" / "toy" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert losses[-1] < losses[0] / 10
@@ -26,13 +23,11 @@ def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_b
     assert written["model"] == {"type": "toy_model:ToyConfig", "width": 6}
 
     # The run directory imports nothing from outside, unless the user names it.
-    refused = front_door("evaluate", "toy", cwd=tmp_path)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "toy_model:ToyConfig is not of this project" in refused.stderr and "--import" in refused.stderr
+    status, _, said = ran("evaluate", "toy")
+    assert status == 2 and said.count("\n") == 1
+    assert "toy_model:ToyConfig is not of this project" in said and "--import" in said
 
-    evaluated = front_door("evaluate", "toy", "--import", str(RECIPE), "--json", cwd=tmp_path)
-    assert json.loads(evaluated.stdout)["squared_error"] < 0.05
-    predicted = front_door(
-        "predict", "toy", "--import", str(RECIPE), "--json", cwd=tmp_path, stdin='{"numbers": [0.1, 0.2, 0.3, -0.1]}\n'
-    )
-    assert abs(json.loads(predicted.stdout)[0]["total"] - 0.5) < 0.3, predicted.stderr
+    evaluated = ran("evaluate", "toy", "--import", str(RECIPE), "--json")[1]
+    assert json.loads(evaluated)["squared_error"] < 0.05
+    predicted = ran("predict", "toy", "--import", str(RECIPE), "--json", stdin='{"numbers": [0.1, 0.2, 0.3, -0.1]}\n')[1]
+    assert abs(json.loads(predicted)[0]["total"] - 0.5) < 0.3

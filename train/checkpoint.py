@@ -68,6 +68,8 @@ class Checkpoints:
 
         self.directory, self.say, self.read_only = run_dir / "checkpoints", say, read_only
         self.best_file = run_dir / "best.json"
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"{self.directory} is no folder; remove it, and checkpoints can be written there")
         _say_once()
         policy = None if read_only else NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(

@@ -51,7 +51,8 @@ class Mesh:
             if size < 1 and size != -1:
                 raise ValueError(f"{axis} must be at least 1, or -1 to take the devices that are left, not {size}")
         if sizes.count(-1) > 1:
-            raise ValueError("only one axis can be -1")
+            filling = " and ".join(axis for axis, size in zip(AXES, sizes, strict=True) if size == -1)
+            raise ValueError(f"{filling} are -1; one axis at most takes the devices that are left")
         if "batch" not in self.rules:
             raise ValueError("rules must have one for batch")
         for name, axes in self.rules.items():

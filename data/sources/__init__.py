@@ -2,12 +2,10 @@
 
 A source is a frozen dataclass with
 
-    stamp() -> {part: state}          what it reads (files, a version) and the state of each, such as size and time: where no
-    stamp
-                                      has changed, no row has, and nothing is read again
-    splits(wanted) -> {split: rows}   `wanted` says for each of our splits (`train`, `validation`, `test`) which of the source's
-    it
-                                      is; empty is the source's own choice
+    stamp() -> {part: state}          what it reads (files, a version) and the state of each, such as size and time:
+                                      where no stamp has changed, no row has, and nothing is read again
+    splits(wanted) -> {split: rows}   `wanted` says for each of our splits (`train`, `validation`, `test`) which of the
+                                      source's it is; empty is the source's own choice
 
 Rows are an iterable that is read as often as it is asked for, in the same order, and never held in memory as a whole. Each is a
 dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has),
@@ -17,6 +15,7 @@ An experiment names a source by a string, `NAME` or `NAME:ARGUMENT`, which is `s
 `data.sources.NAME`, or holds the source itself.
 """
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -51,7 +50,9 @@ class Source(Protocol):
 def find(source: Any) -> Source:
     """The source of that name, or itself. Raises DataError if there is none of that name."""
     if not isinstance(source, str):
-        return source
+        if not dataclasses.is_dataclass(source):
+            raise DataError(f"data.source {source!r}: NAME or NAME:ARGUMENT is needed, or a source itself")
+        return source  # pyright: ignore[reportReturnType]
     name, _, argument = source.partition(":")
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in known:

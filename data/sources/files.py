@@ -42,7 +42,10 @@ class Files:
 
     def stamp(self) -> Mapping[str, str]:
         """The size and the time of each file, or what its file system tells it by. Raises DataError if there is none."""
-        return {file.where: file.stamp() for file in self._files()}
+        files = self._files()
+        names = [(file, PurePosixPath(file.path).name) for file in files]
+        labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
+        return {file.where: file.stamp() for file in [*files, *labels]}
 
     def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where there is nothing that can be read, or some files are of a split and others of none."""

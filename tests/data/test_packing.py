@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from data import packing
 from data.pairs import assemble
 from data.tokenizer import Tokenizer
+from fmodels.axes import split
 from fmodels.bert import BertConfig
 
-pytestmark = pytest.mark.quick
 VOCABULARY = Tokenizer.train([f"{a}{b} and {b}{a}" for a in "abcdefgh" for b in "ijklmnop"], 300)
 LOW, HIGH = VOCABULARY.random_ids
 LENGTH = 16
@@ -47,6 +47,7 @@ def sequences(row: dict) -> list[tuple[list[int], list[int]]]:
     return found
 
 
+@pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
 def test_packing_keeps_every_token_once_in_pieces_that_stay_apart(texts):
@@ -63,6 +64,7 @@ def test_packing_keeps_every_token_once_in_pieces_that_stay_apart(texts):
         assert (np.diff(row["words"][ordinary]) >= 0).all()
 
 
+@pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
 def test_windows_keep_the_stream_and_number_its_words(texts):
@@ -74,6 +76,7 @@ def test_windows_keep_the_stream_and_number_its_words(texts):
         assert ((row["words"] < 0) == np.isin(row["tokens"], VOCABULARY.special_ids)).all()
 
 
+@pytest.mark.quick
 def test_words_stay_apart_where_a_window_or_a_piece_begins_inside_one_and_around_special_tokens():
     cls, mask = VOCABULARY.special["cls"], VOCABULARY.special["mask"]
     ids, words = np.arange(LOW, LOW + 28, dtype=np.int32), np.repeat(np.arange(7), 4).astype(np.int32)
@@ -106,29 +109,25 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_its_sequences(position
     packed = jax.tree.map(jnp.asarray, packed)
     assert packed["sequences"].max() > 1 and (packed["sequences"] == 0).any()
     single = {name: jnp.stack([row[name] for row in apart]) for name in ("tokens", "mask")}
-    params, _ = model.init(jax.random.key(0), packed)
+    shapes, _ = split(jax.eval_shape(model.init, jax.random.key(0), packed)[0])
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), jax.tree.map(np.asarray, _plain(params)))
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
+    @jax.value_and_grad
     def loss(params, batch, real):
         outputs, _ = model.apply(params, {}, batch)
         logits = jnp.einsum("BTD,VD->BTV", outputs["hidden"], outputs["embedding"])
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], axis=-1)[..., 0]
         return -(log_p * real).sum() / real.sum()
 
-    together, grads = jax.value_and_grad(loss)(params, packed, packed["sequences"] > 0)
-    alone, grads_alone = jax.value_and_grad(loss)(params, single, single["mask"])
+    together, grads = loss(params, packed, packed["sequences"] > 0)
+    alone, grads_alone = loss(params, single, single["mask"])
     np.testing.assert_allclose(together, alone, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
 
 
-def _plain(params):
-    from fmodels.axes import split
-
-    return split(params)[0]
-
-
+@pytest.mark.quick
 @pytest.mark.skipif("FMODELS_DATA" not in os.environ, reason="FMODELS_DATA is not set")
 def test_rows_of_real_text_are_full():
     text = (Path(os.environ["FMODELS_DATA"]) / "wikitext2" / "valid.txt").read_text("utf-8")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import DataError
 from data.labelled_text import LabelledText
 from train.__main__ import main
 
@@ -35,6 +36,8 @@ def refused(capsys, arguments: list[str]) -> str:
 
 
 MISTAKES = {
+    "our field misspelt": (rows(), ["--data.fields=txt=text"], "data.fields must be of text, label, document, not 'txt'"),
+    "an empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "has no label; --data.fields label=NAME"),
     "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "has no field 'sentence'; it has: text, label"),
     "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "has no field text; it has: txt, label"),
     "an ill-typed text": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; --data.bad-records skip"),
@@ -50,7 +53,7 @@ MISTAKES = {
     "no good row": (["{"] * 9, [], "rows.jsonl, line 1: not JSON"),
     "a weight that is none": (rows(), ["--data.source=mixture:1*pydocs+nan*digits"], "weights must be positive"),
     "a limit of nothing": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
-    "all of it too short": (rows(), ["--data.cleaning.min-characters=1000"], "there is no text in"),
+    "all of it too short": (rows(), ["--data.cleaning.min-characters=999"], "no text in validation: cleaning left out 7 too short"),
     "a predicate that is not there": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
     "too few of a label": (rows(), ["--data.labels-per-class=100"], "fewer than data.labels_per_class 100"),
 }  # fmt: skip
@@ -122,6 +125,21 @@ def test_another_tokenizer_is_refused(capsys):
     Path("run/tokenizer.json").write_text(json.dumps(tokenizer))
     capsys.readouterr()
     assert "tokenizer was" in refused(capsys, ["evaluate", "run"])
+    assert "is not the tokenizer that the run was trained with" in refused(capsys, ["predict", "run", "--text", "a"])
+
+
+@pytest.mark.quick
+def test_a_part_of_the_cache_that_is_damaged_is_named():
+    write(rows())
+    config = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300)
+    config.build()
+    for pattern in ("documents/*/about.json", "documents/*/train.json", "documents/*/train.label", "rows/*/about.json"):
+        (file,) = Path("cache").glob(pattern)
+        before = file.read_bytes()
+        file.write_bytes(before[: len(before) // 2])
+        with pytest.raises(DataError, match=rf"{file.name} is damaged \(.*\); remove .*{file.parent.name}, and it is made anew"):
+            config.build()
+        file.write_bytes(before)
 
 
 def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(capsys):

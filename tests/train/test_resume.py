@@ -7,8 +7,8 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,18 +21,19 @@ from train.checkpoint import read_model
 from train.errors import UserError
 from train.progress import Progress
 
-ROOT = Path(__file__).parents[2]
 STEPS = 600
 
 
-def start(folder: Path, steps: int = STEPS) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    settings = {"run.dir": folder, "run.steps": steps, "run.checkpoint-every": 50, "run.evaluate-every": 100, "run.log-every": 10}
-    options = [f"--{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "train", "run", "digits-mlp", *options]
-    return subprocess.Popen(
-        command, env=environment, cwd=folder.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def start(front_door) -> Callable[[Path], subprocess.Popen]:
+    """A short run in that folder, from nothing or from where it was."""
+
+    def start(folder: Path) -> subprocess.Popen:
+        settings = {"dir": folder, "steps": STEPS, "checkpoint-every": 50, "evaluate-every": 100, "log-every": 10}
+        options = [f"--run.{name}={value}" for name, value in settings.items()]
+        return front_door("run", "digits-mlp", *options, cwd=folder.parent)
+
+    return start
 
 
 def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
@@ -56,7 +57,7 @@ def assert_same_model(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
+def uninterrupted(tmp_path_factory, start) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     finish(start(folder))
     return folder
@@ -69,7 +70,7 @@ def losses(folder: Path) -> dict[int, float]:
     return dict(found)
 
 
-def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(uninterrupted, tmp_path):
+def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(start, uninterrupted, tmp_path):
     folder = tmp_path / "killed"
     for step in (70, 230, 470):
         process = start(folder)
@@ -81,7 +82,7 @@ def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(uninterrupt
     assert losses(folder) == losses(uninterrupted)
 
 
-def test_sigterm_saves_says_how_to_continue_and_exits_0(uninterrupted, tmp_path):
+def test_sigterm_saves_says_how_to_continue_and_exits_0(start, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
     process = start(folder)
     wait_for(process, folder, 310)
@@ -93,7 +94,7 @@ def test_sigterm_saves_says_how_to_continue_and_exits_0(uninterrupted, tmp_path)
     assert_same_model(uninterrupted, folder)
 
 
-def test_a_signal_before_the_first_step_says_how_to_continue(tmp_path):
+def test_a_signal_before_the_first_step_says_how_to_continue(start, tmp_path):
     folder = tmp_path / "early"
     process = start(folder)
     while not folder.exists() and process.poll() is None:  # it is claimed when the data is read, and then the step is compiled
@@ -103,7 +104,7 @@ def test_a_signal_before_the_first_step_says_how_to_continue(tmp_path):
     assert said.count("the same command continues") == 1 and "Traceback" not in said
 
 
-def test_ctrl_c_saves_too(uninterrupted, tmp_path):
+def test_ctrl_c_saves_too(start, uninterrupted, tmp_path):
     folder = tmp_path / "interrupted"
     process = start(folder)
     wait_for(process, folder, 110)
@@ -114,7 +115,7 @@ def test_ctrl_c_saves_too(uninterrupted, tmp_path):
     assert_same_model(uninterrupted, folder)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(uninterrupted, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(start, uninterrupted, tmp_path):
     folder = tmp_path / "full"
     process = start(folder)
     wait_for(process, folder, 210)

@@ -287,7 +287,7 @@ def test_one_axis_takes_what_is_left(mesh, sizes):
     [
         ({"data": 0}, "data must be at least 1, or -1 to take the devices that are left, not 0"),
         ({"fsdp": -2}, "fsdp must be at least 1, or -1 to take the devices that are left, not -2"),
-        ({"tensor": -1}, "only one axis can be -1"),
+        ({"tensor": -1}, "data and tensor are -1; one axis at most takes the devices that are left"),
         ({"rules": {"batch": ("data",), "embed": ("fsdb",)}}, "rules.embed: there is no mesh axis 'fsdb'; did you mean fsdp?"),
         ({"rules": {"embed": ()}}, "rules must have one for batch"),
     ],

@@ -97,9 +97,7 @@ class MaskedLM:
             order_T = jnp.argsort(jnp.where(ordinary_T, score_T, 3.0), stable=True)
             rank_T = jnp.arange(len(tokens_T))
             taken_T = (rank_T < budget) & ordinary_T[order_T]
-            if (
-                whole_words
-            ):  # a word that the budget cuts is left out, unless there is no other: too little is better than nothing
+            if whole_words:  # one that the budget cuts is left out, unless there is no other: too little is better than nothing
                 word_T = words_T[order_T]
                 whole_T = taken_T & ((word_T != word_T[budget - 1]) | (word_T[budget] != word_T[budget - 1]))
                 taken_T = jnp.where(whole_T.any(), whole_T, taken_T)

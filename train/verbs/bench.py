@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from train import flops, loop, machine
+from train.errors import UserError
 from train.experiment import Experiment, to_json
 from train.meter import size
 from train.verbs.run import named
@@ -21,7 +22,9 @@ def main(arguments: list[str]) -> int:
         return 0
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--json"]
-    if arguments == ["data"]:
+    if arguments[:1] == ["data"]:
+        if arguments[1:]:
+            raise UserError(f"bench data takes --json and nothing else, not {arguments[1]}")
         from train import bench_data
 
         figures = bench_data.measure()

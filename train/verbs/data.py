@@ -17,7 +17,7 @@ from train.verbs.run import named
 class Prepare:
     """Makes a data set of TFDS, or one of ours (data/builders), so that a run can read it; it is written below $TFDS_DATA_DIR."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     "tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION"
     folder: Annotated[Path | None, arg(name="from")] = None
     "holds files that were fetched by hand; $FMODELS_DATA if it is set"

@@ -26,7 +26,7 @@ class Sizes:
 class OfRun:
     """What every verb on a run takes."""
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     "its directory, or its name in runs/"
     import_file: Annotated[str | None, arg(name="import")] = None
     "a Python file that the run's experiment needs"
@@ -87,7 +87,7 @@ def assemble(wanted: OfRun) -> Any:
     experiment = wanted.read()
     if keep := getattr(getattr(experiment.data, "cleaning", None), "keep", None):
         where = keep.rpartition(":")[0]
-        if where not in (wanted.import_file, Path(wanted.import_file or "").stem):
+        if where != wanted.import_file:
             raise UserError(f"{wanted.run}: its data was chosen by {keep}; if you trust it, name its file: --import {where}")
     opened = loop.assemble(experiment)
     accept = getattr(opened.experiment.data, "accept_changed", False)

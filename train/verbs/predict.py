@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Codec
-from train import cli
+from data.tokenizer import TOKENIZER_FILE, Tokenizer
+from train import cli, rundir
 from train.errors import UserError
 from train.experiment import Experiment
 from train.verbs.evaluate import OfRun, load
@@ -23,7 +24,7 @@ ROWS = 8  # computed at once, or what all devices can share: a masked LM makes l
 class Arguments(OfRun):
     """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe."""
 
-    text: tuple[str, ...] = ()
+    text: tuple[str, ...] | None = None
     "one or more texts"
     input: str | None = None
     "a file of JSON lines, each a text or an object with the fields of an example"
@@ -33,9 +34,11 @@ class Arguments(OfRun):
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train predict")
-    if wanted.text and wanted.input is not None:
+    if wanted.text is not None and wanted.input is not None:
         raise UserError("--text and --input are both given; one of them is to be predicted")
-    rows = [{"text": text} for text in wanted.text] or read_rows(wanted.input)
+    if wanted.text is not None and not all(map(str.strip, wanted.text or [""])):
+        raise UserError("--text is empty: a text is needed")
+    rows = read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
     predictor = reopen(wanted.read())
     arrays, notes = predictor.codec.encode(rows)
     described = predictor(arrays)
@@ -106,6 +109,9 @@ def reopen(experiment: Experiment) -> Predictor:
 
     path = Path(experiment.run.dir)
     codec = experiment.data.codec(path)
+    trained_with = rundir.read_json(path / "environment.json").get("data", {}).get("tokenizer")
+    if trained_with and trained_with != Tokenizer(codec.files[TOKENIZER_FILE]).hash:
+        raise UserError(f"{path / TOKENIZER_FILE} is not the tokenizer that the run was trained with, {trained_with}: restore it")
     program = build(experiment, batch_spec(experiment), experiment.mesh.build())
     return Predictor(experiment, codec, program, *load(path, program))
 

@@ -47,6 +47,7 @@ def stoppable(work: Callable[[], int]) -> int:
     from train.loop import AGAIN, Interrupted
 
     def stop(number, _frame):  # while nothing is being trained, and what was trained is saved
+        signal.signal(number, signal.SIG_DFL)  # the second time it ends at once, whatever the first has met
         raise Interrupted(number, f"stopped; {AGAIN}")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -15,20 +15,17 @@ from data.mixture import Weighted
 
 @dataclass(frozen=True)
 class Batches:
-    """Every batch of a run, by its number, as one of `hosts` processes reads it: batch n is the rows at positions n B to (n +
-    1) B of the endless shuffled stream, and a host's part of it is a stretch of those. So the global batch at a step is the
-    same for any number of hosts and of workers, and the position to save is a number, the same on all of them."""
+    """Every batch of a run, by its number: batch n is the rows at positions n B to (n + 1) B of the endless shuffled stream. Of
+    several processes each reads its `own` rows of it (their places in a batch; all of them without). So the global batch at a
+    step is the same for any number of processes and of workers, and the position to save is a number, the same on all of them."""
 
     examples: Examples
     batch_size: int
     seed: int
-    host: int = 0
-    hosts: int = 1
+    own: np.ndarray | None = None
 
     def __getitem__(self, number: int) -> Batch:
-        own = self.batch_size // self.hosts
-        first = number * self.batch_size + self.host * own
-        positions = np.arange(first, first + own)
+        positions = number * self.batch_size + (np.arange(self.batch_size) if self.own is None else self.own)
         if isinstance(self.examples, Weighted):
             rows = order.mixed(positions, self.examples.sizes, self.examples.weights, self.seed)
         else:
@@ -82,13 +79,13 @@ class Loader(AbstractContextManager):
         return iter(ahead)
 
 
-def evaluation_batches(examples: Examples, batch_size: int, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-    """All rows once, in order; the last batch is filled with copies of its first row that are not `valid`."""
-    own = batch_size // hosts
+def evaluation_batches(examples: Examples, batch_size: int, own: np.ndarray | None = None) -> Iterator[Batch]:
+    """All rows once, in order, or a process's `own` of each batch; the last batch is filled with copies of its first row that are
+    not `valid`."""
     for start in range(0, len(examples), batch_size):
-        rows = np.arange(start, start + batch_size)
-        batch = numbered(examples, np.where(rows < len(examples), rows, start)[host * own : (host + 1) * own])
-        batch["valid"] = (rows < len(examples))[host * own : (host + 1) * own].astype(np.float32)
+        rows = start + (np.arange(batch_size) if own is None else own)
+        batch = numbered(examples, np.where(rows < len(examples), rows, start))
+        batch["valid"] = (rows < len(examples)).astype(np.float32)
         yield batch
 
 

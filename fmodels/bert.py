@@ -77,7 +77,7 @@ class Bert(nn.Module):
 
         assert c.vocab_size is not None, "an experiment is resolved before it runs"
         token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
-        x_BTD = token_embedding(tokens_BT)
+        x_BTD = constrain(token_embedding(tokens_BT), "batch", "length", None)
         if c.segments:
             segments_BT = batch.get("segments", jnp.zeros_like(tokens_BT))
             x_BTD += Embed(c.segments, c.width, name="segment_embedding")(segments_BT)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmodels.axes import named
+from fmodels.axes import constrain, named
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -72,7 +72,8 @@ class Embed(nn.Module):
         self.table = self.param("embedding", named(self.init, self.rows, "embed"), (self.size, self.features))
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        return jnp.take(self.table, ids, axis=0)
+        # Vectors are gathered whole: to look up parts of them, on devices that hold other rows of the batch, has no good layout.
+        return jnp.take(constrain(self.table, self.rows, None), ids, axis=0)
 
 
 class LayerNorm(nn.Module):

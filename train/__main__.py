@@ -12,6 +12,7 @@ VERBS = {
     "report": "write report.html of a run",
     "recipes": "the experiments that have a name",
     "data": "prepare a data set, or look at one",
+    "shardings": "what lies where on a mesh, also on one that is not there, and what is whole and why",
     "bench": "compile time, step time, throughput and memory of a recipe",
     "quickstart": "the main job, and what no verb at all does: pretrain, fine-tune, compare",
 }

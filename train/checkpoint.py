@@ -1,9 +1,9 @@
 """Checkpoints by Orbax: asynchronous, atomic, the data position included, and never trusted blindly.
 
 A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state) and `meta` (checksums of
-the first two, and fingerprints of the data, its tokenizer among them). The position in the data is the step itself. It appears
-under its step when it is whole. Bits that changed on disk are found by the checksums, which are sums of integers: the same for
-any layout over devices.
+the first two, fingerprints of the data, its tokenizer among them, the format, and the mesh it was written on). The position in
+the data is the step itself. It appears under its step when it is whole. Bits that changed on disk are found by the checksums,
+which are sums of integers: the same for any layout over devices.
 """
 
 import contextlib
@@ -22,9 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from fmodels.transformer import stack_layers, unstack_layers
+from train import cluster
 from train.errors import UserError
 from train.rundir import read_json, write_atomically
 from train.step import GuardState, Program, State
+
+FORMAT = 1  # of a checkpoint: raised when an older version could not read it
 
 
 @jax.jit
@@ -95,7 +98,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # what could not be written was said
                 self.manager.close()
 
-    def save(self, state: State, data: Mapping[str, str], metrics: dict[str, float] | None) -> None:
+    def save(self, state: State, data: Mapping[str, str], mesh: str, metrics: dict[str, float] | None) -> None:
         """Starts to write the state. `metrics` has the validation `loss` at this step, if known: it decides which is best."""
         import orbax.checkpoint as ocp
 
@@ -103,12 +106,13 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         items = _items(state)
-        meta = {**{name: int(checksum(item)) for name, item in items.items()}, "data": dict(data)}
+        sums = {name: int(checksum(item)) for name, item in items.items()}
+        meta = {**sums, "data": dict(data), "format": FORMAT, "mesh": mesh}
         args = ocp.args.Composite(
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
             meta=ocp.args.JsonSave(meta),
         )
-        if metrics and metrics["loss"] < self.best().get("loss", math.inf):
+        if cluster.is_first() and metrics and metrics["loss"] < self.best().get("loss", math.inf):
             write_atomically(self.best_file, json.dumps({"step": step, "loss": metrics["loss"]}) + "\n")
         self._guarded(lambda: self.manager.save(step, args=args))
 
@@ -158,6 +162,8 @@ class Checkpoints:
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 found = read(step)
+            except UserError:  # which says nothing of the file's health
+                raise
             except Exception as error:  # whatever a reader of damaged files may raise
                 if "RESOURCE_EXHAUSTED" in str(error):  # which says nothing of the file
                     raise UserError(
@@ -166,9 +172,9 @@ class Checkpoints:
                 self.say(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)}); trying the one before it")
                 damaged.append(step)
                 continue
-            if not self.read_only:
-                for step in damaged:
-                    self._put_aside(step)
+            if damaged and not self.read_only:
+                cluster.by_first(lambda: [self._put_aside(step) for step in damaged])
+                self.manager.reload()
             return found
         if damaged:
             raise UserError(f"{self.directory}: no checkpoint is whole; remove the run directory to start anew")
@@ -179,7 +185,6 @@ class Checkpoints:
         aside.parent.mkdir(exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.move(self.directory / str(step), aside)
-        self.manager.reload()
 
     def _read(self, step: int, program: Program) -> State:
         model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
@@ -189,17 +194,32 @@ class Checkpoints:
         )  # fmt: skip
 
     def _item(self, step: int, name: str, program: Program) -> dict:
-        """One item, verified. Raises ValueError if it is not what was saved."""
+        """One item, verified. Raises ValueError in every process if it is not what was saved, or one of them cannot read it."""
         import orbax.checkpoint as ocp
 
         placed = jax.tree.map(
             lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), program.shapes, program.shardings
         )
-        args = {name: ocp.args.StandardRestore(_items(placed)[name]), "meta": ocp.args.JsonRestore()}
-        found = self.manager.restore(step, args=ocp.args.Composite(**args))
-        if int(checksum(found[name])) != found["meta"][name]:
+        folder: Any = self.directory.absolute() / str(step)
+        found, wanted, wrong = {}, None, ""
+        try:  # by the handler itself, which waits for no other process: one that fails must be able to say so
+            found = ocp.StandardCheckpointHandler().restore(folder / name, args=ocp.args.StandardRestore(_items(placed)[name]))
+            wanted = read_meta(folder)[name]
+        except Exception as error:  # whatever a reader of damaged files may raise
+            wrong = _line(error) or type(error).__name__
+        if wrong := next(filter(None, cluster.gathered(wrong)), ""):
+            raise ValueError(wrong)
+        if int(checksum(found)) != wanted:
             raise ValueError(f"the checksum of {name} does not match")
-        return found[name]
+        return found
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What is said of a checkpoint within it. Raises ValueError or OSError if it is damaged."""
+    meta = json.loads((folder / "meta" / "metadata").read_text("utf-8"))
+    if meta.get("format", FORMAT) > FORMAT:
+        raise UserError(f"checkpoint {folder} is of format {meta['format']}, made by a newer version; this one reads {FORMAT}")
+    return meta
 
 
 def _say_once() -> None:
@@ -230,8 +250,7 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
             shapes: Any = handler.metadata(item).item_metadata
             restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(shapes))
             model = handler.restore(item, restore_args=restore)
-            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
-            if int(checksum(model)) != meta["model"]:
+            if int(checksum(model)) != read_meta(directory / str(step))["model"]:
                 raise ValueError("the checksum does not match")
         except Exception as error:
             raise UserError(f"checkpoint {directory / str(step)} is damaged ({_line(error)})") from None

@@ -75,7 +75,7 @@ def _one_line(box: str, known: set[str]) -> str:
     _, *lines = (line.strip(" │") for line in box.splitlines() if line.strip())  # the first is a title
     message = next((line for line in lines if set(line) - set("─-")), box.strip())
     if message.startswith("Missing from"):  # its title is the program, and what is missing stands below it
-        _, name, what, *_ = lines
+        name, what, *_ = lines[lines.index(message) + 1 :]
         return f"{name} is missing: {what.removesuffix(' (required)')}"
     message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", message)
     part, _, rest = message.partition(": ")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +16,15 @@ import numpy as np
 from data.dataset import Dataset
 from data.loader import Batches, Loader, evaluation_batches
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
-from train import rundir, sharding
+from train import cluster, rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
-from train.experiment import Experiment, resolve
+from train.experiment import Experiment, leaves, resolve
 from train.meter import Counted, Meter
 from train.objectives import Sums
 from train.optim import names
 from train.progress import Progress
+from train.sharding import said
 from train.step import Program, State, build
 
 AGAIN = "the same command continues"
@@ -74,20 +76,13 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     """
     run = assemble(experiment)
     experiment, path = run.experiment, run.path
-    continued = rundir.is_continued(experiment, trusted)
-    progress = Progress(path.name, experiment.run.steps)
+    progress, lock = Progress(path.name, experiment.run.steps, cluster.is_first()), None
     try:
-        fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
+        continued = rundir.is_continued(experiment, trusted)
         rundir.same_data(path, run.dataset.fingerprint, getattr(experiment.data, "accept_changed", False), progress.say)
-        rundir.claim(experiment)
-        rundir.write_atomically(
-            path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n"
-        )
-        for name, text in run.dataset.codec.files.items():
-            rundir.write_atomically(path / name, text)
-        if bad := run.dataset.bad_records:
-            rundir.write_atomically(path / "bad_records.jsonl", "".join(f"{line}\n" for line in bad))
-            progress.say(f"{path.name}: {len(bad)} bad records were skipped; {path / 'bad_records.jsonl'} says which")
+        cluster.check_alike({"run.dir": f"{path}, {'there already' if continued else 'new'}", **identity(run)})
+        fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
+        lock = cluster.by_first(lambda: write(run, progress.say))
         for note in [*run.dataset.notes, *notes(experiment)]:
             progress.say(f"{path.name}: {note}")
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
@@ -98,6 +93,27 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
                 return _steps(run, state, reader, checkpoints, progress, interrupted)
     finally:
         progress.close()
+        if lock is not None:
+            os.close(lock)
+
+
+def identity(run: Assembled) -> dict[str, str]:
+    """All that must be the same in every process of a run, by name."""
+    fields = {name: repr(value) for name, value, _ in leaves(run.experiment)}
+    return fields | {f"data {name}": value for name, value in run.dataset.fingerprint.items()}
+
+
+def write(run: Assembled, say: Callable[[str], None]) -> int:
+    """Makes the run directory, with all that is in it before the first step. The file descriptor returned locks it while open."""
+    path = run.path
+    lock = rundir.claim(run.experiment, say)
+    rundir.write_atomically(path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n")
+    for name, text in run.dataset.codec.files.items():
+        rundir.write_atomically(path / name, text)
+    if bad := run.dataset.bad_records:
+        rundir.write_atomically(path / "bad_records.jsonl", "".join(f"{line}\n" for line in bad))
+        say(f"{path.name}: {len(bad)} bad records were skipped; {path / 'bad_records.jsonl'} says which")
+    return lock
 
 
 def notes(experiment: Experiment) -> list[str]:
@@ -124,7 +140,7 @@ def _some(found: list[str]) -> str:
 def batches(run: Assembled, position: int = 0) -> Loader:
     """The training batches of a run, from the one of that number on."""
     settings = run.experiment.run
-    numbered = Batches(run.dataset.splits["train"], run.experiment.data.batch_size, settings.seed)
+    numbered = Batches(run.dataset.splits["train"], run.program.batch_size, settings.seed, run.program.own_rows)
     return Loader(numbered, position, settings.read_threads, settings.read_workers)
 
 
@@ -134,7 +150,7 @@ def _steps(
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
     progress.begin(start)
-    log = rundir.MetricsLog(run.path, start)
+    log = rundir.MetricsLog(run.path, start) if cluster.is_first() else None
     meter = Meter(run.experiment, program, run.spec)
     if start:
         progress.say(f"{run.path.name}: continues at step {start} of {steps}")
@@ -149,7 +165,8 @@ def _steps(
         progress.update(step, values)
         found = {split: evaluate(run, state.params, state.model_state, split) for split in splits}
         scalars = {f"{split}/{name}": v for split, all in found.items() for name, v in all.items() if isinstance(v, float)}
-        log.write(step, {**values, **scalars})
+        if log:
+            log.write(step, {**values, **scalars})
         return found
 
     try:
@@ -157,7 +174,7 @@ def _steps(
             with meter.waiting():
                 batch = next(reader)
             meter.count(batch)
-            state, metrics = program.step(state, jax.device_put(batch, program.batch_sharding))
+            state, metrics = program.step(state, program.place(batch))
             if step == start + 1:  # which compiled, and says nothing of speed
                 jax.block_until_ready(metrics)
                 meter.restart()
@@ -166,31 +183,33 @@ def _steps(
                 record(*due, [])
                 due = None
             pending.append(metrics)
-            last, stop = step == steps, interrupted["by"] is not None
+            last, stop = step == steps, cluster.stopping(step, interrupted["by"] is not None)
             evaluates = bool(settings.evaluate_every and step % settings.evaluate_every == 0)
             saves = last or stop or step % settings.checkpoint_every == 0
             if evaluates or saves:
                 found = record(step, pending, meter.take(), held_out if last else [run.dataset.held_out] * evaluates)
                 pending = []
                 if saves:
-                    checkpoints.save(state, run.dataset.fingerprint, found.get(run.dataset.held_out))
+                    checkpoints.save(state, run.dataset.fingerprint, said(program.mesh.shape), found.get(run.dataset.held_out))
                 meter.restart()
             elif step % settings.log_every == 0:
                 due, pending = (step, pending, meter.take()), []
             if stop and not last:
                 checkpoints.wait()
-                raise Interrupted(interrupted["by"], f"{run.path.name}: stopped and saved at step {step} of {steps}; {AGAIN}")
+                by = interrupted["by"] or signal.SIGTERM  # which another process got
+                raise Interrupted(by, f"{run.path.name}: stopped and saved at step {step} of {steps}; {AGAIN}")
         checkpoints.wait()
         file = run.path / "result.json"
         if start == steps and file.exists():
             return rundir.read_json(file)
         result = found or {split: evaluate(run, state.params, state.model_state, split) for split in held_out}
-        rundir.write_atomically(file, json.dumps(result, indent=2) + "\n")
+        cluster.by_first(lambda: rundir.write_atomically(file, json.dumps(result, indent=2) + "\n"))
         if interrupted["by"] is not None:
             raise Interrupted(interrupted["by"], f"{run.path.name}: stopped, finished and saved; {AGAIN}")
         return result
     finally:
-        log.close()
+        if log:
+            log.close()
 
 
 def check_guard(run: Assembled, guard: Any) -> None:
@@ -211,8 +230,9 @@ def check_guard(run: Assembled, guard: Any) -> None:
 def evaluate(run: Assembled, params: Any, model_state: Any, split: str) -> dict[str, Any]:
     """The objective's metrics over a whole split, summed in float64: float32 stops counting at 2^24."""
     total: Sums | None = None
-    for batch in evaluation_batches(run.dataset.splits[split], run.experiment.data.batch_size):
-        sums = run.program.evaluate(params, model_state, jax.device_put(batch, run.program.batch_sharding))
+    program = run.program
+    for batch in evaluation_batches(run.dataset.splits[split], program.batch_size, program.own_rows):
+        sums = program.evaluate(params, model_state, program.place(batch))
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     assert total is not None, f"the split {split} is empty"
@@ -229,15 +249,18 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptions() -> Iterator[dict]:
-    """While active, the first SIGTERM or Ctrl-C only notes itself under `by`; the second acts at once."""
+    """While active, the first SIGTERM or Ctrl-C only notes itself under `by`; the second acts at once. Of several processes the
+    runtime notes SIGTERM, and has all of them stop at one step."""
     noted: dict[str, int | None] = {"by": None}
     before = {}
 
     def note(number, _frame):
         noted["by"] = number
         signal.signal(number, before[number])
+        if cluster.is_joined():
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in cluster.own_signals():
         before[number] = signal.signal(number, note)
     try:
         yield noted

@@ -8,6 +8,7 @@ import numpy as np
 from train import flops
 from train.loop import Assembled
 from train.optim import names
+from train.sharding import said
 
 
 def describe(run: Assembled) -> str:
@@ -18,20 +19,19 @@ def describe(run: Assembled) -> str:
     count = lambda prefix: sum(int(np.prod(leaf.shape)) for name, leaf in leaves if name.startswith(prefix))
     work = flops.training(run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec)
     memory: Any = program.step.lower(shapes, run.spec).compile().memory_analysis()
-    mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     rows = {split: len(examples) for split, examples in run.dataset.splits.items()}
     held, more = _mib(memory.argument_size_in_bytes), _mib(memory.temp_size_in_bytes)
     lines = [
         f"parameters    {count(''):,}: {count('model/'):,} of the model, {count('head/'):,} of heads",
         f"FLOPs a step  {work:,}, {work / run.experiment.data.batch_size:,.0f} an example, of products and convolutions",
         f"memory        {held} of state and batch, {more} more at work, a device",
-        f"mesh          {mesh} on {program.mesh.devices.size} {program.mesh.devices.flat[0].platform} device(s)",
+        f"mesh          {said(program.mesh.shape)} on {program.mesh.size} {program.mesh.devices.flat[0].platform} device(s)",
         f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),
     ]
     if program.mesh.size > 1:
         whole = [name for (name, _), sharding in zip(leaves, placed, strict=True) if sharding.is_fully_replicated]
-        lines.append(f"replicated    {len(whole)} of {len(leaves)} parameters{': ' if whole else ''}{', '.join(whole)}")
+        lines.append(f"replicated    {len(whole)} of {len(leaves)} parameters; python -m train shardings says which, and why")
     return "\n".join([*lines, *(f"note          {note}" for note in run.dataset.notes), "nothing was trained or written"])
 
 

@@ -9,10 +9,11 @@ from typing import Any
 class Progress:
     """On stderr."""
 
-    def __init__(self, name: str, steps: int):
-        self.name, self.steps = name, steps
+    def __init__(self, name: str, steps: int, is_shown: bool = True):
+        """Of several processes one is shown."""
+        self.name, self.steps, self.is_shown = name, steps, is_shown
         self.bar = None
-        if sys.stderr.isatty():
+        if is_shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -36,7 +37,7 @@ class Progress:
     def say(self, text: str) -> None:
         if self.bar is not None:
             self.bar.console.print(text, highlight=False, markup=False)
-        else:
+        elif self.is_shown:
             print(text, file=sys.stderr, flush=True)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ class Progress:
             self.bar.update(self.task, completed=step, text=text)
             return
         now = time.monotonic()
-        if now - self.printed >= 10 or step == self.steps:
+        if self.is_shown and (now - self.printed >= 10 or step == self.steps):
             self.printed = now
             left = (now - self.began) / max(step - self.start, 1) * (self.steps - step)
             print(f"{self.name}  step {step}/{self.steps}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)

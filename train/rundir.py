@@ -5,8 +5,10 @@ environment.json  versions, devices, git revision, fingerprint of the data
 metrics.jsonl     one object a logged step
 events.*          the same for TensorBoard
 checkpoints/      Orbax
+lock              held by the process that trains
 """
 
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -61,12 +63,25 @@ def is_continued(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
     return False
 
 
-def claim(experiment: Experiment) -> None:
-    """Makes the run directory. Raises UserError if it cannot be written."""
+def claim(experiment: Experiment, say: Callable[[str], None]) -> int:
+    """Makes the run directory, which nobody else can claim while the file descriptor that is returned is open. Raises UserError
+    if it cannot be written, or is claimed."""
     path = Path(experiment.run.dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 1000).decode().strip()
+            os.close(lock)
+            raise UserError(f"{path} is being trained by {owner}; wait for it, or choose another --run.dir") from None
+        except OSError as error:  # a file system without locks
+            say(f"{path} cannot be locked ({error.strerror}): start no second run in it")
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
         write_atomically(path / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
+        return lock
     except OSError as error:
         raise UserError(f"run.dir {path}: cannot be written: {error.strerror}") from None
 
@@ -108,6 +123,10 @@ def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Cal
         )
 
 
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
 def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     import jax
 
@@ -121,7 +140,7 @@ def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     except FileNotFoundError:  # no git on this machine
         revision, dirty = None, False
     return {
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}},
+        "versions": versions(),
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
         "git": {"revision": revision, "modified": dirty},
         "data": dict(fingerprint),

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fmodels.axes import Layout
 from train.errors import UserError, nearest
 
-AXES = ("data", "fsdp", "tensor")
+# From the axis that can bear the slowest network to the one that needs the fastest.
+AXES = ("replica", "data", "fsdp", "tensor")
 Rules = Mapping[str, tuple[str, ...]]
 
 # Logical axis -> mesh axes that split it. None of them: deliberately whole on every device.
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),  # fsdp splits the parameters as well
+    "batch": ("replica", "data", "fsdp"),  # fsdp splits the parameters as well
     "length": (),
     "layers": (),
     "pixels": (),  # of an image: few, and rarely a multiple of anything
@@ -34,10 +36,15 @@ RULES: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
     """Devices along each axis; one axis may be -1, which takes all that the others leave. A model with a logical axis of its own
-    brings a rule for it: `Mesh(rules={**RULES, "experts": ("tensor",)})`."""
+    brings a rule for it: `Mesh(rules={**RULES, "experts": ("tensor",)})`.
 
+    Devices in several slices (TPU) or nodes (GPU) are laid out so that the first axes cross the slow network between them:
+    `replica` times `fsdp` is a copy of the model in every slice, each in parts."""
+
+    replica: int = 1
+    "copies of the model, each with its part of the batch, where there is a slow network between them"
     data: int = -1
-    "copies of the model, each with its part of the batch"
+    "copies of the model, each with its part of the batch, within a replica"
     fsdp: int = 1
     "ways to split parameters, their moments and the batch"
     tensor: int = 1
@@ -67,9 +74,32 @@ class Mesh:
         fixed = math.prod(size for size in sizes.values() if size != -1)
         filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
         if math.prod(filled.values()) != len(devices):
-            wanted = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-            raise UserError(f"mesh: {wanted} does not fit {len(devices)} {devices[0].platform} device(s); one axis may be -1")
-        return jax.make_mesh(tuple(filled.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+            there = f"{len(devices)} {devices[0].platform} device(s)"
+            raise UserError(f"mesh: {said(sizes)} does not fit {there}; one axis may be -1")
+        return jax.sharding.Mesh(_arranged(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def said(sizes: Mapping[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
+def _arranged(sizes: tuple[int, ...], devices: list) -> np.ndarray:
+    """The devices as an array of `sizes`, neighbours in the last dimensions. Raises UserError where the tensor axis would have to
+    cross the network between slices."""
+    from jax.experimental import mesh_utils
+
+    slices = left = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    across = []
+    for size in sizes[: AXES.index("tensor")]:
+        across.append(math.gcd(size, left))
+        left //= across[-1]
+    if left > 1:
+        wanted = said(dict(zip(AXES, sizes, strict=True)))
+        raise UserError(f"mesh: {wanted}: replica, data and fsdp must divide by the {slices} slices that the devices are in")
+    within = tuple(size // ways for size, ways in zip(sizes, (*across, 1), strict=True))
+    return mesh_utils.create_hybrid_device_mesh(within, (*across, 1), devices, allow_split_physical_axes=True)
 
 
 def spec(
@@ -93,6 +123,17 @@ def spec(
         taken |= set(axes)
         parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
     return PartitionSpec(*parts)
+
+
+def whole_because(mesh: jax.sharding.Mesh, rules: Rules, names: tuple[str | None, ...]) -> str:
+    """Why nothing splits an array whose dimensions are called `names`."""
+
+    def reason(name: str | None) -> str:
+        if name is None:
+            return "a dimension without a name"
+        return f"{name} is on {', '.join(rules[name])}, of size 1" if rules[name] else f"{name} is whole by its rule"
+
+    return "; ".join(dict.fromkeys(map(reason, names))) or "a single number"
 
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, shapes: Any, names: Any) -> Any:
@@ -133,6 +174,28 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> Layout:
 def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:
     """The first dimension of every array of a batch as the rule for `batch` says, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+
+
+def own_rows(rows: NamedSharding, batch_size: int) -> np.ndarray:
+    """The places in a batch of those rows that the devices of this process hold, ascending."""
+    held = rows.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
+def laid(batch: Mapping[str, np.ndarray], rows: NamedSharding, batch_size: int, own: np.ndarray) -> dict[str, jax.Array]:
+    """A batch on the devices, of which every process gives its `own` rows."""
+    if len(own) == batch_size:  # all of it is here
+        return jax.device_put(dict(batch), rows)
+
+    def place(x: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            first = np.searchsorted(own, start)
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), rows, part)
+
+    return {name: place(x) for name, x in batch.items()}
 
 
 def batch_ways(mesh: jax.sharding.Mesh, rules: Rules) -> int:

@@ -69,12 +69,19 @@ class Program:
     mesh: jax.sharding.Mesh
     shapes: State  # of ShapeDtypeStruct
     shardings: State
+    axes: Any  # the logical axes of each parameter
     batch_sharding: NamedSharding
+    batch_size: int
+    own_rows: np.ndarray  # places in a batch of the rows that this process reads
     init: Callable[[], State]
     step: jax.stages.Wrapped  # (state, batch) -> (state, {"sums": Sums, "guard": GuardState})
     evaluate: jax.stages.Wrapped  # (params, model_state, batch) -> Sums
     predict: jax.stages.Wrapped  # (params, model_state, batch) -> the objective's outputs
     schedule: Callable[[Any], Any]
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch, or of several processes this one's rows of it, on the devices."""
+        return sharding.laid(batch, self.batch_sharding, self.batch_size, self.own_rows)
 
 
 def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Program:
@@ -186,7 +193,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
         jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
     return Program(
-        mesh, shapes, shardings, rows,
+        mesh, shapes, shardings, names, rows, experiment.data.batch_size, sharding.own_rows(rows, experiment.data.batch_size),
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0),
         evaluate=jax.jit(evaluate, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),

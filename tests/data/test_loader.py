@@ -30,7 +30,7 @@ def whole(examples, count: int, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one source", "mixture"])
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_hosts_share_the_batch_that_one_host_reads(examples, hosts):
-    shares = [Batches(examples, BATCH, 3, host, hosts) for host in range(hosts)]
+    shares = [Batches(examples, BATCH, 3, own) for own in np.split(np.arange(BATCH), hosts)]
     for n in range(40):
         together = [row for share in shares for row in share[n]["example"].tolist()]
         assert together == Batches(examples, BATCH, 3)[n]["example"].tolist()
@@ -38,8 +38,8 @@ def test_hosts_share_the_batch_that_one_host_reads(examples, hosts):
 
 @pytest.mark.quick
 def test_stopped_on_four_hosts_and_continued_on_two():
-    before = [[Batches(MIXED, BATCH, 0, host, 4)[n]["example"].tolist() for host in range(4)] for n in range(5)]
-    loaders = [Loader(Batches(MIXED, BATCH, 0, host, 2), position=5) for host in range(2)]
+    before = [[Batches(MIXED, BATCH, 0, own)[n]["example"].tolist() for own in np.split(np.arange(BATCH), 4)] for n in range(5)]
+    loaders = [Loader(Batches(MIXED, BATCH, 0, own), position=5) for own in np.split(np.arange(BATCH), 2)]
     after = [[next(loader)["example"].tolist() for loader in loaders] for _ in range(5)]
     flat = [[row for share in batch for row in share] for batch in [*before, *after]]
     assert flat == whole(MIXED, 10)
@@ -102,7 +102,7 @@ def test_the_seed_and_the_epoch_make_the_order():
 @pytest.mark.quick
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_an_evaluation_has_every_row_once_and_says_which_rows_only_fill(hosts):
-    shares = [list(evaluation_batches(EXAMPLES, BATCH, host, hosts)) for host in range(hosts)]
+    shares = [list(evaluation_batches(EXAMPLES, BATCH, own)) for own in np.split(np.arange(BATCH), hosts)]
     assert {len(batch["x"]) for share in shares for batch in share} == {BATCH // hosts}
     valid = [int(x) for batches in zip(*shares, strict=True) for b in batches for x in b["x"][b["valid"] == 1]]
     assert valid == list(range(110))

@@ -76,11 +76,10 @@ QUICK_MISTAKES = {
     "nothing to prepare": (["data", "prepare"], "SOURCE is missing: tfds:NAME"),
     "more of bench data": (["bench", "data", "digits-mlp"], "bench data takes --json and nothing else, not digits-mlp"),
     "run to report": (["report", "nothing"], "there is no run nothing"),
-    "input": (["predict", "nothing", "--input", "no.jsonl"], "no.jsonl: No such file or directory"),
     "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
-    "mesh": ([*MLP, "--mesh.data", "3"], "mesh: data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
+    "mesh": ([*MLP, "--mesh.data", "3"], "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
     "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "mesh.data and fsdp are -1; one axis at most takes the devices"),
-    "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along data x fsdp: it must be"),
+    "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along replica x data x fsdp: it must be"),
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
@@ -182,6 +181,7 @@ def test_json_is_one_value_and_nothing_else(capsys, run):
 
 
 def test_bad_rows_to_predict_are_named(capsys, run):
+    assert "no.jsonl: No such file or directory" in refused(capsys, ["predict", str(run), "--input", "no.jsonl"])
     Path("rows.jsonl").write_text('{"image": [[1]]}\n')
     assert "row 0: its image is [1, 1], not [8, 8, 1]" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')

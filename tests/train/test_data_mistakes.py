@@ -53,7 +53,7 @@ MISTAKES = {
     "no good row": (["{"] * 9, [], "rows.jsonl, line 1: not JSON"),
     "a weight that is none": (rows(), ["--data.source=mixture:1*pydocs+nan*digits"], "weights must be positive"),
     "a limit of nothing": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
-    "all of it too short": (rows(), ["--data.cleaning.min-characters=999"], "no text in validation: cleaning left out 7 too short"),
+    "all of it too short": (rows(), ["--data.cleaning.min-characters=999"], "no text in validation: cleaning left out"),
     "a predicate that is not there": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
     "too few of a label": (rows(), ["--data.labels-per-class=100"], "fewer than data.labels_per_class 100"),
 }  # fmt: skip

@@ -254,11 +254,11 @@ def test_an_axis_without_a_rule_is_named():
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (Mesh(data=3), "mesh: data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(data=16), "mesh: data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(data=1), "mesh: data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(fsdp=3), "mesh: data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(tensor=16), "mesh: data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=3), "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=16), "mesh: replica 1 x data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=1), "mesh: replica 1 x data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(fsdp=3), "mesh: replica 1 x data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(tensor=16), "mesh: replica 1 x data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); one axis may be -1"),
     ],
     ids=str,
 )
@@ -270,16 +270,16 @@ def test_a_mesh_that_does_not_fit_the_devices_is_named(mesh, message):
 @pytest.mark.parametrize(
     ("mesh", "sizes"),
     [
-        (Mesh(), (8, 1, 1)),
-        (Mesh(tensor=2), (4, 1, 2)),
-        (Mesh(data=2, fsdp=-1), (2, 4, 1)),
-        (Mesh(data=2, fsdp=2, tensor=-1), (2, 2, 2)),
+        (Mesh(), (1, 8, 1, 1)),
+        (Mesh(tensor=2), (1, 4, 1, 2)),
+        (Mesh(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (Mesh(data=2, fsdp=2, tensor=-1), (1, 2, 2, 2)),
     ],
     ids=str,
 )
 def test_one_axis_takes_what_is_left(mesh, sizes):
     assert mesh.build().devices.shape == sizes
-    assert Mesh().build(jax.devices()[:1]).devices.shape == (1, 1, 1)
+    assert Mesh().build(jax.devices()[:1]).devices.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,12 @@ def test_what_is_no_mesh_is_named(fields, message):
 @pytest.mark.parametrize(
     ("mesh", "accumulation", "message"),
     [
-        (Mesh(), 1, "8 device(s) along data x fsdp: it must be a multiple of 8"),
-        (Mesh(fsdp=2, tensor=2), 3, "4 device(s) along data x fsdp in each of 3 microbatches: it must be a multiple of 12"),
+        (Mesh(), 1, "8 device(s) along replica x data x fsdp: it must be a multiple of 8"),
+        (
+            Mesh(fsdp=2, tensor=2),
+            3,
+            "4 device(s) along replica x data x fsdp in each of 3 microbatches: it must be a multiple of 12",
+        ),
     ],
     ids=["devices", "microbatches"],
 )

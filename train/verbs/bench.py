@@ -55,7 +55,7 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     with loop.batches(run) as batches:
         while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
             host = next(batches)
-            batch = jax.block_until_ready(jax.device_put(host, program.batch_sharding))
+            batch = jax.block_until_ready(program.place(host))
             start = time.perf_counter()
             state, _ = jax.block_until_ready(compiled(state, batch))
             seconds.append(time.perf_counter() - start)

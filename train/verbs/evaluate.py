@@ -17,6 +17,7 @@ from train.experiment import Experiment
 class Sizes:
     """Devices along each axis of the mesh, where they are to be others than the run was trained on."""
 
+    replica: int | None = None
     data: int | None = None
     fsdp: int | None = None
     tensor: int | None = None

@@ -38,8 +38,9 @@ def main(arguments: list[str]) -> int:
         raise UserError("--text and --input are both given; one of them is to be predicted")
     if wanted.text is not None and not all(map(str.strip, wanted.text or [""])):
         raise UserError("--text is empty: a text is needed")
+    experiment = wanted.read()
     rows = read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
-    predictor = reopen(wanted.read())
+    predictor = reopen(experiment)
     arrays, notes = predictor.codec.encode(rows)
     described = predictor(arrays)
     for note in notes:

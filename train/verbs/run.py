@@ -44,17 +44,19 @@ def main(arguments: list[str]) -> int:
 def stoppable(work: Callable[[], int]) -> int:
     """The status of the work, or of the signal that ended it, having said what that left behind. Whoever sent SIGTERM got what
     was asked for, a saved state, and status 0."""
+    from train import cluster
     from train.loop import AGAIN, Interrupted
 
     def stop(number, _frame):  # while nothing is being trained, and what was trained is saved
         signal.signal(number, signal.SIG_DFL)  # the second time it ends at once, whatever the first has met
         raise Interrupted(number, f"stopped; {AGAIN}")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in cluster.own_signals()}
     try:
         return work()
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        if cluster.is_first():
+            print(interrupted, file=sys.stderr)
         return 0 if interrupted.signal == signal.SIGTERM else 128 + interrupted.signal
     finally:
         for number, handler in before.items():

@@ -1,0 +1,211 @@
+"""Several processes as one run: how they find each other, what they must agree on, and how one that is alone is told.
+
+Every process runs the same command. Each reads its share of a batch and writes its share of a checkpoint; the first writes the
+rest and speaks for all.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from train import rundir
+from train.errors import UserError
+
+T = TypeVar("T")
+HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The processes of a run, where JAX cannot tell them: it can on TPU VMs, GKE, Slurm and under Open MPI's mpirun."""
+
+    coordinator: str | None = None
+    "HOST:PORT at which the first process can be reached"
+    processes: int | None = None
+    "how many there are"
+    process: int | None = None
+    "which this is, from 0"
+    timeout: int = 300
+    "seconds to wait for the others at the start"
+
+    def __post_init__(self):
+        given = [name for name in ("coordinator", "processes", "process") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            raise ValueError(f"coordinator, processes and process are given together, not {given[0]} alone")
+        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"coordinator must be HOST:PORT, not {self.coordinator!r}")
+        if self.processes is not None and self.process is not None and not 0 <= self.process < self.processes:
+            raise ValueError(f"process must be at least 0 and less than processes {self.processes}, not {self.process}")
+        if self.timeout < 1:
+            raise ValueError(f"timeout must be at least 1, not {self.timeout}")
+
+    def join(self) -> None:
+        """Waits for all processes, if there are others. To be called before any device is used. Raises UserError that names those
+        which did not come in time, or are of other code or versions."""
+        import jax
+        from jax._src.clusters import ClusterEnv
+
+        coordinator, processes, process = self.coordinator, self.processes, self.process
+        if coordinator is None:
+            found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, self.timeout)
+            coordinator, processes, process, _ = found
+        if coordinator is None or processes is None or process is None or processes == 1:
+            return
+        roll_call(coordinator, processes, process, self.timeout)
+        given = (self.coordinator, self.processes, self.process)
+        jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
+        if process:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
+
+
+def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> None:
+    """Waits until all processes are there: each tells the first what it is made of, which tells all what it found.
+
+    jax.distributed waits too, but ends the process, without saying for whom it waited, when the time is up.
+    """
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + timeout
+    mine = {"code": code(), **rundir.versions()}
+    if process:
+        verdict = _report(host, int(port), process, mine, end)
+    else:
+        verdict = _collect(int(port), processes, mine, end)
+    if verdict:
+        raise UserError(f"cluster: {verdict}")
+
+
+def _collect(port: int, processes: int, mine: dict, end: float) -> str:
+    """What is wrong, as the first process sees it, after it has told the others."""
+    found: dict[int, dict] = {}
+    talks = []
+    verdict = ""
+    with socket.create_server(("", port)) as server:
+        while len(found) < processes - 1:
+            server.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                talk, _ = server.accept()
+            except TimeoutError:
+                missing = ", ".join(str(i) for i in range(1, processes) if i not in found)
+                verdict = f"process(es) {missing} of {processes} did not come in time"
+                break
+            with contextlib.suppress(OSError, ValueError):  # a stranger at the door
+                number, theirs = json.loads(talk.makefile().readline())
+                found[number] = theirs
+                talks.append(talk)
+        for number, theirs in sorted(found.items()):
+            verdict = verdict or differs(number, theirs, mine)
+        for talk in talks:
+            with contextlib.suppress(OSError), talk:
+                talk.sendall(f"{verdict}\n".encode())
+    return verdict
+
+
+def _report(host: str, port: int, process: int, mine: dict, end: float) -> str:
+    """The same, as the first process tells it."""
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=1) as talk:
+                talk.sendall(f"{json.dumps([process, mine])}\n".encode())
+                talk.settimeout(max(end - time.monotonic(), 0) + 10)
+                if line := talk.makefile().readline():
+                    return line.strip()
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            return f"process 0 cannot be reached at {host}:{port}"
+        time.sleep(0.1)
+
+
+def is_first() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def is_joined() -> bool:
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def own_signals() -> tuple[signal.Signals, ...]:
+    """Those that a process acts on by itself. Of several processes SIGTERM is the runtime's."""
+    return (signal.SIGINT,) if is_joined() else (signal.SIGTERM, signal.SIGINT)
+
+
+def stopping(step: int, asked: bool) -> bool:
+    """Whether to stop after this step, because this process was asked to, or one of several: then the same step on all of them.
+    To be called at every step."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step) if is_joined() else asked
+
+
+def by_first(work: Callable[[], T]) -> T | None:
+    """What the first process makes, and None in the others. All raise UserError where it does."""
+    made, wrong = None, ""
+    if is_first():
+        try:
+            made = work()
+        except UserError as error:
+            wrong = str(error)
+        except OSError as error:
+            wrong = f"{error.filename or 'output'}: {error.strerror}"
+    if wrong := gathered(wrong)[0]:
+        raise UserError(wrong)
+    return made
+
+
+def gathered(value: Any) -> list[Any]:
+    """A JSON value of every process, in their order. Every process must call it."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(data.size))
+    rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - data.size)))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_alike(parts: Mapping[str, Any]) -> None:
+    """Raises UserError on all processes where one has other `parts` than the first."""
+    first, *others = gathered(dict(parts))
+    for number, other in enumerate(others, 1):
+        if verdict := differs(number, other, first):
+            raise UserError(f"cluster: {verdict}")
+
+
+def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """In words, what a process has other than the first; empty if nothing."""
+    changed = [name for name in sorted(first.keys() | theirs.keys()) if first.get(name) != theirs.get(name)]
+    shown = "; ".join(f"{name} is {theirs.get(name, 'absent')}, not {first.get(name, 'absent')}" for name in changed[:5])
+    return f"process {number} differs from process 0: {shown}" if changed else ""
+
+
+def code() -> str:
+    """A hash of the sources of this project."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("fmodels", "train", "data") for path in (root / package).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process without waiting for the others, which will not come where this one failed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

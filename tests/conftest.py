@@ -25,12 +25,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 @pytest.fixture(scope="session")
 def front_door() -> Callable[..., subprocess.Popen]:
-    """Starts `python -m train …` in a folder, as a user does: in a process of its own, with the devices that there are."""
+    """Starts `python -m train …` in a folder, as a user does: in a process of its own, with one device or so many."""
 
-    def start(*arguments: object, cwd: Path) -> subprocess.Popen:
+    def start(*arguments: object, cwd: Path, devices: int = 1) -> subprocess.Popen:
         command = [sys.executable, "-m", "train", *map(str, arguments)]
+        environment = USERS if devices == 1 else {**USERS, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         return subprocess.Popen(
-            command, env=USERS, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     return start

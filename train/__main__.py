@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     """Runs a verb; returns the exit status: 2 for what the user can mend, with one line on stderr."""
     from data import cache
     from data.errors import DataError
+    from train import cluster
     from train.errors import UserError, nearest
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -52,6 +53,11 @@ def main(arguments: list[str]) -> int:
             raise
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not cluster.is_lost(error):
+            raise
+        print(f"error: another process of the run is gone; {cluster.AGAIN}", file=sys.stderr)
+        return 1
 
 
 def interrupted(number: int, _frame: object) -> None:
@@ -63,4 +69,11 @@ def interrupted(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupted)
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    if "train.cluster" in sys.modules:
+        sys.modules["train.cluster"].leave(status)
+    sys.exit(status)

@@ -89,6 +89,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
+        if kind is not None and cluster.is_joined():
+            return  # what is being written needs processes that may be gone; it is whole or not there
         try:
             self.wait()
         except UserError:

@@ -10,14 +10,23 @@ from typing import Any, TypeVar
 
 import tyro
 
+from train.cluster import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
 
 T = TypeVar("T")
 
 
-def override(experiment: Experiment, arguments: list[str], prog: str, description: str = "") -> Experiment:
-    """The experiment with its fields changed as the options say. Raises UserError for an unknown option or an ill value.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch(Experiment):
+    """What the options of a command say: an experiment, and the processes that run it, which are no part of what it is."""
+
+    cluster: Cluster = Cluster()
+
+
+def override(experiment: Experiment, arguments: list[str], prog: str, description: str = "") -> tuple[Experiment, Cluster]:
+    """The experiment with its fields changed as the options say, and the cluster. Raises UserError for an unknown option or an
+    ill value.
 
     A part that is a dataclass can be replaced by a string, where it takes one: `--data.source files:notes.txt`."""
     data, arguments = experiment.data, list(arguments)
@@ -26,7 +35,12 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
         if name == "--data.source" and dataclasses.is_dataclass(getattr(data, "source", None)):
             value = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
             experiment = dataclasses.replace(experiment, data=dataclasses.replace(data, source=value))
-    return parse(Experiment, arguments, prog, description, default=experiment)
+    launch = parse(Launch, arguments, prog, description, default=Launch(**_fields(experiment)))
+    return Experiment(**_fields(launch)), launch.cluster
+
+
+def _fields(experiment: Experiment) -> dict[str, Any]:
+    return {f.name: getattr(experiment, f.name) for f in dataclasses.fields(Experiment)}
 
 
 def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, description: str = "", **options: Any) -> T:

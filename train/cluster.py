@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,14 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from train import rundir
 from train.errors import UserError
 
 T = TypeVar("T")
+AGAIN = "what was saved is whole, and the same command in all of them continues"
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
 
@@ -65,8 +65,17 @@ class Cluster:
         roll_call(coordinator, processes, process, self.timeout)
         given = (self.coordinator, self.processes, self.process)
         jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
-        if process:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
+        _speak(process == 0)
+
+
+def _speak(aloud: bool) -> None:
+    """Standard output is Python's alone, and that of one process: Gloo tells of its connections there."""
+    sys.stdout.flush()
+    ours = os.dup(1) if aloud else os.open(os.devnull, os.O_WRONLY)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = open(ours, "w", closefd=False)  # noqa: SIM115, until the process ends
 
 
 def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> None:
@@ -128,15 +137,18 @@ def _report(host: str, port: int, process: int, mine: dict, end: float) -> str:
 
 
 def is_first() -> bool:
+    """Whether this process speaks for all: it is alone, or the first of several."""
+    if not is_joined():
+        return True
     import jax
 
     return jax.process_index() == 0
 
 
 def is_joined() -> bool:
-    import jax
-
-    return jax.distributed.is_initialized()
+    """Whether this is one of several processes."""
+    jax = sys.modules.get("jax")  # without which it is not
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def own_signals() -> tuple[signal.Signals, ...]:
@@ -169,10 +181,10 @@ def by_first(work: Callable[[], T]) -> T | None:
 
 def gathered(value: Any) -> list[Any]:
     """A JSON value of every process, in their order. Every process must call it."""
-    import jax
+    import numpy as np
     from jax.experimental import multihost_utils
 
-    if jax.process_count() == 1:
+    if not is_joined():
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(data.size))
@@ -204,8 +216,15 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def leave(status: int) -> NoReturn:
-    """Ends this process without waiting for the others, which will not come where this one failed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+def is_lost(error: Exception) -> bool:
+    """Whether an error is that of a process whose peer is gone."""
+    found = re.search(r"Gloo|UNAVAILABLE|heartbeat|coordination service|Connection (closed|reset)", str(error))
+    return is_joined() and found is not None
+
+
+def leave(status: int) -> None:
+    """Ends a process of several that failed: at its usual end it would wait for the others, which wait for it."""
+    if status and is_joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -76,14 +76,14 @@ class Mesh:
         if math.prod(filled.values()) != len(devices):
             there = f"{len(devices)} {devices[0].platform} device(s)"
             raise UserError(f"mesh: {said(sizes)} does not fit {there}; one axis may be -1")
-        return jax.sharding.Mesh(_arranged(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return jax.sharding.Mesh(arranged(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def said(sizes: Mapping[str, int]) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
-def _arranged(sizes: tuple[int, ...], devices: list) -> np.ndarray:
+def arranged(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     """The devices as an array of `sizes`, neighbours in the last dimensions. Raises UserError where the tensor axis would have to
     cross the network between slices."""
     from jax.experimental import mesh_utils

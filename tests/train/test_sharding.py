@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from data.text import Text
 from fmodels.axes import named
@@ -15,8 +16,8 @@ from train.errors import UserError
 from train.experiment import Experiment, Run
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer, names
-from train.recipes.digits import digits_cnn
-from train.sharding import Mesh, check_batch
+from train.recipes.digits import digits_cnn, digits_mlp
+from train.sharding import Mesh, arranged, check_batch
 from train.step import Program, State, build
 
 # What takes long here is to compile.
@@ -39,6 +40,28 @@ def bert(**changes) -> Experiment:
 
 def bert_with_dropout() -> Experiment:
     return bert(dropout=0.1, attention_dropout=0.2)
+
+
+def scanned() -> Experiment:
+    return bert(scan=True, layers=2)
+
+
+# Every choice of a block is in one of these.
+BLOCKS = {
+    "modern": {"position": "rotary", "norm": "rms", "activation": "swiglu", "norm_position": "pre", "bias": False},
+    "alibi": {"position": "alibi", "activation": "geglu", "norm_position": "pre", "init": "fan_in", "remat": "full"},
+    "relative": {"position": "relative", "activation": "relu", "scan": True, "layers": 2, "remat": "dots"},
+    "directional": {"position": "directional", "activation": "gelu_tanh", "pooling": "mean", "norm_position": "pre"},
+    "sinusoidal": {"position": "sinusoidal", "activation": "tanh", "norm": "rms"},
+    "none": {"position": "none", "activation": "sigmoid", "segments": 2},
+}
+
+
+def mlp() -> Experiment:
+    recipe = digits_mlp()
+    objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
+    model, data = replace(recipe.model, hidden=(32, 16)), replace(recipe.data, batch_size=ROWS)
+    return replace(recipe, model=model, objective=objective, data=data, optimizer=ADAMW, run=Run(steps=STEPS))
 
 
 def cnn() -> Experiment:
@@ -90,6 +113,23 @@ def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]
     return state, losses
 
 
+@pytest.fixture(autouse=True, scope="module")
+def uncached():
+    """What is compiled anew: of what is taken from the cache, the partitioner says nothing."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_moved_against_our_will(capfd):
+    """The partitioner says so where it replicates an array because it knows no other way."""
+    yield
+    assert "Involuntary" not in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def alone():
     """What one device makes of an experiment."""
@@ -108,6 +148,10 @@ MESHES = {
     "fsdp 8": (bert, Mesh(data=1, fsdp=8), 1),
     "tensor 4": (bert_with_dropout, Mesh(data=2, tensor=4), 1),
     "data 2 fsdp 2 tensor 2 accumulation 2": (bert, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "data 2 fsdp 4": (bert, Mesh(data=2, fsdp=4), 1),
+    "replica 2 fsdp 2 tensor 2 accumulation 2": (bert, Mesh(replica=2, data=1, fsdp=2, tensor=2), 2),
+    "scanned fsdp 4 tensor 2": (scanned, Mesh(data=1, fsdp=4, tensor=2), 1),
+    "mlp replica 2 fsdp 2 tensor 2": (mlp, Mesh(replica=2, data=1, fsdp=2, tensor=2), 1),
     "cnn data 8": (cnn, Mesh(data=8), 1),
     "cnn data 2 fsdp 4": (cnn, Mesh(data=2, fsdp=4), 1),
 }
@@ -127,6 +171,15 @@ def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
     assert_laid_out(sharded, built)
 
 
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+def test_every_block_learns_on_eight_devices_what_it_does_on_one(block):
+    experiment = bert(**block)
+    state, losses = trained(program(experiment, Mesh(), devices=1), experiment)
+    sharded, sharded_losses = trained(program(experiment, Mesh(replica=2, data=1, fsdp=2, tensor=2)), experiment)
+    np.testing.assert_allclose(sharded_losses, losses, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(sharded.params, state.params, rtol=0, atol=1e-5)
+
+
 # Mesh axes of each dimension, as a person writes them down.
 LAYOUT = {
     r"model/token_embedding/embedding": ("tensor", "fsdp"),
@@ -135,6 +188,11 @@ LAYOUT = {
     r".*/attention/(query|key|value)/kernel": ("fsdp", "tensor"),
     r".*/attention/(query|key|value)/bias": ("tensor",),
     r".*/attention/out/kernel": ("tensor", "fsdp"),
+    r".*/layers/.*/(query|key|value|up)/kernel": (None, "fsdp", "tensor"),
+    r".*/layers/.*/(query|key|value|up)/bias": (None, "tensor"),
+    r".*/layers/.*/(out|down)/kernel": (None, "tensor", "fsdp"),
+    r".*/layers/.*": (None, "fsdp"),
+    r"model/dense_\d/kernel": (None, None),
     r".*/mlp/up/kernel": ("fsdp", "tensor"),
     r".*/mlp/up/bias": ("tensor",),
     r".*/mlp/down/kernel": ("tensor", "fsdp"),
@@ -314,3 +372,71 @@ def test_a_batch_that_does_not_divide_is_named(mesh, accumulation, message):
     with pytest.raises(UserError, match=f"^data.batch_size 20 does not divide over {re.escape(message)}$"):
         check_batch(mesh.build(), mesh.rules, 20, accumulation)
     check_batch(mesh.build(), mesh.rules, 24, accumulation)
+
+
+@pytest.fixture
+def compiled_for_tpu(monkeypatch):
+    """The text of a step that the TPU compiler has made for eight chips."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -e '.[dev,plan]'")
+    from jax.experimental import topologies
+
+    for name, value in {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "ACCELERATOR_TYPE": "v5litepod-8"}.items():
+        monkeypatch.setenv(f"TPU_{name}", value)
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+
+    def text(mesh: Mesh) -> str:
+        experiment = bert(layers=2, width=128, heads=8, hidden=512, vocab_size=1024)
+        spec = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
+        built = build(replace(experiment, mesh=mesh), spec, mesh.build(list(devices)))
+        return built.step.lower(built.shapes, spec).compile().as_text()
+
+    return text
+
+
+def collectives(text: str, name: str) -> list[tuple[int, str]]:
+    """(elements of the largest array, where in the model it is from) of every such operation."""
+    found = []
+    for shapes, rest in re.findall(rf"= (\S+|\([^=]*?\)) {name}(?:-start)?\((.*)", text):
+        sizes = [np.prod([int(n) for n in dims.split(",")] if dims else [1]) for dims in re.findall(r"\w+\[([\d,]*)\]", shapes)]
+        where = re.search(r'op_name="([^"]*)"', rest)
+        found.append((int(max(sizes)), where[1] if where else ""))
+    return found
+
+
+def test_fsdp_gathers_parameters_and_scatters_gradients(compiled_for_tpu):
+    text = compiled_for_tpu(Mesh(data=1, fsdp=8))
+    kernel = 128 * 128  # the smallest
+    gathered = [size for size, _ in collectives(text, "all-gather") if size >= kernel]
+    assert len(gathered) >= 2 * 6  # of two blocks
+    assert "reduce-scatter" in text
+    assert not [found for found in collectives(text, "all-reduce") if found[0] >= 128]
+
+
+def test_tensor_parallel_blocks_reduce_twice_each_way(compiled_for_tpu):
+    reduced = [where for _, where in collectives(compiled_for_tpu(Mesh(data=2, tensor=4)), "all-reduce")]
+    for layer in ("layer_0", "layer_1"):
+        mine = [where for where in reduced if f"/{layer}/" in where]
+        backward = [where for where in mine if "transpose" in where]
+        assert len(backward) == 2 and len(mine) == 4, mine
+
+
+def test_the_slow_network_is_crossed_by_the_first_axes_and_never_by_tensor():
+    @dataclass(frozen=True)
+    class Chip:  # what jax asks of a device to lay it out
+        id: int
+        slice_index: int
+        process_index: int = 0
+        platform: str = "gpu"
+        device_kind: str = "pretended"
+
+    chips = [Chip(i, i // 4) for i in range(8)]
+    slices = lambda mesh: np.vectorize(lambda chip: chip.slice_index)(arranged(mesh, chips))
+    for sizes, axis in (((2, 1, 2, 2), 0), ((1, 2, 2, 2), 1), ((1, 1, 8, 1), 2)):
+        found = slices(sizes)
+        assert found.shape == sizes
+        half = sizes[axis] // 2
+        assert (np.take(found, range(half), axis) == 0).all() and (np.take(found, range(half, 2 * half), axis) == 1).all()
+    message = "mesh: replica 1 x data 1 x fsdp 1 x tensor 8: replica, data and fsdp must divide by the 2 slices"
+    with pytest.raises(UserError, match=message):
+        arranged((1, 1, 1, 8), chips)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from train import cli, recipes, rundir
+from train.cluster import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
 
@@ -59,10 +60,12 @@ class Arguments(OfRun):
     "the checkpoint of least validation loss instead of the last"
     json: bool = False
     "print one JSON value and nothing else"
+    cluster: Cluster = Cluster()
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
+    wanted.cluster.join()
     from train import loop
 
     opened = assemble(wanted)

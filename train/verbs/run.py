@@ -64,13 +64,16 @@ def stoppable(work: Callable[[], int]) -> int:
 
 
 def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
-    """The experiment that `RECIPE [--field value …]` says, and the modules that the user named by naming a file."""
+    """The experiment that `RECIPE [--field value …]` says, and the modules that the user named by naming a file. Of several
+    processes that run it, all are there."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"which recipe? python -m train {verb} RECIPE; python -m train recipes lists them")
     name, recipe = recipes.find(arguments[0])
     file = arguments[0].rpartition(":")[0]
     experiment = with_directory(recipe(), Path("runs") / name)
-    experiment = cli.override(experiment, arguments[1:], f"python -m train {verb} {arguments[0]}", recipe.__doc__ or "")
+    prog = f"python -m train {verb} {arguments[0]}"
+    experiment, cluster = cli.override(experiment, arguments[1:], prog, recipe.__doc__ or "")
+    cluster.join()
     return experiment, recipes.modules_beside(file) if file else ()
 
 

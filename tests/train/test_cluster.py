@@ -1,0 +1,180 @@
+"""Several processes on this machine are one run: the losses of one process, exact continuation, and a word where one is alone."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from train.checkpoint import read_model
+from train.cluster import Cluster, differs
+
+STEPS = 40
+Start = Callable[..., list[subprocess.Popen]]
+
+
+def free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def start(front_door) -> Start:
+    """The processes of a short run in that folder, each with so many devices."""
+
+    def start(folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS) -> list[subprocess.Popen]:
+        settings = {"dir": folder, "steps": steps, "checkpoint-every": 10, "evaluate-every": 20, "log-every": 1}
+        arguments = ["run", "digits-mlp", *(f"--run.{name}={value}" for name, value in settings.items()), *options]
+        arguments += ["--model.hidden", "64", "--optimizer.warmup-steps", "5"]
+        port = free_port()
+        them = []
+        for process in range(processes):
+            of = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
+            cluster = [f"--cluster.{name}={value}" for name, value in of.items()]
+            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices))
+        return them
+
+    return start
+
+
+def finish(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
+    """What each said on stderr."""
+    said = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), said
+    return said
+
+
+def losses(folder: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["train/loss"]) for row in rows]
+    assert len(dict(found)) == len(found), "a step is logged twice"
+    return dict(found)
+
+
+def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None:
+    log = folder / "metrics.jsonl"
+    while all(process.poll() is None for process in processes):
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"the run ended before step {step}: {[process.communicate() for process in processes]}")
+
+
+def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
+    assert losses(a).keys() == losses(b).keys()
+    np.testing.assert_allclose(list(losses(a).values()), list(losses(b).values()), rtol=0, atol=tolerance)
+    chex.assert_trees_all_close(read_model(a), read_model(b), rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, start) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start(folder, 1))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [
+        (2, 1, ["--mesh.data=2"]),
+        (2, 2, ["--mesh.data=1", "--mesh.tensor=4"]),  # both processes read all rows
+        (4, 2, ["--mesh.replica=2", "--mesh.data=1", "--mesh.fsdp=2", "--mesh.tensor=2"]),
+    ],
+    ids=["2 data", "2 tensor", "4 replica fsdp tensor"],
+)
+def test_many_processes_learn_what_one_does(start, alone, tmp_path, processes, devices, mesh):
+    folder = tmp_path / "many"
+    said = finish(start(folder, processes, *mesh, devices=devices))
+    assert_same_run(alone, folder)
+    assert all(not text.strip() for text in said[1:]), "the first speaks for all"
+    result = [json.loads((run / "result.json").read_text())["test"] for run in (alone, folder)]
+    assert result[0]["confusion"] == result[1]["confusion"]
+
+
+def test_what_four_processes_began_others_continue(start, alone, tmp_path):
+    begun = tmp_path / "begun"
+    began = start(begun, 4, "--mesh.data=2", "--mesh.fsdp=4", devices=2)
+    wait_for(begun, 12, began)
+    began[2].send_signal(signal.SIGTERM)  # as the scheduler tells one host that it will be preempted
+    said = finish(began)
+    (step,) = {int(found) for found in re.findall(r"stopped and saved at step (\d+)", "".join(said))}
+    assert max(losses(begun)) == step < STEPS
+    for processes, devices in ((1, 8), (2, 2), (1, 1)):
+        folder = tmp_path / f"on-{processes}-{devices}"
+        subprocess.run(["cp", "-r", begun, folder], check=True)
+        settings = json.loads((folder / "experiment.json").read_text())
+        settings["run"]["dir"] = str(folder)
+        (folder / "experiment.json").write_text(json.dumps(settings))
+        finish(start(folder, processes, devices=devices))
+        assert_same_run(alone, folder)
+
+
+def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exactly(start, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, 2))
+    for victim, step in ((1, 15), (0, 25)):
+        processes = start(killed, 2)
+        wait_for(killed, step, processes)
+        processes[victim].kill()
+        began = time.monotonic()
+        _, said = processes[1 - victim].communicate(timeout=120)
+        assert processes[1 - victim].returncode not in (0, None)
+        assert "another process of the run is gone" in said or "another task died" in said, said  # the latter is the runtime's word
+        assert time.monotonic() - began < 100
+        processes[victim].communicate()
+    finish(start(killed, 2))
+    assert losses(killed) == losses(whole)
+    chex.assert_trees_all_equal(read_model(killed), read_model(whole))
+
+
+def test_two_runs_in_one_directory(start, tmp_path):
+    folder = tmp_path / "run"
+    first = start(folder, 1, steps=100_000)
+    wait_for(folder, 3, first)
+    second = start(folder, 1, steps=100_000)
+    (said,) = finish(second, 2)
+    assert f"{folder} is being trained by process {first[0].pid} on " in said and said.count("\n") == 1
+    first[0].send_signal(signal.SIGTERM)
+    finish(first)
+
+
+def test_processes_that_differ_say_in_what(start, front_door, tmp_path):
+    folder, port = tmp_path / "run", free_port()
+    common = ["run", "digits-mlp", f"--run.dir={folder}", f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2"]
+    seeds = [front_door(*common, f"--cluster.process={i}", f"--run.seed={i}", cwd=tmp_path) for i in range(2)]
+    for said in finish(seeds, 2):
+        assert said.strip().endswith("error: cluster: process 1 differs from process 0: run.seed is 1, not 0")
+    assert not folder.exists()
+    assert differs(3, {"jax": "0.1"}, {"jax": "0.2"}) == "process 3 differs from process 0: jax is 0.1, not 0.2"
+
+
+def test_who_does_not_come_is_named(front_door, tmp_path):
+    common = ["run", "digits-mlp", f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=4"]
+    came = [front_door(*common, f"--cluster.process={i}", "--cluster.timeout=15", cwd=tmp_path) for i in (0, 2)]
+    for said in finish(came, 2):
+        assert said == "error: cluster: process(es) 1, 3 of 4 did not come in time\n"
+    alone = front_door(*common, "--cluster.process=1", "--cluster.timeout=1", cwd=tmp_path)
+    (said,) = finish([alone], 2)
+    assert said.startswith("error: cluster: process 0 cannot be reached at 127.0.0.1:")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"process": 1}, "coordinator, processes and process are given together, not process alone"),
+        ({"coordinator": "here", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'here'"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must be at least 0 and less than processes 2, not 2"),
+        ({"timeout": 0}, "timeout must be at least 1, not 0"),
+    ],
+)
+def test_what_is_no_cluster_is_named(fields, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Cluster(**fields)

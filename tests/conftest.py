@@ -7,7 +7,7 @@ that was quick to make is what makes them fast, and what one test has compiled, 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from data import cache
 
 flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 WITHOUT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-USERS = {**WITHOUT, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "error"}
+USERS = {**WITHOUT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "error"}
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache.directory() / "compiled")
@@ -25,10 +25,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 @pytest.fixture(scope="session")
 def front_door() -> Callable[..., subprocess.Popen]:
-    """Starts `python -m train …` in a folder, as a user does: in a process of its own, with one device or so many."""
+    """Starts `python -m train …` in a folder, as a user does: in a process of its own, with one device or so many, by itself or
+    `under` a command that starts it."""
 
-    def start(*arguments: object, cwd: Path, devices: int = 1) -> subprocess.Popen:
-        command = [sys.executable, "-m", "train", *map(str, arguments)]
+    def start(*arguments: object, cwd: Path, devices: int = 1, under: Sequence[object] = ()) -> subprocess.Popen:
+        command = [*map(str, under), sys.executable, "-m", "train", *map(str, arguments)]
         environment = USERS if devices == 1 else {**USERS, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         return subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -10,6 +10,7 @@ VERBS = {
     "evaluate": "the metrics of a run on a held-out split",
     "predict": "what a run says of new text, or of the rows of a file",
     "report": "write report.html of a run",
+    "checkpoints": "what is saved of a run, and whether it is whole",
     "recipes": "the experiments that have a name",
     "data": "prepare a data set, or look at one",
     "shardings": "what lies where on a mesh, also on one that is not there, and what is whole and why",
@@ -71,8 +72,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupted)
     try:
         status = main(sys.argv[1:])
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         status = 1
     if "train.cluster" in sys.modules:
         sys.modules["train.cluster"].leave(status)

@@ -128,14 +128,14 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             last = self.manager.latest_step()
             kept = f"the checkpoint of step {last} is whole" if last is not None else "there is none before it"
-            raise UserError(f"{self.directory}: a checkpoint could not be written ({_line(error)}); {kept}") from None
+            raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {kept}") from None
 
     def restore(self, program: Program) -> State | None:
         """The newest whole checkpoint, laid out for the program's mesh; None without any.
 
         A damaged one is named, and the one before it used. Raises UserError if all are damaged.
         """
-        return self._newest(lambda step: self._read(step, program))
+        return self._newest(lambda step: self.read(step, program))
 
     def restore_model(self, program: Program, best: bool = False) -> tuple[Any, Any]:
         """(params, model state) of the newest checkpoint, or of the best. Raises UserError if there is none."""
@@ -155,13 +155,13 @@ class Checkpoints:
         try:
             return read(step)
         except Exception as error:
-            raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)})") from None
+            raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({reason(error)})") from None
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
         """What `read` makes of the newest checkpoint that it can read. Damaged ones are put aside, but only once there is another
         to go on from."""
         damaged = []
-        for step in sorted(self.manager.all_steps(), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 found = read(step)
             except UserError:  # which says nothing of the file's health
@@ -169,9 +169,9 @@ class Checkpoints:
             except Exception as error:  # whatever a reader of damaged files may raise
                 if "RESOURCE_EXHAUSTED" in str(error):  # which says nothing of the file
                     raise UserError(
-                        f"checkpoint {self.directory / str(step)} does not fit into memory ({_line(error)})"
+                        f"checkpoint {self.directory / str(step)} does not fit into memory ({reason(error)})"
                     ) from None
-                self.say(f"checkpoint {self.directory / str(step)} is damaged ({_line(error)}); trying the one before it")
+                self.say(f"checkpoint {self.directory / str(step)} is damaged ({reason(error)}); trying the one before it")
                 damaged.append(step)
                 continue
             if damaged and not self.read_only:
@@ -188,7 +188,19 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.move(self.directory / str(step), aside)
 
-    def _read(self, step: int, program: Program) -> State:
+    def steps(self) -> list[int]:
+        """Of what was saved, ascending, whole or not."""
+        return sorted(self.manager.all_steps())
+
+    def mesh(self, step: int) -> str | None:
+        """The mesh that a checkpoint was written on; None if it does not say."""
+        try:
+            return read_meta(self.directory / str(step)).get("mesh")
+        except (OSError, ValueError, UserError):
+            return None
+
+    def read(self, step: int, program: Program) -> State:
+        """One checkpoint, verified. Raises ValueError where it is damaged, and UserError where it is of a newer version."""
         model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
         return State(
             step=rest["step"], params=model["params"], opt_state=rest["opt_state"], model_state=model["model_state"],
@@ -207,8 +219,10 @@ class Checkpoints:
         try:  # by the handler itself, which waits for no other process: one that fails must be able to say so
             found = ocp.StandardCheckpointHandler().restore(folder / name, args=ocp.args.StandardRestore(_items(placed)[name]))
             wanted = read_meta(folder)[name]
+        except UserError:
+            raise
         except Exception as error:  # whatever a reader of damaged files may raise
-            wrong = _line(error) or type(error).__name__
+            wrong = reason(error)
         if wrong := next(filter(None, cluster.gathered(wrong)), ""):
             raise ValueError(wrong)
         if int(checksum(found)) != wanted:
@@ -255,7 +269,7 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
             if int(checksum(model)) != read_meta(directory / str(step))["model"]:
                 raise ValueError("the checksum does not match")
         except Exception as error:
-            raise UserError(f"checkpoint {directory / str(step)} is damaged ({_line(error)})") from None
+            raise UserError(f"checkpoint {directory / str(step)} is damaged ({reason(error)})") from None
     return model["params"], model["model_state"]
 
 
@@ -308,8 +322,8 @@ def stacked_as(given: Any, wanted: Any) -> Any:
     return {name: stacked_as(part, wanted.get(name)) for name, part in given.items()}
 
 
-def _line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    reason = re.search(r"([^:\]]+) \[os_error_code", text)
-    return reason[1].strip() if reason else text[:200]
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". See full TensorStore")[0]
+    of_system = re.search(r"([^:\]]+) \[os_error_code", text)
+    return of_system[1].strip() if of_system else text[:200]

@@ -1,12 +1,15 @@
 """Several processes on this machine are one run: the losses of one process, exact continuation, and a word where one is alone."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import chex
@@ -29,7 +32,9 @@ def free_port() -> int:
 def start(front_door) -> Start:
     """The processes of a short run in that folder, each with so many devices."""
 
-    def start(folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS) -> list[subprocess.Popen]:
+    def start(
+        folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS, under: Sequence[object] = ()
+    ) -> list[subprocess.Popen]:
         settings = {"dir": folder, "steps": steps, "checkpoint-every": 10, "evaluate-every": 20, "log-every": 1}
         arguments = ["run", "digits-mlp", *(f"--run.{name}={value}" for name, value in settings.items()), *options]
         arguments += ["--model.hidden", "64", "--optimizer.warmup-steps", "5"]
@@ -38,7 +43,7 @@ def start(front_door) -> Start:
         for process in range(processes):
             of = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
             cluster = [f"--cluster.{name}={value}" for name, value in of.items()]
-            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices))
+            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices, under=under))
         return them
 
     return start
@@ -126,7 +131,9 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         began = time.monotonic()
         _, said = processes[1 - victim].communicate(timeout=120)
         assert processes[1 - victim].returncode not in (0, None)
-        assert "another process of the run is gone" in said or "another task died" in said, said  # the latter is the runtime's word
+        assert "another process of the run is gone" in said or "another task died" in said, (
+            said
+        )  # the latter is the runtime's word
         assert time.monotonic() - began < 100
         processes[victim].communicate()
     finish(start(killed, 2))
@@ -178,3 +185,83 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
 def test_what_is_no_cluster_is_named(fields, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Cluster(**fields)
+
+
+def mesh_of(folder: Path) -> str:
+    meta = json.loads((folder / "checkpoints" / "40" / "meta" / "metadata").read_text())
+    return meta["mesh"]
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed: apt install openmpi-bin")
+def test_under_mpirun_nothing_needs_to_be_said(start, alone, tmp_path):
+    folder = tmp_path / "mpi"
+    finish(start(folder, 1, under=["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", 2]))
+    assert mesh_of(folder) == "replica 1 x data 2 x fsdp 1 x tensor 1"
+    assert_same_run(alone, folder)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A Slurm of one node: this machine. It leaves nothing behind."""
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name) is None]
+    if missing or os.getuid():
+        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}: apt install slurm-wlm munge")
+    host, folder = socket.gethostname().partition(".")[0], tmp_path / "slurm"
+    for name in ("state", "spool", "munge"):
+        (folder / name).mkdir(parents=True)
+    ports = free_port(), free_port()
+    (folder / "slurm.conf").write_text(
+        f"""ClusterName=here
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES State=UP
+"""
+    )
+    key = folder / "munge" / "key"
+    key.write_bytes(os.urandom(128))
+    for path in (key, folder / "munge"):
+        path.chmod(0o700 if path.is_dir() else 0o400)
+    for parent in folder.parents:  # munged wants to be alone in writing where its key and socket are
+        if parent.stat().st_mode & 0o022 and not parent.stat().st_mode & stat.S_ISVTX:
+            pytest.skip(f"{parent} can be written by all")
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge/socket", f"--key-file={key}"]
+    munged += [f"--{name}-file={folder}/munge/{name}" for name in ("pid", "log", "seed")]
+    daemons = []
+    try:
+        for command in (munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
+            log = (folder / f"{command[0]}.log").open("w")
+            daemons.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), log))
+            time.sleep(1)
+        for _ in range(60):
+            ready = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False)
+            if ready.stdout.strip() == "idle":
+                break
+            time.sleep(0.5)
+        else:
+            pytest.fail("".join(f"{log.name}: {Path(log.name).read_text()[-2000:]}" for _, log in daemons) + ready.stderr)
+        yield folder / "slurm.conf"
+    finally:
+        for daemon, log in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+            log.close()
+
+
+def test_under_slurm_nothing_needs_to_be_said(slurm, start, alone, tmp_path):
+    folder = tmp_path / "slurm-run"
+    finish(start(folder, 1, under=["env", f"SLURM_CONF={slurm}", "srun", "-n", 2, "--overcommit"]))
+    assert mesh_of(folder) == "replica 1 x data 2 x fsdp 1 x tensor 1"
+    assert_same_run(alone, folder)

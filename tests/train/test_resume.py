@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import chex
+import jax
 import pytest
 
 from train import loop, recipes
 from train.__main__ import main
-from train.checkpoint import read_model
+from train.checkpoint import FORMAT, read_model
 from train.errors import UserError
 from train.progress import Progress
 
@@ -151,6 +152,18 @@ DAMAGE = {
 }
 
 
+def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(short_run, tmp_path, capsys):
+    experiment, whole = short_run
+    folder = tmp_path / "newer"
+    shutil.copytree(whole, folder)
+    meta = folder / "checkpoints" / "40" / "meta" / "metadata"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
+    with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
+        loop.train(loop.with_run(experiment, dir=str(folder)))
+    assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
 @pytest.fixture
 def collected():
     """When a read fails Orbax leaves coroutines behind; they complain when they are collected, which is to happen here."""
@@ -167,6 +180,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(short_run, tmp
     shutil.copytree(whole, folder)
     files = [f for f in (folder / "checkpoints" / "40").rglob("*") if f.is_file() and "model" in f.parts]
     DAMAGE[damage](max(files, key=lambda f: f.stat().st_size))
+    assert main(["checkpoints", str(folder)]) == 2
+    found = capsys.readouterr()
+    (of_20, of_40) = found.out.splitlines()[1:]
+    assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
+    assert found.err == f"error: {folder}: damaged: 40\n"
     loop.train(loop.with_run(experiment, dir=str(folder)))
     said = capsys.readouterr().err
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said

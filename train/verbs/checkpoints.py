@@ -1,0 +1,59 @@
+"""`python -m train checkpoints RUN`: what is saved of a run, and whether it is whole."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train import cli
+from train.errors import UserError
+from train.verbs.evaluate import OfRun
+
+
+@dataclass(frozen=True)
+class Arguments(OfRun):
+    """Reads every checkpoint of a run, as a run that continues would, and says which are whole."""
+
+    json: bool = False
+    "print one JSON value and nothing else"
+
+
+def main(arguments: list[str]) -> int:
+    wanted = cli.parse(Arguments, arguments, "python -m train checkpoints")
+    experiment = wanted.read()
+    from train.checkpoint import Checkpoints
+    from train.loop import batch_spec
+    from train.step import build
+
+    path = Path(experiment.run.dir)
+    program = build(experiment, batch_spec(experiment), experiment.mesh.build())
+    with Checkpoints(path, 1, print, read_only=True) as checkpoints:
+        rows = [describe(checkpoints, step, program) for step in checkpoints.steps()]
+    if wanted.json:
+        print(json.dumps(rows))
+    else:
+        print(f"{'step':>10}  {'MiB':>10}  {'written on':40}  state")
+        for row in rows:
+            state = f"damaged: {row['damage']}" if row["damage"] else "whole, the best" if row["best"] else "whole"
+            print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
+    damaged = [str(row["step"]) for row in rows if row["damage"]]
+    if not rows or damaged:
+        raise UserError(f"{path}: " + (f"damaged: {', '.join(damaged)}" if rows else "there is no checkpoint yet"))
+    return 0
+
+
+def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any]:
+    from train.checkpoint import reason
+
+    folder, damage = checkpoints.directory / str(step), None
+    try:
+        checkpoints.read(step, program)
+    except Exception as error:  # whatever a reader of damaged files may raise
+        damage = reason(error)
+    return {
+        "step": step,
+        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "mesh": checkpoints.mesh(step),
+        "best": checkpoints.best().get("step") == step,
+        "damage": damage,
+    }

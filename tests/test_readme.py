@@ -25,10 +25,15 @@ TEXT = "\n".join(f"note {i} speaks of the matter number {i * i} and of the heart
 def test_every_command_names_what_there_is(command):
     verb, *rest = command or ["quickstart"]
     assert verb in VERBS
-    if verb in ("run", "bench") and rest != ["data"] and rest and not {"RECIPE", "PATH/TO/recipe.py:name"} & set(rest):
+    if (
+        verb in ("run", "bench", "shardings")
+        and rest != ["data"]
+        and rest
+        and not {"RECIPE", "PATH/TO/recipe.py:name"} & set(rest)
+    ):
         experiment = recipes.find(rest[0])[1]()
         options = {word for word in rest[1:] if word.startswith("--")}
-        assert options <= cli.known_options(cli.Experiment, default=experiment) | {"--dry-run", "--json", "--data.source"}
+        assert options <= cli.options_of(experiment) | {"--dry-run", "--json", "--data.source"}
 
 
 @pytest.mark.quick

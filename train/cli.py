@@ -39,6 +39,11 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
     return Experiment(**_fields(launch)), launch.cluster
 
 
+def options_of(experiment: Experiment) -> set[str]:
+    """Every option of a command that runs it."""
+    return known_options(Launch, default=Launch(**_fields(experiment)))
+
+
 def _fields(experiment: Experiment) -> dict[str, Any]:
     return {f.name: getattr(experiment, f.name) for f in dataclasses.fields(Experiment)}
 

@@ -21,7 +21,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def surface() -> dict[str, list[str]]:
     shown = ("bert-tiny", "pydocs-topics", "digits-mlp", "digits-cnn")
-    options = {f"run {name}": sorted(cli.known_options(cli.Experiment, default=recipes.known()[name]())) for name in shown}
+    options = {f"run {name}": sorted(cli.options_of(recipes.known()[name]())) for name in shown}
     return {"verbs": sorted(VERBS), "recipes": sorted(recipes.known()), **options}
 
 

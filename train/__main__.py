@@ -29,7 +29,6 @@ def main(arguments: list[str]) -> int:
     """Runs a verb; returns the exit status: 2 for what the user can mend, with one line on stderr."""
     from data import cache
     from data.errors import DataError
-    from train import cluster
     from train.errors import UserError, nearest
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -55,6 +54,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 2
     except Exception as error:
+        from train import cluster
+
         if not cluster.is_lost(error):
             raise
         print(f"error: another process of the run is gone; {cluster.AGAIN}", file=sys.stderr)

@@ -154,11 +154,17 @@ class ImageCodec:
         return {"image": np.stack(images)}, []
 
     def decode(self, row: Mapping[str, Any]) -> np.ndarray:
-        """float32 [H, W, C] of the row's `image`: an encoded one (bytes), or an array. Raises DataError for what is neither."""
+        """float32 [H, W, C] of the row's `image`: an encoded one (bytes, or the path of its file), or an array. Raises DataError
+        for what is none of them."""
         if "image" not in row:
             raise DataError(f"it has no image; it has: {', '.join(row) or 'nothing'}")
         if isinstance(row["image"], bytes):
             return scaled(self.pixels(row["image"]))
+        if isinstance(row["image"], str):
+            try:
+                return scaled(self.pixels(Path(row["image"]).read_bytes()))
+            except OSError as error:
+                raise DataError(f"{row['image']}: {error.strerror}") from None
         try:
             array = np.asarray(row["image"])
             image = scaled(array if array.dtype == np.uint8 else array.astype(np.float32))

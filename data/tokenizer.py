@@ -43,8 +43,8 @@ class Tokenizer:
 
         wordpiece: lower-cased, as BERT's (Schuster & Nakajima 2012; Devlin et al. 2019), in alphabetical order. It reads the
         texts twice; if they are an iterator, they are held in memory.
-        bpe: of bytes, as GPT-2's and RoBERTa's (Radford et al. 2019), in the order of merging: nothing is unknown, and `decode`
-        gives back the very text.
+        bpe: of bytes, as GPT-2's and RoBERTa's (Radford et al. 2019), in the order of merging: nothing is unknown, and the
+        tokens give back the very text.
         unigram: SentencePiece's (Kudo 2018), in the order of probability. It may have fewer tokens, if the texts are few; and it
         is SentencePiece itself that trains it, since what the `tokenizers` library gives varies from run to run.
 
@@ -57,12 +57,10 @@ class Tokenizer:
         return cls(tokenizer.to_str())
 
     @classmethod
-    def load(cls, path: str, needs: Iterable[str] = tuple(ROLES), extend: bool = False) -> "Tokenizer":
+    def load(cls, path: str) -> "Tokenizer":
         """Of a `tokenizer.json`, BERT's `vocab.txt` (a token a line), or SentencePiece's `.model`.
 
-        A special token of a role in `needs` that is missing is added after the others if `extend` says so (a model for the
-        original vocabulary then needs as many more rows). Raises DataError if one is missing otherwise, if the file is missing or
-        no tokenizer.
+        Raises DataError if the file is missing or no tokenizer, or lacks the special token of a role.
         """
         kinds = {".json": _from_json, ".txt": _from_vocabulary, ".model": _from_sentencepiece}
         if (suffix := Path(path).suffix) not in kinds:
@@ -80,15 +78,11 @@ class Tokenizer:
             form = {".json": "tokenizer.json", ".txt": "vocab.txt of BERT", ".model": "SentencePiece model"}[suffix]
             raise DataError(f"tokenizer {path} is not a {form}: {' '.join(str(error).split())}") from None
         has = implementation.token_to_id
-        missing = [ROLES[role][0] for role in needs if all(has(name) is None for name in ROLES[role])]
-        if missing and not extend:
-            raise DataError(
-                f"tokenizer {path} lacks the special token(s) {', '.join(missing)}, also by their other names; "
-                "it must have them, or be extended by them"
-            )
-        if suffix == ".json" and not missing:
+        missing = [names[0] for names in ROLES.values() if all(has(name) is None for name in names)]
+        if missing:
+            raise DataError(f"tokenizer {path} lacks the special token(s) {', '.join(missing)}, also by their other names")
+        if suffix == ".json":
             return cls(content.decode("utf-8"))  # the library does not write back every float that it read
-        implementation.add_special_tokens(missing)
         return cls(implementation.to_str())
 
     @cached_property
@@ -186,9 +180,6 @@ class Tokenizer:
                 ) from None
             encoded += [np.array(encoding.ids, np.int32) for encoding in encodings]
         return [(ids, self.words(ids)) for ids in encoded]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.implementation.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
 def _too_small(vocab_size: int, least: int, kind: Kind) -> DataError:

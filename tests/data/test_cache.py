@@ -1,6 +1,7 @@
 """What is kept is whole or not there: built by two at once, killed half way, out of disk, or damaged later."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def full(folder):
 def test_a_full_disk_leaves_nothing_and_says_so():
     with pytest.raises(DataError, match=r"the cache cannot be written: .*rows: No space left on device; \$FMODELS_CACHE"):
         cache.kept("x", full)
+    assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
+
+
+@pytest.mark.quick
+def test_rows_that_the_disk_does_not_take_leave_nothing():
+    """No file may grow past the limit, which is what a full disk does to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"the cache cannot be written: .*: File too large; \$FMODELS_CACHE says where it is"):
+            cache.kept("x", lambda folder: write(folder, 50_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
 
 

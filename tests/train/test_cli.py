@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from train import cli, recipes
 from train.__main__ import VERBS, main
@@ -178,6 +180,17 @@ def test_json_is_one_value_and_nothing_else(capsys, run):
         capsys.readouterr()
         assert main(arguments) == 0
         json.loads(capsys.readouterr().out)
+
+
+def test_an_image_to_predict_may_be_a_file(capsys, run):
+    Image.fromarray(np.arange(0, 256, 4, np.uint8).reshape(8, 8)).save("digit.png")
+    numbers = (np.arange(0, 256, 4) / 255).reshape(8, 8, 1).tolist()
+    Path("rows.jsonl").write_text("\n".join(json.dumps({"image": image}) for image in ("digit.png", numbers)))
+    assert main(["predict", str(run), "--input", "rows.jsonl", "--json"]) == 0
+    of_file, of_numbers = json.loads(capsys.readouterr().out)
+    assert of_file["probabilities"] == pytest.approx(of_numbers["probabilities"], abs=1e-6)
+    Path("rows.jsonl").write_text('{"image": "digits.png"}\n')
+    assert "row 0: digits.png: No such file" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
 
 
 def test_bad_rows_to_predict_are_named(capsys, run):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -137,6 +138,23 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         assert time.monotonic() - began < 100
         processes[victim].communicate()
     finish(start(killed, 2))
+    assert losses(killed) == losses(whole)
+    chex.assert_trees_all_equal(read_model(killed), read_model(whole))
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, tmp_path):
+    """FMODELS_KILLS=50 pytest tests/train/test_cluster.py -k random -n 0: a quarter of an hour on two cores."""
+    rng, options = random.Random(0), ["--run.checkpoint-every=5", "--mesh.data=2", "--mesh.fsdp=2", "--cluster.timeout=30"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, 4, *options, steps=200))
+    for _ in range(int(os.environ.get("FMODELS_KILLS", "2"))):
+        processes = start(killed, 4, *options, steps=200)
+        time.sleep(rng.uniform(0, 20))  # from the first import to the last checkpoint
+        processes[rng.randrange(4)].kill()
+        for process in processes:
+            said = process.communicate(timeout=120)[1]
+            assert "damaged" not in said, said
+    finish(start(killed, 4, *options, steps=200))
     assert losses(killed) == losses(whole)
     chex.assert_trees_all_equal(read_model(killed), read_model(whole))
 

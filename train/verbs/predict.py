@@ -27,7 +27,7 @@ class Arguments(OfRun):
     text: tuple[str, ...] | None = None
     "one or more texts"
     input: str | None = None
-    "a file of JSON lines, each a text or an object with the fields of an example"
+    "a file of JSON lines, each a text or an object with the fields of an example: text, or image, as a path or as numbers"
     json: bool = False
     "print one JSON value and nothing else"
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,21 +25,24 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, which says all that it depends on; `make` fills it if there is none.
 
     It appears under its name when it is whole. Of several processes one makes it, and the others wait; what a killed one left
-    behind is removed by the next. Raises DataError where it cannot be written.
+    behind is removed by the next. On a file system without locks each makes its own, and the first stays. Raises DataError where
+    it cannot be written.
     """
     folder = directory() / f"{name}-{VERSION}"
     if folder.exists():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_name(f"{folder.name}.lock")):
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
+        with _alone(folder.with_name(f"{folder.name}.lock")) as alone:
+            if alone:
+                for left in folder.parent.glob(f"{folder.name}.*.partial"):
+                    shutil.rmtree(left, ignore_errors=True)
             if not folder.exists():
+                partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")
                 partial.mkdir()
                 try:
                     make(partial)
-                    os.rename(partial, folder)
+                    _appear(partial, folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -61,9 +65,21 @@ def damaged(file: Path, reason: str = "it cannot be read") -> DataError:
     return DataError(f"{file} is damaged ({reason}); remove {file.parent}, and it is made anew")
 
 
+def _appear(partial: Path, folder: Path) -> None:
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.exists():  # else another process was first, and made the same
+            raise
+
+
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Holds the lock of that name, which falls with the process that holds it."""
+def _alone(path: Path) -> Iterator[bool]:
+    """Holds the lock of that name, which falls with the process that holds it; False where the file system has none."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked

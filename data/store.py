@@ -51,13 +51,16 @@ class Writer:
         self.close(whole=kind is None)
 
     def close(self, whole: bool = True) -> None:
-        try:
-            self.writer.close()
-            for file in self.numbers.values():
+        errors: list[Exception] = []
+        for file in (self.writer, *self.numbers.values()):
+            try:
                 file.close()
-        except (RuntimeError, OSError) as error:  # `write() failed: No space left on device; writing …`
-            if whole:
-                raise OSError(None, str(error).partition("failed: ")[2].partition(";")[0] or str(error), str(self.path)) from None
+            except (RuntimeError, OSError) as error:
+                errors.append(error)
+        if errors and whole:
+            said = str(errors[0])  # `write() failed: No space left on device; writing …`, if it is the writer's
+            reason = getattr(errors[0], "strerror", None) or said.partition("failed: ")[2].partition(";")[0] or said
+            raise OSError(None, reason, str(self.path))
         if whole:
             described = {"count": self.count, "columns": {n: [np.dtype(s.dtype).str, *s.shape] for n, s in self.columns.items()}}
             _beside(self.path).write_text(json.dumps(described), "utf-8")

@@ -7,7 +7,7 @@ that was quick to make is what makes them fast, and what one test has compiled, 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,15 +24,22 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 @pytest.fixture(scope="session")
-def front_door() -> Callable[..., subprocess.Popen]:
+def front_door() -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `python -m train …` in a folder, as a user does: in a process of its own, with one device or so many, by itself or
     `under` a command that starts it."""
 
     def start(*arguments: object, cwd: Path, devices: int = 1, under: Sequence[object] = ()) -> subprocess.Popen:
         command = [*map(str, under), sys.executable, "-m", "train", *map(str, arguments)]
         environment = USERS if devices == 1 else {**USERS, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        started.append(process)
+        return process
 
-    return start
+    started: list[subprocess.Popen] = []
+    yield start
+    for process in started:  # of a test that failed
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -70,13 +70,16 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.directory, self.say, self.read_only = run_dir / "checkpoints", say, read_only
-        self.best_file = run_dir / "best.json"
+        self.best_file, self.has_failed = run_dir / "best.json", False
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder; remove it, and checkpoints can be written there")
         _say_once()
         policy = None if read_only else NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=not read_only, read_only=read_only
+            preservation_policy=policy,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            single_host_load_and_broadcast=cluster.is_joined(),
         )
         self.manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
 
@@ -89,7 +92,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        if kind is not None and cluster.is_joined():
+        if cluster.is_joined() and (self.has_failed or kind not in (None, UserError)):
             return  # what is being written needs processes that may be gone; it is whole or not there
         try:
             self.wait()
@@ -126,6 +129,9 @@ class Checkpoints:
         try:
             write()
         except (OSError, ValueError, RuntimeError) as error:
+            self.has_failed = True
+            if cluster.is_lost(error):
+                raise
             last = self.manager.latest_step()
             kept = f"the checkpoint of step {last} is whole" if last is not None else "there is none before it"
             raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {kept}") from None
@@ -149,29 +155,22 @@ class Checkpoints:
             if found is None:
                 raise UserError(f"{self.directory}: there is no checkpoint yet")
             return found
-        step = int(self.best().get("step", -1))
-        if step not in self.manager.all_steps():
+        step = cluster.gathered(self.best().get("step"))[0]
+        if step is None:
             raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
-        try:
-            return read(step)
-        except Exception as error:
-            raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({reason(error)})") from None
+        found, damage = self.attempt(step, read)
+        if damage:
+            raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({damage})")
+        return found
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
         """What `read` makes of the newest checkpoint that it can read. Damaged ones are put aside, but only once there is another
         to go on from."""
         damaged = []
         for step in reversed(self.steps()):
-            try:
-                found = read(step)
-            except UserError:  # which says nothing of the file's health
-                raise
-            except Exception as error:  # whatever a reader of damaged files may raise
-                if "RESOURCE_EXHAUSTED" in str(error):  # which says nothing of the file
-                    raise UserError(
-                        f"checkpoint {self.directory / str(step)} does not fit into memory ({reason(error)})"
-                    ) from None
-                self.say(f"checkpoint {self.directory / str(step)} is damaged ({reason(error)}); trying the one before it")
+            found, damage = self.attempt(step, read)
+            if damage:
+                self.say(f"checkpoint {self.directory / str(step)} is damaged ({damage}); trying the one before it")
                 damaged.append(step)
                 continue
             if damaged and not self.read_only:
@@ -182,6 +181,20 @@ class Checkpoints:
             raise UserError(f"{self.directory}: no checkpoint is whole; remove the run directory to start anew")
         return None
 
+    def attempt(self, step: int, read: Callable[[int], Any]) -> tuple[Any, str]:
+        """What `read` makes of a checkpoint, and why it is damaged, if it is. Raises UserError for what says nothing of its
+        health: a newer version, too little memory."""
+        try:
+            return read(step), ""
+        except UserError:
+            raise
+        except Exception as error:  # whatever a reader of damaged files may raise
+            if cluster.is_lost(error):
+                raise
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise UserError(f"checkpoint {self.directory / str(step)} does not fit into memory ({reason(error)})") from None
+            return None, reason(error)
+
     def _put_aside(self, step: int) -> None:
         aside = self.directory.parent / "damaged" / str(step)
         aside.parent.mkdir(exist_ok=True)
@@ -189,8 +202,8 @@ class Checkpoints:
         shutil.move(self.directory / str(step), aside)
 
     def steps(self) -> list[int]:
-        """Of what was saved, ascending, whole or not."""
-        return sorted(self.manager.all_steps())
+        """Of what was saved, ascending, whole or not, as the first process sees it."""
+        return cluster.gathered(sorted(self.manager.all_steps()))[0]
 
     def mesh(self, step: int) -> str | None:
         """The mesh that a checkpoint was written on; None if it does not say."""
@@ -301,14 +314,19 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
 
     def place(path, leaf, placed):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return jax.device_put(given[name], placed) if name in given else leaf
+        return on_devices(given[name], placed) if name in given else leaf
 
     params = jax.tree_util.tree_map_with_path(place, state.params, program.shardings.params)
     model_state = state.model_state
     if their_state:
-        model_state = jax.tree.map(jax.device_put, their_state, program.shardings.model_state)
+        model_state = jax.tree.map(on_devices, their_state, program.shardings.model_state)
     report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
     return replace(state, params=params, model_state=model_state), report
+
+
+def on_devices(x: Any, placed: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process has, of which each lays its part on its devices."""
+    return jax.make_array_from_callback(x.shape, placed, lambda index: x[index])
 
 
 def stacked_as(given: Any, wanted: Any) -> Any:

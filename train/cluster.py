@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from train.errors import UserError
 
 T = TypeVar("T")
 AGAIN = "what was saved is whole, and the same command in all of them continues"
+TOGETHER = 5  # seconds in which processes that meet one error all end
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
 
@@ -33,7 +34,7 @@ class Cluster:
     coordinator: str | None = None
     "HOST:PORT at which the first process can be reached"
     processes: int | None = None
-    "how many there are"
+    "how many there are; 1 is this alone, whatever JAX can tell"
     process: int | None = None
     "which this is, from 0"
     timeout: int = 300
@@ -41,7 +42,7 @@ class Cluster:
 
     def __post_init__(self):
         given = [name for name in ("coordinator", "processes", "process") if getattr(self, name) is not None]
-        if given and len(given) < 3:
+        if given and len(given) < 3 and not (given == ["processes"] and self.processes == 1):
             raise ValueError(f"coordinator, processes and process are given together, not {given[0]} alone")
         if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
             raise ValueError(f"coordinator must be HOST:PORT, not {self.coordinator!r}")
@@ -53,19 +54,34 @@ class Cluster:
     def join(self) -> None:
         """Waits for all processes, if there are others. To be called before any device is used. Raises UserError that names those
         which did not come in time, or are of other code or versions."""
-        import jax
-        from jax._src.clusters import ClusterEnv
-
+        if self.processes == 1:
+            return
         coordinator, processes, process = self.coordinator, self.processes, self.process
         if coordinator is None:
-            found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, self.timeout)
-            coordinator, processes, process, _ = found
+            coordinator, processes, process = _detected(self.timeout)
         if coordinator is None or processes is None or process is None or processes == 1:
             return
         roll_call(coordinator, processes, process, self.timeout)
+        import jax
+
+        jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
         given = (self.coordinator, self.processes, self.process)
         jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
         _speak(process == 0)
+        gathered("here")  # Gloo gives the first exchange half a minute, and later ones all the time that they need
+
+
+def _detected(timeout: int) -> tuple[str | None, int | None, int | None]:
+    """(coordinator, processes, process), as far as JAX can tell. Raises UserError in a cluster that it cannot read."""
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Kubernetes without its package, where most processes are alone
+            return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, timeout)[:3]
+    except Exception as error:  # of whatever the cluster's own interface is
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cluster: it cannot be read ({why}); --cluster.processes 1 runs this process alone") from None
 
 
 def _speak(aloud: bool) -> None:
@@ -84,52 +100,54 @@ def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> N
     jax.distributed waits too, but ends the process, without saying for whom it waited, when the time is up.
     """
     host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + timeout
-    mine = {"code": code(), **rundir.versions()}
+    mine = {"code": code(), "cluster.processes": processes, **rundir.versions()}
     if process:
-        verdict = _report(host, int(port), process, mine, end)
+        verdict = _report(host, int(port), process, mine, timeout)
     else:
-        verdict = _collect(int(port), processes, mine, end)
+        verdict = _collect(int(port), processes, mine, timeout)
     if verdict:
         raise UserError(f"cluster: {verdict}")
 
 
-def _collect(port: int, processes: int, mine: dict, end: float) -> str:
+def _collect(port: int, processes: int, mine: dict, timeout: int) -> str:
     """What is wrong, as the first process sees it, after it has told the others."""
-    found: dict[int, dict] = {}
-    talks = []
-    verdict = ""
-    with socket.create_server(("", port)) as server:
-        while len(found) < processes - 1:
-            server.settimeout(max(end - time.monotonic(), 0.001))
+    found: dict[int, tuple[dict, socket.socket]] = {}
+    end, verdict = time.monotonic() + timeout, ""
+    with contextlib.ExitStack() as open_ones:
+        try:
+            server = open_ones.enter_context(socket.create_server(("", port)))
+        except OSError as error:
+            return f"process 0 cannot listen at port {port}: {error.strerror}; another --cluster.coordinator may be free"
+        while len(found) < processes - 1 and not verdict:
             try:
-                talk, _ = server.accept()
+                server.settimeout(max(end - time.monotonic(), 0.001))
+                talk = open_ones.enter_context(server.accept()[0])
             except TimeoutError:
                 missing = ", ".join(str(i) for i in range(1, processes) if i not in found)
                 verdict = f"process(es) {missing} of {processes} did not come in time"
                 break
-            with contextlib.suppress(OSError, ValueError):  # a stranger at the door
+            with contextlib.suppress(OSError, ValueError, TypeError):  # a stranger at the door
+                talk.settimeout(1)
                 number, theirs = json.loads(talk.makefile().readline())
-                found[number] = theirs
-                talks.append(talk)
-        for number, theirs in sorted(found.items()):
-            verdict = verdict or differs(number, theirs, mine)
-        for talk in talks:
-            with contextlib.suppress(OSError), talk:
+                verdict = differs(number, theirs, mine)
+                found[number] = theirs, talk
+        for _, talk in found.values():
+            with contextlib.suppress(OSError):
                 talk.sendall(f"{verdict}\n".encode())
     return verdict
 
 
-def _report(host: str, port: int, process: int, mine: dict, end: float) -> str:
-    """The same, as the first process tells it."""
+def _report(host: str, port: int, process: int, mine: dict, timeout: int) -> str:
+    """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
+    end = time.monotonic() + timeout
     while True:
         try:
             with socket.create_connection((host, port), timeout=1) as talk:
                 talk.sendall(f"{json.dumps([process, mine])}\n".encode())
-                talk.settimeout(max(end - time.monotonic(), 0) + 10)
+                talk.settimeout(2 * timeout)
                 if line := talk.makefile().readline():
                     return line.strip()
-        except OSError:
+        except (OSError, ValueError):  # it is not there yet, or something else is
             pass
         if time.monotonic() > end:
             return f"process 0 cannot be reached at {host}:{port}"
@@ -151,17 +169,25 @@ def is_joined() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def own_signals() -> tuple[signal.Signals, ...]:
-    """Those that a process acts on by itself. Of several processes SIGTERM is the runtime's."""
-    return (signal.SIGINT,) if is_joined() else (signal.SIGTERM, signal.SIGINT)
+def note_preemption() -> None:
+    """From here on the runtime notes SIGTERM, and `stopping` tells of it in all processes."""
+    if is_joined():
+        import jax
+        from jax._src import distributed
+
+        jax.config.update("jax_enable_preemption_service", True)
+        if distributed.global_state.preemption_sync_manager is None:
+            distributed.global_state.initialize_preemption_sync_manager()
 
 
 def stopping(step: int, asked: bool) -> bool:
     """Whether to stop after this step, because this process was asked to, or one of several: then the same step on all of them.
     To be called at every step."""
+    if not is_joined():
+        return asked
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step) if is_joined() else asked
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def by_first(work: Callable[[], T]) -> T | None:
@@ -181,11 +207,11 @@ def by_first(work: Callable[[], T]) -> T | None:
 
 def gathered(value: Any) -> list[Any]:
     """A JSON value of every process, in their order. Every process must call it."""
+    if not is_joined():
+        return [value]
     import numpy as np
     from jax.experimental import multihost_utils
 
-    if not is_joined():
-        return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(data.size))
     rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - data.size)))
@@ -223,8 +249,16 @@ def is_lost(error: Exception) -> bool:
 
 
 def leave(status: int) -> None:
-    """Ends a process of several that failed: at its usual end it would wait for the others, which wait for it."""
-    if status and is_joined():
-        sys.stdout.flush()
-        sys.stderr.flush()
+    """Before a process of several ends by an error. Where all met it, they end together, as the runtime wants it; one that is
+    alone ends at once, since at its usual end it would wait for the others, which wait for it."""
+    if status not in (1, 2) or not is_joined():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    from jax._src import distributed
+
+    try:
+        assert distributed.global_state.client is not None
+        distributed.global_state.client.wait_at_barrier("leaving", 1000 * TOGETHER)
+    except Exception:  # whatever the runtime raises
         os._exit(status)

@@ -62,7 +62,9 @@ def assemble(experiment: Experiment) -> Assembled:
         )
     experiment = resolve(experiment, dict(dataset.facts))
     spec = batch_spec(experiment)
-    return Assembled(experiment, dataset, build(experiment, spec, mesh), spec)
+    run = Assembled(experiment, dataset, build(experiment, spec, mesh), spec)
+    cluster.check_alike(identity(run))
+    return run
 
 
 def batch_spec(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
@@ -80,7 +82,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     try:
         continued = rundir.is_continued(experiment, trusted)
         rundir.same_data(path, run.dataset.fingerprint, getattr(experiment.data, "accept_changed", False), progress.say)
-        cluster.check_alike({"run.dir": f"{path}, {'there already' if continued else 'new'}", **identity(run)})
+        cluster.check_alike({"the run directory": "begun" if continued else "new"})
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
         lock = cluster.by_first(lambda: write(run, progress.say))
         for note in [*run.dataset.notes, *notes(experiment)]:
@@ -200,7 +202,7 @@ def _steps(
                 raise Interrupted(by, f"{run.path.name}: stopped and saved at step {step} of {steps}; {AGAIN}")
         checkpoints.wait()
         file = run.path / "result.json"
-        if start == steps and file.exists():
+        if start == steps and cluster.gathered(file.exists())[0]:
             return rundir.read_json(file)
         result = found or {split: evaluate(run, state.params, state.model_state, split) for split in held_out}
         cluster.by_first(lambda: rundir.write_atomically(file, json.dumps(result, indent=2) + "\n"))
@@ -250,7 +252,7 @@ class Interrupted(BaseException):
 @contextmanager
 def interruptions() -> Iterator[dict]:
     """While active, the first SIGTERM or Ctrl-C only notes itself under `by`; the second acts at once. Of several processes the
-    runtime notes SIGTERM, and has all of them stop at one step."""
+    runtime notes them, and has all of them stop at one step."""
     noted: dict[str, int | None] = {"by": None}
     before = {}
 
@@ -260,8 +262,9 @@ def interruptions() -> Iterator[dict]:
         if cluster.is_joined():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    for number in cluster.own_signals():
+    for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
+    cluster.note_preemption()
     try:
         yield noted
     finally:

@@ -34,6 +34,7 @@ class Meter:
         shapes = program.shapes
         self.flops = flops.training(experiment.objective, experiment.model.build(), shapes.params, shapes.model_state, spec)
         self.rate = machine.matrix_rate(experiment.run.precision, list(program.mesh.devices.flat))
+        self.processes = program.batch_size / len(program.own_rows)  # that read different rows, and about as much each
         self.counted = NOTHING
         self.restart()
 
@@ -44,6 +45,7 @@ class Meter:
 
     def count(self, batch: dict[str, np.ndarray]) -> None:
         unit, units = size(batch)
+        units = round(units * self.processes)
         self.counted = self.counted._replace(steps=self.counted.steps + 1, unit=unit, units=self.counted.units + units)
 
     @contextmanager

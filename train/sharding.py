@@ -184,7 +184,7 @@ def own_rows(rows: NamedSharding, batch_size: int) -> np.ndarray:
 
 def laid(batch: Mapping[str, np.ndarray], rows: NamedSharding, batch_size: int, own: np.ndarray) -> dict[str, jax.Array]:
     """A batch on the devices, of which every process gives its `own` rows."""
-    if len(own) == batch_size:  # all of it is here
+    if rows.is_fully_addressable:
         return jax.device_put(dict(batch), rows)
 
     def place(x: np.ndarray) -> jax.Array:

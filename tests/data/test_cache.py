@@ -1,6 +1,7 @@
 """What is kept is whole or not there: built by two at once, killed half way, out of disk, or damaged later."""
 
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def test_two_processes_make_it_once():
 
 def test_what_a_killed_process_left_is_made_anew():
     process = start(60)
-    partial = cache.directory() / f"x-{cache.VERSION}.partial" / "made"
+    partial = cache.directory() / f"x-{cache.VERSION}.{platform.node()}-{process.pid}.partial" / "made"
     while not partial.exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()

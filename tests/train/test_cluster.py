@@ -65,12 +65,14 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None:
-    log = folder / "metrics.jsonl"
-    while all(process.poll() is None for process in processes):
+    log, end = folder / "metrics.jsonl", time.monotonic() + 180
+    while all(process.poll() is None for process in processes) and time.monotonic() < end:
         if log.exists() and f'"step": {step},' in log.read_text():
             return
         time.sleep(0.01)
-    pytest.fail(f"the run ended before step {step}: {[process.communicate() for process in processes]}")
+    for process in processes:
+        process.kill()
+    pytest.fail(f"step {step} did not come: {[process.communicate()[1] for process in processes]}")
 
 
 def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
@@ -168,6 +170,27 @@ def test_two_runs_in_one_directory(start, tmp_path):
     assert f"{folder} is being trained by process {first[0].pid} on " in said and said.count("\n") == 1
     first[0].send_signal(signal.SIGTERM)
     finish(first)
+
+
+def test_processes_that_see_other_run_directories(front_door, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    recipe = ["run", "digits-mlp", "--run.steps=2", "--run.dir=here", "--optimizer.warmup-steps=0"]
+    finish([front_door(*recipe, cwd=tmp_path)])
+    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+    them = [front_door(*recipe, *of, f"--cluster.process={i}", cwd=tmp_path / ("elsewhere" * i)) for i in range(2)]
+    for said in finish(them, 2):
+        assert said == "error: cluster: process 1 differs from process 0: the run directory is new, not begun\n"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
+    folder = tmp_path / "run"
+    processes = start(folder, 2, steps=100_000)
+    wait_for(folder, 3, processes)
+    processes[0].send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [130, 0], said
+    assert "stopped and saved at step" in said[0]
 
 
 def test_processes_that_differ_say_in_what(start, front_door, tmp_path):

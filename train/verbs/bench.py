@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from train import flops, loop, machine
+from train import cluster, flops, loop, machine
 from train.errors import UserError
 from train.experiment import Experiment, to_json
 from train.meter import size
@@ -51,16 +51,19 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - began
     state, devices = program.init(), list(program.mesh.devices.flat)
     seconds, rates, units, unit = [], [], [], ""
-    end = time.perf_counter() + SECONDS
+    steps = WARM_STEPS
     with loop.batches(run) as batches:
-        while len(seconds) < LEAST_STEPS + WARM_STEPS or (time.perf_counter() < end and len(seconds) < MOST_STEPS):
+        while len(seconds) < steps:
             host = next(batches)
             batch = jax.block_until_ready(program.place(host))
             start = time.perf_counter()
             state, _ = jax.block_until_ready(compiled(state, batch))
             seconds.append(time.perf_counter() - start)
             unit, count = size(host)
-            units.append(count)
+            units.append(count * program.batch_size / len(program.own_rows))
+            if len(seconds) == WARM_STEPS:  # all processes take as many as the first finds right
+                more = min(max(round(SECONDS / seconds[-1]), LEAST_STEPS), MOST_STEPS)
+                steps += cluster.gathered(more)[0]
             if len(seconds) % 5 == 0:
                 rates.append(machine.matrix_rate(run.experiment.run.precision, devices, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     path = Path(experiment.run.dir)
     program = build(experiment, batch_spec(experiment), experiment.mesh.build())
     with Checkpoints(path, 1, print, read_only=True) as checkpoints:
-        rows = [describe(checkpoints, step, program) for step in checkpoints.steps()]
+        rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, program))]
     if wanted.json:
         print(json.dumps(rows))
     else:
@@ -42,14 +42,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any]:
-    from train.checkpoint import reason
-
-    folder, damage = checkpoints.directory / str(step), None
-    try:
-        checkpoints.read(step, program)
-    except Exception as error:  # whatever a reader of damaged files may raise
-        damage = reason(error)
+def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any] | None:
+    """None for one that is there no more, since the run goes on."""
+    folder = checkpoints.directory / str(step)
+    _, damage = checkpoints.attempt(step, lambda step: checkpoints.read(step, program))
+    if not folder.exists():
+        return None
     return {
         "step": step,
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from train import cli, recipes, rundir
+from train import cli, cluster, recipes, rundir
 from train.cluster import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> int:
     opened = assemble(wanted)
     splits = opened.dataset.splits
     chosen = wanted.split or ("test" if "test" in splits else "validation")
+    cluster.check_alike({"split": chosen, "best": wanted.best})
     if chosen not in splits:
         raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
     result = loop.evaluate(opened, *load(opened.path, opened.program, wanted.best), chosen)

@@ -49,9 +49,11 @@ def stoppable(work: Callable[[], int]) -> int:
 
     def stop(number, _frame):  # while nothing is being trained, and what was trained is saved
         signal.signal(number, signal.SIG_DFL)  # the second time it ends at once, whatever the first has met
+        if cluster.is_joined():  # and the others are not told: this one does not wait for them
+            os._exit(0 if number == signal.SIGTERM else 128 + number)
         raise Interrupted(number, f"stopped; {AGAIN}")
 
-    before = {number: signal.signal(number, stop) for number in cluster.own_signals()}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return work()
     except Interrupted as interrupted:

@@ -91,7 +91,7 @@ def changed(path: str, value: Any) -> dict:
         ("model.layer", "model.layer: unknown key; did you mean layers?"),
         ("data.sorce", "data.sorce: unknown key; did you mean source?"),
         ("optimizer.rules.1.patern", "optimizer.rules[1].patern: unknown key; did you mean pattern?"),
-        ("mesh.pipeline", "mesh.pipeline: unknown key; there are: data, fsdp, rules, tensor"),
+        ("mesh.pipeline", "mesh.pipeline: unknown key; there are: data, fsdp, replica, rules, tensor"),
     ],
 )
 def test_unknown_keys_are_named_with_the_nearest(path, message):
@@ -239,7 +239,7 @@ def test_a_type_that_is_not_there_is_named(type_, message):
 HOW = {
     *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
     *("run.read_threads", "run.read_workers", "data.accept_changed"),
-    *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
+    *("mesh.replica", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
 
 

@@ -253,7 +253,7 @@ def test_differences_are_of_what_is_learned():
         before,
         model=replace(before.model, attention="xla", remat="full"),
         data=replace(before.data, accept_changed=True),
-        mesh=Mesh(tensor=2, rules={**RULES, "embed": ()}),
+        mesh=Mesh(replica=2, tensor=2, rules={**RULES, "embed": ()}),
         run=replace(
             before.run,
             dir="elsewhere",

@@ -93,6 +93,36 @@ def test_wikitext2_keeps_its_order_and_its_articles():
         source("wikitext2").splits({})
 
 
+@published
+def test_wnut17_has_its_sentences_and_its_entities():
+    prepare("wnut17")
+    rows = read("wnut17", "train", "validation", "test")
+    assert [len(split) for split in rows.values()] == [3_394, 1_009, 1_287]
+    entities = {split: sum(tag.startswith("B-") for row in found for tag in row["tags"]) for split, found in rows.items()}
+    assert entities == {"train": 1_975, "validation": 836, "test": 1_079}
+    assert ("Empire", "B-location") in [pair for row in rows["train"] for pair in zip(row["tokens"], row["tags"], strict=True)]
+
+
+@published
+def test_xquad_json_has_the_same_questions_in_each_language_and_answers_where_they_stand():
+    prepare("xquad_json")
+    rows = read("xquad_json", "en", "de", "es")
+    assert {len(split) for split in rows.values()} == {1_190}
+    assert len({frozenset(row["id"] for row in split) for split in rows.values()}) == 1
+    for split in rows.values():
+        assert len({row["context"] for row in split}) == 240
+        assert all(row["context"][row["start"] :].startswith(row["answer"]) for row in split)
+
+
+@published
+def test_movielens_csv_has_the_ratings_of_its_readme():
+    prepare("movielens_csv")
+    rows = read("movielens_csv", "train")["train"]
+    assert len(rows) == 100_023 and len({row["user"] for row in rows}) == 706 and len({row["movie"] for row in rows}) == 8_552
+    first = {"user": 1, "movie": 6, "rating": 2.0, "timestamp": 980730861}
+    assert {name: rows[0][name] for name in first} == first and rows[0]["title"] == "Heat (1995)"
+
+
 def test_cifar10_jpg_hands_its_images_on_as_they_are(raw, made):
     import io
     import tarfile

@@ -75,7 +75,8 @@ class Mesh:
         filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
         if math.prod(filled.values()) != len(devices):
             there = f"{len(devices)} {devices[0].platform} device(s)"
-            raise UserError(f"mesh: {said(sizes)} does not fit {there}; one axis may be -1")
+            advice = f"what is given makes {fixed}" if -1 in sizes.values() else "--mesh.data -1 takes what the others leave"
+            raise UserError(f"mesh: {said(sizes)} does not fit {there}; {advice}")
         return jax.sharding.Mesh(arranged(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -314,16 +314,16 @@ def test_an_axis_without_a_rule_is_named():
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (Mesh(data=3), "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(data=16), "mesh: replica 1 x data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(data=1), "mesh: replica 1 x data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(fsdp=3), "mesh: replica 1 x data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); one axis may be -1"),
-        (Mesh(tensor=16), "mesh: replica 1 x data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); one axis may be -1"),
+        (Mesh(data=3), "data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
+        (Mesh(data=16), "data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
+        (Mesh(data=1), "data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
+        (Mesh(fsdp=3), "data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); what is given makes 3"),
+        (Mesh(tensor=16), "data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); what is given makes 16"),
     ],
     ids=str,
 )
 def test_a_mesh_that_does_not_fit_the_devices_is_named(mesh, message):
-    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UserError, match=f"^{re.escape('mesh: replica 1 x ' + message)}$"):
         mesh.build()
 
 

@@ -47,11 +47,13 @@ def stoppable(work: Callable[[], int]) -> int:
     from train import cluster
     from train.loop import AGAIN, Interrupted
 
-    def stop(number, _frame):  # while nothing is being trained, and what was trained is saved
-        signal.signal(number, signal.SIG_DFL)  # the second time it ends at once, whatever the first has met
-        if cluster.is_joined():  # and the others are not told: this one does not wait for them
-            os._exit(0 if number == signal.SIGTERM else 128 + number)
-        raise Interrupted(number, f"stopped; {AGAIN}")
+    def stop(number, _frame):
+        """While nothing is being trained, and what was trained is saved. It ends at once: an exception may be raised within a
+        callback that swallows it."""
+        if cluster.is_first():
+            cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
+            os.write(sys.stderr.fileno(), f"{cursor}stopped; {AGAIN}\n".encode())
+        os._exit(0 if number == signal.SIGTERM else 128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -155,7 +155,7 @@ class Checkpoints:
             if found is None:
                 raise UserError(f"{self.directory}: there is no checkpoint yet")
             return found
-        step = cluster.gathered(self.best().get("step"))[0]
+        step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
         if step is None:
             raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
         found, damage = self.attempt(step, read)
@@ -203,7 +203,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Of what was saved, ascending, whole or not, as the first process sees it."""
-        return cluster.gathered(sorted(self.manager.all_steps()))[0]
+        return cluster.gathered(sorted(int(step) for step in self.manager.all_steps()))[0]
 
     def mesh(self, step: int) -> str | None:
         """The mesh that a checkpoint was written on; None if it does not say."""

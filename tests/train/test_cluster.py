@@ -148,15 +148,15 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, tmp_path):
     """FMODELS_KILLS=50 pytest tests/train/test_cluster.py -k random -n 0: a quarter of an hour on two cores."""
     rng, options = random.Random(0), ["--run.checkpoint-every=5", "--mesh.data=2", "--mesh.fsdp=2", "--cluster.timeout=30"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, 4, *options, steps=200))
-    for _ in range(int(os.environ.get("FMODELS_KILLS", "2"))):
-        processes = start(killed, 4, *options, steps=200)
-        time.sleep(rng.uniform(0, 20))  # from the first import to the last checkpoint
+    finish(start(whole, 4, *options, steps=60))
+    for _ in range(int(os.environ.get("FMODELS_KILLS", "1"))):
+        processes = start(killed, 4, *options, steps=60)
+        time.sleep(rng.uniform(0, 12))  # from the first import to the last checkpoint
         processes[rng.randrange(4)].kill()
         for process in processes:
             said = process.communicate(timeout=120)[1]
             assert "damaged" not in said, said
-    finish(start(killed, 4, *options, steps=200))
+    finish(start(killed, 4, *options, steps=60))
     assert losses(killed) == losses(whole)
     chex.assert_trees_all_equal(read_model(killed), read_model(whole))
 
@@ -205,7 +205,7 @@ def test_processes_that_differ_say_in_what(start, front_door, tmp_path):
 
 def test_who_does_not_come_is_named(front_door, tmp_path):
     common = ["run", "digits-mlp", f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=4"]
-    came = [front_door(*common, f"--cluster.process={i}", "--cluster.timeout=15", cwd=tmp_path) for i in (0, 2)]
+    came = [front_door(*common, f"--cluster.process={i}", "--cluster.timeout=10", cwd=tmp_path) for i in (0, 2)]
     for said in finish(came, 2):
         assert said == "error: cluster: process(es) 1, 3 of 4 did not come in time\n"
     alone = front_door(*common, "--cluster.process=1", "--cluster.timeout=1", cwd=tmp_path)

@@ -111,7 +111,7 @@ def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> N
 
 def _collect(port: int, processes: int, mine: dict, timeout: int) -> str:
     """What is wrong, as the first process sees it, after it has told the others."""
-    found: dict[int, tuple[dict, socket.socket]] = {}
+    found: dict[int, socket.socket] = {}
     end, verdict = time.monotonic() + timeout, ""
     with contextlib.ExitStack() as open_ones:
         try:
@@ -129,9 +129,9 @@ def _collect(port: int, processes: int, mine: dict, timeout: int) -> str:
             with contextlib.suppress(OSError, ValueError, TypeError):  # a stranger at the door
                 talk.settimeout(1)
                 number, theirs = json.loads(talk.makefile().readline())
-                verdict = differs(number, theirs, mine)
-                found[number] = theirs, talk
-        for _, talk in found.values():
+                verdict = f"two processes say that they are {number}" if number in found else differs(number, theirs, mine)
+                found[number] = talk
+        for talk in found.values():
             with contextlib.suppress(OSError):
                 talk.sendall(f"{verdict}\n".encode())
     return verdict

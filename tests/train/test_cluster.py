@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, tmp_path):
-    """FMODELS_KILLS=50 pytest tests/train/test_cluster.py -k random -n 0: a quarter of an hour on two cores."""
+    """FMODELS_KILLS=50 pytest tests/train/test_cluster.py -k random -n 0 kills it fifty times."""
     rng, options = random.Random(0), ["--run.checkpoint-every=5", "--mesh.data=2", "--mesh.fsdp=2", "--cluster.timeout=30"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(whole, 4, *options, steps=60))

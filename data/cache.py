@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+
+log = logging.getLogger(__name__)
 
 VERSION = 3  # of all that is made: raised when the making changes, so that nothing old is taken for new
 
@@ -40,6 +43,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
             if not folder.exists():
                 partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")
                 partial.mkdir()
+                log.info("making %s, which the cache keeps", folder)
                 try:
                     make(partial)
                     _appear(partial, folder)

@@ -1,6 +1,7 @@
 """The front door: `python -m train VERB …`. Without a verb it does the main job, which is `python -m train quickstart`."""
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -40,7 +41,10 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
         if verb not in VERBS:
-            raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")
+            from train import recipes
+
+            advice = f"; python -m train run {verb} runs the recipe" if verb in recipes.known() else nearest(verb, VERBS)
+            raise UserError(f"there is no verb {verb}{advice}")
         return importlib.import_module(f"train.verbs.{verb}").main(rest)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,6 +66,13 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
+def is_heard(_record: logging.LogRecord) -> bool:
+    """What data says while it is made, which may take minutes, is said once, whatever the number of processes."""
+    from train import cluster
+
+    return cluster.is_first()
+
+
 def interrupted(number: int, _frame: object) -> None:
     """Ends the process at once, wherever it is: no library that is being imported can swallow it. What trains stops in its own
     way (`train.loop.interruptions`); everything else writes its files whole or not at all."""
@@ -71,6 +82,10 @@ def interrupted(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupted)
+    heard = logging.StreamHandler()
+    heard.addFilter(is_heard)
+    logging.getLogger("data").addHandler(heard)
+    logging.getLogger("data").setLevel(logging.INFO)
     try:
         status = main(sys.argv[1:])
     except Exception as error:

@@ -52,11 +52,6 @@ def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, des
     """tyro's reading of the arguments. Raises UserError where they are wrong; `--help` prints and exits."""
     if {"-h", "--help"} & set(arguments):
         tyro.cli(what, args=["--help"], prog=prog, description=description or None, **options)
-    known = known_options(what, **options)
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in known:
-            raise UserError(f"unknown option {argument.partition('=')[0]}{nearest(name, known, '; --help lists them')}")
     caught = io.StringIO()
     try:
         with _wide(), contextlib.redirect_stderr(caught):
@@ -64,7 +59,12 @@ def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, des
     except SystemExit as end:
         if not end.code:
             raise
-        raise UserError(_one_line(caught.getvalue(), known)) from None
+    known = known_options(what, **options)
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise UserError(f"unknown option {argument.partition('=')[0]}{nearest(name, known, '; --help lists them')}")
+    raise UserError(_one_line(caught.getvalue(), known))
 
 
 def known_options(what: Any, **options: Any) -> set[str]:

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,9 +51,9 @@ class Cluster:
         if self.timeout < 1:
             raise ValueError(f"timeout must be at least 1, not {self.timeout}")
 
-    def join(self) -> None:
+    def join(self, beside: Sequence[Path] = ()) -> None:
         """Waits for all processes, if there are others. To be called before any device is used. Raises UserError that names those
-        which did not come in time, or are of other code or versions."""
+        which did not come in time, or are of other code, that in the files `beside` the project among it, or other versions."""
         if self.processes == 1:
             return
         coordinator, processes, process = self.coordinator, self.processes, self.process
@@ -61,7 +61,8 @@ class Cluster:
             coordinator, processes, process = _detected(self.timeout)
         if coordinator is None or processes is None or process is None or processes == 1:
             return
-        roll_call(coordinator, processes, process, self.timeout)
+        mine = {"code": code(beside), "cluster.processes": processes, **rundir.versions()}
+        roll_call(coordinator, processes, process, mine, self.timeout)
         import jax
 
         jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
@@ -94,13 +95,13 @@ def _speak(aloud: bool) -> None:
     sys.stdout = open(ours, "w", closefd=False)  # noqa: SIM115, until the process ends
 
 
-def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> None:
-    """Waits until all processes are there: each tells the first what it is made of, which tells all what it found.
+def roll_call(coordinator: str, processes: int, process: int, mine: Mapping[str, Any], timeout: int) -> None:
+    """Waits until all processes are there: each tells the first what is its own, which tells all what it found. Raises UserError
+    in all that it reaches where one is missing or differs.
 
     jax.distributed waits too, but ends the process, without saying for whom it waited, when the time is up.
     """
     host, _, port = coordinator.rpartition(":")
-    mine = {"code": code(), "cluster.processes": processes, **rundir.versions()}
     if process:
         verdict = _report(host, int(port), process, mine, timeout)
     else:
@@ -109,9 +110,10 @@ def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> N
         raise UserError(f"cluster: {verdict}")
 
 
-def _collect(port: int, processes: int, mine: dict, timeout: int) -> str:
+def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -> str:
     """What is wrong, as the first process sees it, after it has told the others."""
-    found: dict[int, socket.socket] = {}
+    talks: list[socket.socket] = []
+    found = set[int]()
     end, verdict = time.monotonic() + timeout, ""
     with contextlib.ExitStack() as open_ones:
         try:
@@ -130,14 +132,15 @@ def _collect(port: int, processes: int, mine: dict, timeout: int) -> str:
                 talk.settimeout(1)
                 number, theirs = json.loads(talk.makefile().readline())
                 verdict = f"two processes say that they are {number}" if number in found else differs(number, theirs, mine)
-                found[number] = talk
-        for talk in found.values():
+                talks.append(talk)
+                found.add(number)
+        for talk in talks:
             with contextlib.suppress(OSError):
                 talk.sendall(f"{verdict}\n".encode())
     return verdict
 
 
-def _report(host: str, port: int, process: int, mine: dict, timeout: int) -> str:
+def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> str:
     """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
     end = time.monotonic() + timeout
     while True:
@@ -233,12 +236,14 @@ def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) ->
     return f"process {number} differs from process 0: {shown}" if changed else ""
 
 
-def code() -> str:
-    """A hash of the sources of this project."""
+def code(beside: Sequence[Path]) -> str:
+    """A hash of the sources of this project, and of the files beside it."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for package in ("fmodels", "train", "data") for path in (root / package).rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for path in sorted(beside):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

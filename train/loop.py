@@ -85,7 +85,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
         cluster.check_alike({"the run directory": "begun" if continued else "new"})
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
         lock = cluster.by_first(lambda: write(run, progress.say))
-        for note in [*run.dataset.notes, *notes(experiment)]:
+        for note in [*run.dataset.notes, *notes(run)]:
             progress.say(f"{path.name}: {note}")
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
             state = checkpoints.restore(run.program) if continued else None
@@ -118,12 +118,16 @@ def write(run: Assembled, say: Callable[[str], None]) -> int:
     return lock
 
 
-def notes(experiment: Experiment) -> list[str]:
+def notes(run: Assembled) -> list[str]:
     """What is allowed and may surprise."""
-    warmup, steps = getattr(experiment.optimizer, "warmup_steps", 0), experiment.run.steps
-    if warmup < steps:
-        return []
-    return [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never gets to its peak"]
+    warmup, steps = getattr(run.experiment.optimizer, "warmup_steps", 0), run.experiment.run.steps
+    batch, rows = run.program.batch_size, len(run.dataset.splits["train"])
+    found = []
+    if warmup >= steps:
+        found += [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never gets to its peak"]
+    if batch > rows:
+        found += [f"data.batch_size {batch} is more than the {rows} rows of train: a batch holds some of them twice"]
+    return found
 
 
 def initial(run: Assembled, say: Callable[[str], None]) -> State:

@@ -55,6 +55,7 @@ def refused(capsys, arguments: list[str]) -> str:
 
 QUICK_MISTAKES = {
     "verb": (["runn"], "no verb runn; did you mean run?"),
+    "recipe for a verb": (["digits-mlp"], "no verb digits-mlp; python -m train run digits-mlp runs the recipe"),
     "no recipe": (["run"], "which recipe?"),
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe far from all": (["run", "zzz"], "there are: bert-base"),
@@ -208,3 +209,10 @@ def test_dry_run_tells_and_leaves_nothing(capsys):
     said = capsys.readouterr().out
     assert all(word in said for word in ("parameters    50,826", "FLOPs a step", "memory", "image float32[128, 8, 8, 1]"))
     assert not any(Path().iterdir())
+
+
+def test_what_is_allowed_and_may_surprise_is_said(capsys):
+    assert main([*MLP, "--data.batch-size=2048", "--optimizer.warmup-steps=2"]) == 0
+    said = capsys.readouterr().err
+    assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never gets to its peak" in said
+    assert "data.batch_size 2048 is more than the 1438 rows of train: a batch holds some of them twice" in said

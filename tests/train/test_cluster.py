@@ -11,6 +11,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chex
@@ -18,7 +19,8 @@ import numpy as np
 import pytest
 
 from train.checkpoint import read_model
-from train.cluster import Cluster, differs
+from train.cluster import Cluster, code, differs, roll_call
+from train.errors import UserError
 
 STEPS = 40
 Start = Callable[..., list[subprocess.Popen]]
@@ -226,6 +228,28 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
 def test_what_is_no_cluster_is_named(fields, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Cluster(**fields)
+
+
+@pytest.mark.quick
+def test_two_processes_of_one_number_and_all_the_others_are_told():
+    coordinator = f"127.0.0.1:{free_port()}"
+
+    def call(process: int) -> str:
+        with pytest.raises(UserError) as raised:
+            roll_call(coordinator, 3, process, {"code": "the same"}, timeout=20)
+        return str(raised.value)
+
+    with ThreadPoolExecutor() as threads:
+        assert set(threads.map(call, (0, 1, 1))) == {"cluster: two processes say that they are 1"}
+
+
+@pytest.mark.quick
+def test_the_files_beside_the_project_are_code_too(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("A = 1")
+    before = code([mine])
+    mine.write_text("A = 2")
+    assert len({before, code([mine]), code([])}) == 3
 
 
 def mesh_of(folder: Path) -> str:

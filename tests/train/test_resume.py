@@ -161,6 +161,9 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(short_run, tmp_path
     with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
         loop.train(loop.with_run(experiment, dir=str(folder)))
     assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
+    assert main(["checkpoints", str(folder)]) == 2
+    of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
+    assert of_20.endswith("whole") and of_40.endswith(f"made by a newer version; this one reads {FORMAT}")
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
@@ -184,7 +187,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(short_run, tmp
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]
     assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
-    assert found.err == f"error: {folder}: damaged: 40\n"
+    assert found.err == f"error: {folder}: not readable: 40\n"
     loop.train(loop.with_run(experiment, dir=str(folder)))
     said = capsys.readouterr().err
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said

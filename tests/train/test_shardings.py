@@ -55,3 +55,7 @@ def test_a_pod_that_is_not_there(front_door, tmp_path):
     process = front_door("shardings", *options("bert-tiny"), "--mesh.data=1", "--mesh.fsdp=48", cwd=tmp_path)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2 and "data.batch_size 256 does not divide over 48 device(s)" in said
+    process = front_door("shardings", *options("bert-tiny"), "--mesh.fsdp=48", cwd=tmp_path)
+    _, said = process.communicate(timeout=120)
+    wanted = "error: mesh: 48 devices at least, and there are 1 here; say --mesh.data too, and they are pretended\n"
+    assert (process.returncode, said) == (2, wanted)

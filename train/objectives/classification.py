@@ -114,12 +114,14 @@ class Classification:
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
     """Accuracy; macro precision, recall and F1; each class's own; and the `confusion`: rows are labels, columns guesses."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    label, guess = np.indices(confusion_CC.shape).reshape(2, -1)
-    counted = {"sample_weight": confusion_CC.ravel(), "labels": np.arange(len(confusion_CC)), "zero_division": 0}
-    columns = precision_recall_fscore_support(label, guess, average=None, **counted)
-    per_class = {name: np.asarray(c).tolist() for name, c in zip(("precision", "recall", "f1", "support"), columns, strict=True)}
-    macro = {f"macro_{name}": float(np.mean(per_class[name])) for name in ("precision", "recall", "f1")}
-    accuracy = float(np.trace(confusion_CC) / confusion_CC.sum())
+    right_C, guessed_C, support_C = np.diag(confusion_CC), confusion_CC.sum(0), confusion_CC.sum(1)
+    share = lambda of_C, all_C: of_C / np.maximum(all_C, 1)  # 0 of nothing, as scikit-learn's zero_division=0
+    of_class = {
+        "precision": share(right_C, guessed_C),
+        "recall": share(right_C, support_C),
+        "f1": share(2 * right_C, guessed_C + support_C),
+    }
+    macro = {f"macro_{name}": float(value_C.mean()) for name, value_C in of_class.items()}
+    per_class = {name: value_C.tolist() for name, value_C in {**of_class, "support": support_C}.items()}
+    accuracy = float(right_C.sum() / confusion_CC.sum())
     return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

@@ -67,8 +67,9 @@ def import_file(path: str) -> ModuleType:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def modules_beside(path: str) -> tuple[str, ...]:
-    """The modules in use that lie in the folder of a file which the user named: those that naming it has made trusted."""
+def modules_beside(path: str) -> dict[str, Path]:
+    """The modules in use that lie in the folder of a file which the user named, and their files: naming it has made them
+    trusted."""
     folder = Path(path).resolve().parent
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
-    return tuple(name for name, file in files.items() if file and Path(file).parent == folder)
+    return {name: Path(file) for name, file in files.items() if file and Path(file).parent == folder}

@@ -34,18 +34,22 @@ def main(arguments: list[str]) -> int:
     else:
         print(f"{'step':>10}  {'MiB':>10}  {'written on':40}  state")
         for row in rows:
-            state = f"damaged: {row['damage']}" if row["damage"] else "whole, the best" if row["best"] else "whole"
+            state = row["wrong"] or ("whole, the best" if row["best"] else "whole")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
-    damaged = [str(row["step"]) for row in rows if row["damage"]]
-    if not rows or damaged:
-        raise UserError(f"{path}: " + (f"damaged: {', '.join(damaged)}" if rows else "there is no checkpoint yet"))
+    wrong = [str(row["step"]) for row in rows if row["wrong"]]
+    if not rows or wrong:
+        raise UserError(f"{path}: " + (f"not readable: {', '.join(wrong)}" if rows else "there is no checkpoint yet"))
     return 0
 
 
 def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any] | None:
     """None for one that is there no more, since the run goes on."""
     folder = checkpoints.directory / str(step)
-    _, damage = checkpoints.attempt(step, lambda step: checkpoints.read(step, program))
+    try:
+        _, damage = checkpoints.attempt(step, lambda step: checkpoints.read(step, program))
+        wrong = f"damaged: {damage}" if damage else ""
+    except UserError as error:  # of a newer version
+        wrong = str(error)
     if not folder.exists():
         return None
     return {
@@ -53,5 +57,5 @@ def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any] | None
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "mesh": checkpoints.mesh(step),
         "best": checkpoints.best().get("step") == step,
-        "damage": damage,
+        "wrong": wrong,
     }

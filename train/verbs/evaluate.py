@@ -39,7 +39,7 @@ class OfRun:
         trusted: tuple[str, ...] = ()
         if self.import_file:
             recipes.import_file(self.import_file)
-            trusted = recipes.modules_beside(self.import_file)
+            trusted = tuple(recipes.modules_beside(self.import_file))
         path = rundir.find(self.run)
         experiment = rundir.read_experiment(path, trusted)
         sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}

@@ -13,7 +13,7 @@ SAMPLES = 12
 
 @dataclass(frozen=True)
 class Arguments(OfRun):
-    """Writes report.html: the curves of a run, its result, and what it says of a few held-out examples."""
+    """Writes report.html: the curves of a run, its result, and what a classifier says of a few held-out examples."""
 
 
 def main(arguments: list[str]) -> int:

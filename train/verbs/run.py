@@ -77,8 +77,9 @@ def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]
     experiment = with_directory(recipe(), Path("runs") / name)
     prog = f"python -m train {verb} {arguments[0]}"
     experiment, cluster = cli.override(experiment, arguments[1:], prog, recipe.__doc__ or "")
-    cluster.join()
-    return experiment, recipes.modules_beside(file) if file else ()
+    beside = recipes.modules_beside(file) if file else {}
+    cluster.join(list(beside.values()))
+    return experiment, tuple(beside)
 
 
 def with_directory(experiment: Experiment, path: Path) -> Experiment:

@@ -5,8 +5,10 @@ fills an axis is built of the devices that there are.
 """
 
 import math
+from typing import Any
 
 from train import sharding
+from train.errors import UserError
 from train.experiment import Experiment
 from train.verbs.run import named
 
@@ -26,16 +28,22 @@ def main(arguments: list[str]) -> int:
 
 
 def pretend(experiment: Experiment) -> None:
-    """Has jax make as many CPU devices as the mesh says. It is too late for that once jax has been used."""
+    """Has jax make as many CPU devices as the mesh says. It is too late for that once jax has been used. Raises UserError for a
+    mesh that fills an axis and does not fit the devices that there are."""
     import jax
 
-    sizes = [getattr(experiment.mesh, axis) for axis in sharding.AXES]
-    if min(sizes) > 0:
+    sizes = {axis: getattr(experiment.mesh, axis) for axis in sharding.AXES}
+    if -1 not in sizes.values():
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", math.prod(sizes))
+        jax.config.update("jax_num_cpu_devices", math.prod(sizes.values()))
+    elif (there := jax.device_count()) % (given := -math.prod(sizes.values())):
+        (filled,) = (axis for axis, size in sizes.items() if size == -1)
+        raise UserError(
+            f"mesh: {given} devices at least, and there are {there} here; say --mesh.{filled} too, and they are pretended"
+        )
 
 
-def table(run) -> str:
+def table(run: Any) -> str:
     """A line a parameter: shape, logical axes, mesh axes, bytes a device, and, if it is whole everywhere, why."""
     import jax
 
@@ -62,12 +70,12 @@ def table(run) -> str:
     return "\n".join([*lines, "", f"mesh {sharding.said(program.mesh.shape)}; bytes a device: {summed}"])
 
 
-def held(shape, place) -> int:
+def held(shape: Any, place: Any) -> int:
     """Bytes of an array on one device."""
     return math.prod(place.shard_shape(shape.shape)) * shape.dtype.itemsize
 
 
-def total(shapes, placed) -> int:
+def total(shapes: Any, placed: Any) -> int:
     import jax
 
     return sum(map(held, jax.tree.leaves(shapes), jax.tree.leaves(placed)))

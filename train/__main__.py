@@ -41,10 +41,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
         if verb not in VERBS:
-            from train import recipes
-
-            advice = f"; python -m train run {verb} runs the recipe" if verb in recipes.known() else nearest(verb, VERBS)
-            raise UserError(f"there is no verb {verb}{advice}")
+            raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")
         return importlib.import_module(f"train.verbs.{verb}").main(rest)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -55,7 +55,6 @@ def refused(capsys, arguments: list[str]) -> str:
 
 QUICK_MISTAKES = {
     "verb": (["runn"], "no verb runn; did you mean run?"),
-    "recipe for a verb": (["digits-mlp"], "no verb digits-mlp; python -m train run digits-mlp runs the recipe"),
     "no recipe": (["run"], "which recipe?"),
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe far from all": (["run", "zzz"], "there are: bert-base"),

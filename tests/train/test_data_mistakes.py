@@ -10,7 +10,7 @@ from data.labelled_text import LabelledText
 from train.__main__ import main
 
 RUN = ["run", "pydocs-topics", "--data.labels-per-class=None", "--run.steps=1", "--run.checkpoint-every=1", "--data.length=16"]
-RUN += ["--data.vocab-size=300", "--run.dir=run", "--optimizer.warmup-steps=0", "--data.batch-size=8"]
+RUN += ["--data.vocab-size=300", "--run.dir=run", "--optimizer.warmup-steps=0", "--data.batch-size=8", "--model.layers=1"]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from data.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of all that is made: raised when the making changes, so that nothing old is taken for new
+VERSION = 4  # of all that is made: raised when the making changes, so that nothing old is taken for new
 
 
 def directory() -> Path:
@@ -38,7 +38,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_name(f"{folder.name}.lock")) as alone:
             if alone:
-                for left in folder.parent.glob(f"{folder.name}.*.partial"):
+                for left in folder.parent.glob(f"{folder.name}.{platform.node()}-*.partial"):  # locks may be each machine's own
                     shutil.rmtree(left, ignore_errors=True)
             if not folder.exists():
                 partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")

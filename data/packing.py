@@ -138,6 +138,6 @@ def stretches(texts: Iterable[Encoded], room: int, pad: int, first: int = 0) -> 
     parts of two tokens or more, which `Pairs` makes examples of."""
     for document, (ids, words) in enumerate(texts, first):
         for start in range(0, len(ids) - 1, room):
-            part = ids[start : start + room], words[start : start + room]
+            part = ids[start : start + room], renumbered(words[start : start + room], 0)[0]
             padded = [np.pad(x, (0, room - len(x)), constant_values=fill) for x, fill in zip(part, (pad, -1), strict=True)]
             yield {"tokens": padded[0], "words": padded[1], "size": np.int32(len(part[0])), "document": np.int32(document)}

@@ -103,12 +103,13 @@ class Reading:
 
     def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
         names = pairs("fields", self.config.fields)
-        for number, row in enumerate(rows):
+        needed = {ours: theirs for ours, theirs in names.items() if split == "train" or ours != "label"}
+        for row in rows:
             if isinstance(row, Bad):
                 self.skip(row)
                 continue
-            if number == 0 and split == "train":
-                self._check(row, names)
+            self._check(row, needed)
+            needed = {}  # the first row has them
             self.fields = self.fields or list(row)
             ours = {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
             if ours.get("label") == "":  # as a table has it where there is none

@@ -34,6 +34,7 @@ class Writer:
         fixed = np.zeros((), self.dtype)
         for name in self.dtype.names or ():
             fixed[name] = row[name]
+            assert np.array_equal(fixed[name], row[name]), f"{name} does not fit into {self.columns[name].dtype}"
         record = fixed.tobytes() + rest
         self.writer.write(record)
         if not self.writer.ok():

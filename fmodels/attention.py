@@ -14,8 +14,6 @@ from fmodels.axes import constrain, platform
 from fmodels.layers import Dense, Dropout
 from fmodels.positions import rotary
 
-KERNELS = ("auto", "xla", "cudnn")
-
 
 class Attention(nn.Module):
     """Vaswani et al. 2017, §3.2. `kernel` names how the product is computed: `xla` anywhere; `cudnn` is the fused kernel of

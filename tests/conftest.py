@@ -15,7 +15,6 @@ import pytest
 from data import cache
 
 flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-flags += " --xla_cpu_use_fusion_emitters=false"
 WITHOUT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 USERS = {**WITHOUT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "error"}
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

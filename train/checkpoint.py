@@ -132,8 +132,8 @@ class Checkpoints:
             self.has_failed = True
             if cluster.is_lost(error):
                 raise
-            last = self.manager.latest_step()
-            kept = f"the checkpoint of step {last} is whole" if last is not None else "there is none before it"
+            there = [int(folder.name) for folder in self.directory.glob("*") if folder.name.isdigit()]
+            kept = f"the checkpoint of step {max(there)} is whole" if there else "there is none before it"
             raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {kept}") from None
 
     def restore(self, program: Program) -> State | None:
@@ -287,16 +287,15 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
 
 
 def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
-    """The fresh state with the parameters of another run, as far as names agree, and which were `taken`, are `new`, and were
-    `left over`. Raises UserError where a name agrees and its shape does not, or where a parameter of the model is missing."""
-    from train.optim import names
-
-    theirs, their_state = read_model(run_dir)
-    theirs = stacked_as(theirs, state.params)
-    given = dict(zip(names(theirs), jax.tree.leaves(theirs), strict=True))
-    wanted = dict(zip(names(state.params), jax.tree.leaves(state.params), strict=True))
+    """The fresh state with the parameters and the model state of another run, as far as names agree, and which were `taken`, are
+    `new`, and were `left over`. Raises UserError where a name agrees and its shape does not, or where one of the model is
+    missing."""
+    params, model_state = read_model(run_dir)
+    given = _named({"": stacked_as(params, state.params), "state": model_state})
+    ours = {"": state.params, "state": state.model_state}
+    wanted = _named(ours)
     taken = [name for name in wanted if name in given]
-    missing = [name for name in wanted if name.startswith("model/") and name not in given]
+    missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
         raise UserError(
             f"init_from {run_dir}: it has no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
@@ -312,16 +311,17 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
 
-    def place(path, leaf, placed):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return on_devices(given[name], placed) if name in given else leaf
-
-    params = jax.tree_util.tree_map_with_path(place, state.params, program.shardings.params)
-    model_state = state.model_state
-    if their_state:
-        model_state = jax.tree.map(on_devices, their_state, program.shardings.model_state)
+    placed = {"": program.shardings.params, "state": program.shardings.model_state}
+    place = lambda name, leaf, to: on_devices(given[name], to) if name in given else leaf
+    found = jax.tree.map(place, jax.tree.unflatten(jax.tree.structure(ours), list(wanted)), ours, placed)
     report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
-    return replace(state, params=params, model_state=model_state), report
+    return replace(state, params=found[""], model_state=found["state"]), report
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths: `model/dense/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): leaf for path, leaf in leaves}
 
 
 def on_devices(x: Any, placed: jax.sharding.Sharding) -> jax.Array:

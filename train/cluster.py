@@ -44,7 +44,8 @@ class Cluster:
         given = [name for name in ("coordinator", "processes", "process") if getattr(self, name) is not None]
         if given and len(given) < 3 and not (given == ["processes"] and self.processes == 1):
             raise ValueError(f"coordinator, processes and process are given together, not {given[0]} alone")
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+        host, _, port = (self.coordinator or "here:1").rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"coordinator must be HOST:PORT, not {self.coordinator!r}")
         if self.processes is not None and self.process is not None and not 0 <= self.process < self.processes:
             raise ValueError(f"process must be at least 0 and less than processes {self.processes}, not {self.process}")
@@ -128,12 +129,15 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
                 missing = ", ".join(str(i) for i in range(1, processes) if i not in found)
                 verdict = f"process(es) {missing} of {processes} did not come in time"
                 break
-            with contextlib.suppress(OSError, ValueError, TypeError):  # a stranger at the door
+            try:
                 talk.settimeout(1)
                 number, theirs = json.loads(talk.makefile().readline())
                 verdict = f"two processes say that they are {number}" if number in found else differs(number, theirs, mine)
-                talks.append(talk)
-                found.add(number)
+            except (OSError, ValueError, TypeError):  # a stranger at the door, or one that is slow and will knock again
+                talk.close()
+                continue
+            talks.append(talk)
+            found.add(number)
         for talk in talks:
             with contextlib.suppress(OSError):
                 talk.sendall(f"{verdict}\n".encode())
@@ -142,7 +146,7 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
 
 def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> str:
     """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
-    end = time.monotonic() + timeout
+    end, why = time.monotonic() + timeout, ""
     while True:
         try:
             with socket.create_connection((host, port), timeout=1) as talk:
@@ -150,10 +154,10 @@ def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout
                 talk.settimeout(2 * timeout)
                 if line := talk.makefile().readline():
                     return line.strip()
-        except (OSError, ValueError):  # it is not there yet, or something else is
-            pass
+        except (OSError, ValueError) as error:  # it is not there yet, or something else is
+            why = getattr(error, "strerror", None) or str(error)
         if time.monotonic() > end:
-            return f"process 0 cannot be reached at {host}:{port}"
+            return f"process 0 cannot be reached at {host}:{port} ({why or 'it hung up'})"
         time.sleep(0.1)
 
 

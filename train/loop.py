@@ -16,7 +16,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.loader import Batches, Loader, evaluation_batches
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
-from train import cluster, rundir, sharding
+from train import cluster, layout, rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
 from train.experiment import Experiment, leaves, resolve
@@ -81,14 +81,18 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     progress, lock = Progress(path.name, experiment.run.steps, cluster.is_first()), None
     try:
         continued = rundir.is_continued(experiment, trusted)
-        rundir.same_data(path, run.dataset.fingerprint, getattr(experiment.data, "accept_changed", False), progress.say)
+        if continued:
+            accept = getattr(experiment.data, "accept_changed", False)
+            rundir.same_data(path, run.dataset.fingerprint, accept, progress.say)
         cluster.check_alike({"the run directory": "begun" if continued else "new"})
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
-        lock = cluster.by_first(lambda: write(run, progress.say))
+        lock = cluster.by_first(lambda: write(run, continued, progress.say))
         for note in [*run.dataset.notes, *notes(run)]:
             progress.say(f"{path.name}: {note}")
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
             state = checkpoints.restore(run.program) if continued else None
+            if continued:
+                cluster.by_first(lambda: resume(run, state, progress.say))
             if state is None:
                 state = fresh or initial(run, progress.say)
             with batches(run, int(state.step)) as reader:  # a step takes a batch, so the step is the position
@@ -105,17 +109,31 @@ def identity(run: Assembled) -> dict[str, str]:
     return fields | {f"data {name}": value for name, value in run.dataset.fingerprint.items()}
 
 
-def write(run: Assembled, say: Callable[[str], None]) -> int:
+def write(run: Assembled, continued: bool, say: Callable[[str], None]) -> int:
     """Makes the run directory, with all that is in it before the first step. The file descriptor returned locks it while open."""
     path = run.path
-    lock = rundir.claim(run.experiment, say)
-    rundir.write_atomically(path / "environment.json", json.dumps(rundir.environment(run.dataset.fingerprint), indent=2) + "\n")
+    lock = rundir.claim(path, say)
+    if not continued:
+        rundir.write_environment(path, run.dataset.fingerprint)
     for name, text in run.dataset.codec.files.items():
         rundir.write_atomically(path / name, text)
     if bad := run.dataset.bad_records:
         rundir.write_atomically(path / "bad_records.jsonl", "".join(f"{line}\n" for line in bad))
         say(f"{path.name}: {len(bad)} bad records were skipped; {path / 'bad_records.jsonl'} says which")
+    if run.program.mesh.size > 1:
+        table = layout.table(run.program, run.experiment.mesh.rules, run.spec)
+        rundir.write_atomically(path / "shardings.txt", f"{table}\n")
+    rundir.write_experiment(run.experiment)  # last: from here on the run is begun
     return lock
+
+
+def resume(run: Assembled, state: State | None, say: Callable[[str], None]) -> None:
+    """Before a run that was begun goes on. Raises UserError if it has lost its checkpoints."""
+    if state is None:
+        rundir.check_not_lost(run.path, 2 * run.experiment.run.checkpoint_every)  # the first may be unfinished until the second
+        say(f"{run.path.name}: no checkpoint was saved yet, so it begins anew")
+    if state is None or int(state.step) < run.experiment.run.steps:
+        rundir.write_environment(run.path, run.dataset.fingerprint)
 
 
 def notes(run: Assembled) -> list[str]:

@@ -42,7 +42,9 @@ def of_run(path: Path, labels: Sequence[str], samples: Sequence[Mapping[str, Any
         if "per_class" in result:
             found = beside(confusion(result["confusion"], labels), per_class(result, labels))
             sections.append((f"Classes of the {split} split", found))
-    sections += [("Predictions", predictions(samples))] * bool(samples) + [("Settings", details(experiment, environment))]
+    sections += [("Predictions", predictions(samples))] * bool(samples)
+    table = path / "shardings.txt"
+    sections.append(("Settings", details(experiment, environment) + (folded(table) if table.exists() else "")))
     parts = [_type(experiment.get(name)) for name in ("objective", "model")] + [_type(experiment.get("data", {}).get("source"))]
     if (steps := experiment.get("run", {}).get("steps")) is not None:
         parts.append(f"step {log[-1]['step'] if log else 0:,} of {steps:,}")
@@ -161,6 +163,12 @@ def details(experiment_json: Mapping[str, Any], environment_json: Mapping[str, A
         table = f'<table class="settings"><tbody>{lines}</tbody></table>'
         folded.append(f"<details><summary>{name}</summary>{table}</details>" if lines else "")
     return "".join(folded)
+
+
+def folded(file: Path) -> str:
+    """A text file as it is."""
+    text = _scroll(f"<pre>{escape(file.read_text('utf-8'))}</pre>", file.name)
+    return f"<details><summary>{escape(file.name)}</summary>{text}</details>"
 
 
 def _isnumber(cell: Any) -> bool:

@@ -2,6 +2,7 @@
 
 experiment.json   the resolved experiment
 environment.json  versions, devices, git revision, fingerprint of the data
+shardings.txt     on several devices: what lies where, and what is whole and why
 metrics.jsonl     one object a logged step
 events.*          the same for TensorBoard
 checkpoints/      Orbax
@@ -48,7 +49,8 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
 
 
 def is_continued(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
-    """Whether the run directory is the experiment's already. Raises UserError if it is another's, or holds other files."""
+    """Whether the run directory is the experiment's already, with all that it needs to go on: `experiment.json` is written last.
+    Raises UserError if it is another's, or holds other files."""
     path = Path(experiment.run.dir)
     if (path / "experiment.json").exists():
         changed = differences(read_experiment(path, trusted), experiment)
@@ -58,15 +60,15 @@ def is_continued(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
                 f"{path} holds another experiment (field: its value, this one's): {shown}. Choose another --run.dir, or remove it"
             )
         return True
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    was_started = (path / "lock").is_file()  # and ended before it had written all
+    if path.exists() and not was_started and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is no run directory; choose another --run.dir")
     return False
 
 
-def claim(experiment: Experiment, say: Callable[[str], None]) -> int:
+def claim(path: Path, say: Callable[[str], None]) -> int:
     """Makes the run directory, which nobody else can claim while the file descriptor that is returned is open. Raises UserError
     if it cannot be written, or is claimed."""
-    path = Path(experiment.run.dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -80,10 +82,23 @@ def claim(experiment: Experiment, say: Callable[[str], None]) -> int:
             say(f"{path} cannot be locked ({error.strerror}): start no second run in it")
         os.truncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
-        write_atomically(path / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
         return lock
     except OSError as error:
         raise UserError(f"run.dir {path}: cannot be written: {error.strerror}") from None
+
+
+def write_experiment(experiment: Experiment) -> None:
+    write_atomically(Path(experiment.run.dir) / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
+
+
+def write_environment(path: Path, fingerprint: Mapping[str, str]) -> None:
+    write_atomically(path / "environment.json", json.dumps(environment(fingerprint), indent=2) + "\n")
+
+
+def check_not_lost(path: Path, step: int) -> None:
+    """Where there is no checkpoint. Raises UserError if there was one: the run had passed `step`, or was finished."""
+    if (path / "result.json").exists() or any(row["step"] > step for row in read_metrics(path)):
+        raise UserError(f"{path}: its checkpoints are gone; restore them, or choose another --run.dir")
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -21,9 +21,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import PurePosixPath
+
+from fsspec.utils import glob_translate
 
 from data import formats, places
 from data.errors import DataError
@@ -69,7 +70,8 @@ class Files:
         if wanted:
             used = [name for expression in wanted.values() for name in (expression, *re.split(r"\[[^]]*\]|\+", expression))]
         for name in filter(None, map(str.strip, used)):
-            if name not in own and (chosen := {part: parts[part] for part in parts if fnmatchcase(part, name)}):
+            pattern = re.compile(glob_translate(name))
+            if name not in own and (chosen := {part: parts[part] for part in parts if pattern.match(part)}):
                 own[name] = rows(chosen)
             if name in own:
                 own[name].check()
@@ -184,7 +186,8 @@ class FileRows:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """About one in ten of the rows of each label, or of all that have none, or all but these.
+    """About one in ten of the rows of each `label`, or of all that have none, or all but these; consecutive rows of one
+    `document` together.
 
     The first of a label is never held out, and the second always is, so that a rare label is in both where it can be.
     """
@@ -197,7 +200,7 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[Row | Bad]:
         counts: Counter[str | int | None] = Counter()
-        bad = None
+        bad, document, is_out = None, None, False
         for row in self.rows:
             if isinstance(row, Bad):
                 bad = bad or row
@@ -206,9 +209,11 @@ class HeldOut:
                 continue
             label = row.get("label")
             label = label if isinstance(label, str | int) else None
-            number = counts[label]
-            counts[label] += 1
-            if (number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)) == self.out:
+            if document is None or row.get("document") != document:
+                document, number = row.get("document"), counts[label]
+                is_out = number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)
+                counts[label] += 1
+            if is_out == self.out:
                 yield row
         if self.out and max(counts.values(), default=0) < 2:
             if bad:  # which is why there are so few

@@ -30,7 +30,7 @@ def split(path, name="train", **wanted):
 
 def every(path):
     """All rows of the files at `path`, in their order."""
-    return split(path, train="*")
+    return split(path, train="**")
 
 
 def of(rows, field):
@@ -274,6 +274,20 @@ def test_one_in_ten_of_each_label_is_held_out_and_no_label_is_lost(tmp_path):
     often = of([row for row in rows if row["label"] == "often"], "text")
     expected = [text for k, text in enumerate(often) if k == 1 or (k and zlib.crc32(str(k).encode()) % 10 == 0)]
     assert of([row for row in held if row["label"] == "often"], "text") == expected and 80 < len(expected) < 120
+
+
+def test_rows_of_one_document_are_held_out_together(tmp_path):
+    rows = [{"text": f"{part} of {document}", "document": document} for document in range(40) for part in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    train, held = split(tmp_path / "rows.jsonl"), split(tmp_path / "rows.jsonl", "validation")
+    assert not set(of(train, "document")) & set(of(held, "document")) and len(train) + len(held) == len(rows)
+    assert all(of(held, "document").count(row["document"]) == 5 for row in held)
+
+
+def test_a_star_stands_for_a_name_and_not_for_folders(tmp_path):
+    path = folder(tmp_path, {"a.csv": "a\n1\n", "more/b.csv": "a\n2\n"})
+    found = Files(str(path)).splits({"train": "*.csv", "validation": "more/*.csv", "test": "**/*.csv"})
+    assert [of(rows, "a") for rows in found.values()] == [["1"], ["2"], ["1", "2"]]
 
 
 def test_data_splits_may_name_splits_files_globs_and_slices(tmp_path):

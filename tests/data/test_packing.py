@@ -137,3 +137,13 @@ def test_rows_of_real_text_are_full():
     rows = list(tally.made(packing.packed(tally.texts(vocabulary.encode(paragraphs)), 512, vocabulary)))
     assert len(rows) > 100
     assert tally.about()["share of rows filled"] >= 0.97
+
+
+@pytest.mark.quick
+def test_words_of_a_long_document_are_numbered_anew_in_each_stretch():
+    """A number that is kept in 16 bits must not grow with the document, or become negative, which is no word."""
+    size, room = 70_000, 61
+    ids, words = np.full(size, LOW, np.int32), np.arange(size, dtype=np.int32)
+    for row in packing.stretches([(ids, words)], room, VOCABULARY.special["pad"]):
+        np.testing.assert_array_equal(row["words"][: row["size"]], np.arange(row["size"]))
+        assert (row["words"][row["size"] :] == -1).all()

@@ -237,6 +237,8 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
     [
         ({"process": 1}, "coordinator, processes and process are given together, not process alone"),
         ({"coordinator": "here", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'here'"),
+        ({"coordinator": "1234", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not '1234'"),
+        ({"coordinator": "a:99999", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'a:99999'"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must be at least 0 and less than processes 2, not 2"),
         ({"timeout": 0}, "timeout must be at least 1, not 0"),
     ],

@@ -39,6 +39,7 @@ MISTAKES = {
     "our field misspelt": (rows(), ["--data.fields=txt=text"], "data.fields must be of text, label, document, not 'txt'"),
     "an empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "has no label; --data.fields label=NAME"),
     "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "has no field 'sentence'; it has: text, label"),
+    "a field of theirs misspelt": ([{"txt": "a"}] * 9, ["--data.fields=text=tx"], "no field 'tx'; did"),
     "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "has no field text; it has: txt, label"),
     "an ill-typed text": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; --data.bad-records skip"),
     "no label": ([*rows(), {"text": "unlabelled"}], [], "has no label; --data.fields label=NAME says which field it is"),

@@ -104,6 +104,10 @@ def test_a_signal_before_the_first_step_says_how_to_continue(start, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = finish(process)
     assert said.count("the same command continues") == 1 and "Traceback" not in said
+    process = start(folder)
+    wait_for(process, folder, 10)
+    process.kill()
+    process.communicate()
 
 
 def test_ctrl_c_saves_too(start, uninterrupted, tmp_path):
@@ -210,6 +214,32 @@ def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often
         with pytest.raises(UserError, match="no checkpoint is whole"):
             loop.train(loop.with_run(experiment, dir=str(folder)))
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(short_run, tmp_path):
+    experiment, whole = short_run
+    folder = tmp_path / "gone"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match=r"gone: its checkpoints are gone; restore them, or choose another --run.dir"):
+        loop.train(loop.with_run(experiment, dir=str(folder)))
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_start_that_was_cut_short_is_started_anew_and_a_finished_run_keeps_what_it_was_trained_with(short_run, tmp_path):
+    experiment, whole = short_run
+    folder = tmp_path / "cut"
+    shutil.copytree(whole, folder)
+    for path in ("experiment.json", "result.json", "metrics.jsonl"):  # the first is written last, when all else is there
+        (folder / path).unlink()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "environment.json").write_text("{")
+    experiment = loop.with_run(experiment, dir=str(folder))
+    loop.train(experiment)
+    assert_same_model(whole, folder)
+    made = (folder / "environment.json").stat().st_mtime_ns
+    loop.train(experiment)
+    assert (folder / "environment.json").stat().st_mtime_ns == made
 
 
 def test_predict_needs_the_run_directory_alone(tmp_path, capsys):

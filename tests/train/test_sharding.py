@@ -20,6 +20,7 @@ from train.recipes.digits import digits_cnn, digits_mlp
 from train.sharding import Mesh, arranged, check_batch
 from train.step import Program, State, build
 
+QUICKLY = {"xla_cpu_use_fusion_emitters": False}  # as a flag of the process, the TPU compiler does not know it and aborts
 STEPS, ROWS, LENGTH = 4, 16, 12
 # Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
 ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)
@@ -104,7 +105,7 @@ def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]
     state = jax.device_put(replace(zeros, params=params, guard=guard), built.shardings)
     batches = [jax.device_put(batch(experiment, step), built.batch_sharding) for step in range(STEPS)]
     step = built.step.lower(built.shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0]))
-    step, losses = step.compile(), []
+    step, losses = step.compile(compiler_options=QUICKLY), []
     for rows in batches:
         state, metrics = step(state, rows)
         losses.append(sum(float(n / d) for n, d in metrics["sums"].terms.values()))

@@ -34,14 +34,17 @@ class OfRun:
     "a Python file that the run's experiment needs"
     mesh: Sizes = Sizes()
 
+    def beside(self) -> dict[str, Path]:
+        """The modules that the user named, which are imported, and their files."""
+        if not self.import_file:
+            return {}
+        recipes.import_file(self.import_file)
+        return recipes.modules_beside(self.import_file)
+
     def read(self) -> Experiment:
         """The resolved experiment, wherever its directory has been moved to. Raises UserError if it cannot be read."""
-        trusted: tuple[str, ...] = ()
-        if self.import_file:
-            recipes.import_file(self.import_file)
-            trusted = tuple(recipes.modules_beside(self.import_file))
         path = rundir.find(self.run)
-        experiment = rundir.read_experiment(path, trusted)
+        experiment = rundir.read_experiment(path, tuple(self.beside()))
         sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
         try:
             mesh = replace(experiment.mesh, **sizes)
@@ -57,7 +60,7 @@ class Arguments(OfRun):
     split: str | None = None
     "which; test if there is one, else validation"
     best: bool = False
-    "the checkpoint of least validation loss instead of the last"
+    "the checkpoint of least loss on the split that was evaluated in training instead of the last"
     json: bool = False
     "print one JSON value and nothing else"
     cluster: Cluster = Cluster()
@@ -65,7 +68,7 @@ class Arguments(OfRun):
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
-    wanted.cluster.join()
+    wanted.cluster.join(list(wanted.beside().values()))
     from train import loop
 
     opened = assemble(wanted)
@@ -74,6 +77,8 @@ def main(arguments: list[str]) -> int:
     cluster.check_alike({"split": chosen, "best": wanted.best})
     if chosen not in splits:
         raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
+    if wanted.best and chosen == opened.dataset.held_out:
+        say(f"the best was chosen by its loss on {chosen}, which flatters these figures")
     result = loop.evaluate(opened, *load(opened.path, opened.program, wanted.best), chosen)
     if wanted.json:
         print(json.dumps({"run": str(opened.path), "split": chosen, **result}))
@@ -96,7 +101,7 @@ def assemble(wanted: OfRun) -> Any:
             raise UserError(f"{wanted.run}: its data was chosen by {keep}; if you trust it, name its file: --import {where}")
     opened = loop.assemble(experiment)
     accept = getattr(opened.experiment.data, "accept_changed", False)
-    rundir.same_data(opened.path, opened.dataset.fingerprint, accept, lambda text: print(text, file=sys.stderr))
+    rundir.same_data(opened.path, opened.dataset.fingerprint, accept, say)
     return opened
 
 
@@ -104,6 +109,11 @@ def load(path: Path, program: Any, best: bool = False) -> tuple[Any, Any]:
     """(params, model state) of the newest checkpoint of a run, or of the best."""
     from train.checkpoint import Checkpoints
 
-    say = lambda text: print(text, file=sys.stderr)
     with Checkpoints(path, 1, say, read_only=True) as checkpoints:
         return checkpoints.restore_model(program, best)
+
+
+def say(text: str) -> None:
+    """On stderr, once for all processes."""
+    if cluster.is_first():
+        print(text, file=sys.stderr)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train import cli, recipes
+from train.cluster import Cluster
 from train.errors import UserError
 from train.experiment import Experiment
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from train.plan import describe
 
         run = loop.assemble(experiment)
-        if not rundir.is_continued(run.experiment, trusted):
+        if not rundir.is_continued(run.experiment, trusted) and run.experiment.init_from:  # which may not fit
             loop.initial(run, lambda text: print(text, file=sys.stderr))
         print(describe(run))
         return 0
@@ -70,6 +71,13 @@ def stoppable(work: Callable[[], int]) -> int:
 def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
     """The experiment that `RECIPE [--field value …]` says, and the modules that the user named by naming a file. Of several
     processes that run it, all are there."""
+    experiment, cluster, beside = told(arguments, verb)
+    cluster.join(list(beside.values()))
+    return experiment, tuple(beside)
+
+
+def told(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[str, Path]]:
+    """The same, with the cluster that has not been joined, and the file of each module."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"which recipe? python -m train {verb} RECIPE; python -m train recipes lists them")
     name, recipe = recipes.find(arguments[0])
@@ -77,9 +85,7 @@ def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]
     experiment = with_directory(recipe(), Path("runs") / name)
     prog = f"python -m train {verb} {arguments[0]}"
     experiment, cluster = cli.override(experiment, arguments[1:], prog, recipe.__doc__ or "")
-    beside = recipes.modules_beside(file) if file else {}
-    cluster.join(list(beside.values()))
-    return experiment, tuple(beside)
+    return experiment, cluster, recipes.modules_beside(file) if file else {}
 
 
 def with_directory(experiment: Experiment, path: Path) -> Experiment:

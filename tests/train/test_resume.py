@@ -247,6 +247,7 @@ def test_predict_needs_the_run_directory_alone(tmp_path, capsys):
     notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
     folder, moved = tmp_path / "run", tmp_path / "moved"
     small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300", "--optimizer.warmup-steps=0"]
+    small += ["--model.layers=1"]
     assert main(["run", "bert-tiny", f"--data.source=files:{notes}", f"--run.dir={folder}", *small]) == 0
     notes.unlink()
     folder.rename(moved)

@@ -23,6 +23,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache.directory() / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def front_door() -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `python -m train …` in a folder, as a user does: in a process of its own, with one device or so many, by itself or

@@ -83,6 +83,7 @@ if __name__ == "__main__":
     heard.addFilter(is_heard)
     logging.getLogger("data").addHandler(heard)
     logging.getLogger("data").setLevel(logging.INFO)
+    logging.getLogger("data").propagate = False  # TFDS gives the root a handler of its own
     try:
         status = main(sys.argv[1:])
     except Exception as error:

@@ -153,7 +153,7 @@ class Checkpoints:
         if not best:
             found = self._newest(read)
             if found is None:
-                raise UserError(f"{self.directory}: there is no checkpoint yet")
+                raise UserError(f"{self.directory}: there is no checkpoint: none was saved yet, or they are gone")
             return found
         step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
         if step is None:
@@ -167,10 +167,12 @@ class Checkpoints:
         """What `read` makes of the newest checkpoint that it can read. Damaged ones are put aside, but only once there is another
         to go on from."""
         damaged = []
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        for step in reversed(steps):
             found, damage = self.attempt(step, read)
             if damage:
-                self.say(f"checkpoint {self.directory / str(step)} is damaged ({damage}); trying the one before it")
+                next_one = "; trying the one before it" if step > steps[0] else ""
+                self.say(f"checkpoint {self.directory / str(step)} is damaged ({damage}){next_one}")
                 damaged.append(step)
                 continue
             if damaged and not self.read_only:
@@ -272,7 +274,7 @@ def read_model(run_dir: Path) -> tuple[dict, dict]:
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         step = manager.latest_step()
         if step is None:
-            raise UserError(f"{directory}: there is no checkpoint yet")
+            raise UserError(f"{directory}: there is no checkpoint: none was saved yet, or they are gone")
         try:
             item = directory.absolute() / str(step) / "model"
             handler = ocp.PyTreeCheckpointer()
@@ -299,7 +301,7 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     if missing:
         raise UserError(
             f"init_from {run_dir}: it has no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
-            "the models differ; set the fields of --model as in its experiment.json"
+            "the models differ; its experiment.json says what its model is"
         )
 
     wrong = [
@@ -343,5 +345,7 @@ def stacked_as(given: Any, wanted: Any) -> Any:
 def reason(error: BaseException) -> str:
     """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". See full TensorStore")[0]
-    of_system = re.search(r"([^:\]]+) \[os_error_code", text)
-    return of_system[1].strip() if of_system else text[:200]
+    of_system, of_array = re.search(r"([^:\]]+) \[os_error_code", text), re.match(r"([A-Z_]+): Error", text)
+    if of_system:
+        return of_system[1].strip()
+    return f"{of_array[1].replace('_', ' ').lower()} in reading its arrays" if of_array else text[:200]

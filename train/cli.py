@@ -97,6 +97,8 @@ def _one_line(box: str, known: set[str]) -> str:
         name, what, *_ = lines[lines.index(message) + 1 :]
         return f"{name} is missing: {what.removesuffix(' (required)')}"
     message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", message)
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", message)
+    message = message.replace("could not convert string to float:", "no number:")
     part, _, rest = message.partition(": ")
     field = rest.partition(" ")[0]
     return f"{part}.{rest}" if f"--{part}.{field}".replace("_", "-") in known else message

@@ -32,7 +32,8 @@ def describe(run: Assembled) -> str:
     if program.mesh.size > 1:
         whole = [name for (name, _), sharding in zip(leaves, placed, strict=True) if sharding.is_fully_replicated]
         lines.append(f"replicated    {len(whole)} of {len(leaves)} parameters; python -m train shardings says which, and why")
-    return "\n".join([*lines, *(f"note          {note}" for note in run.dataset.notes), "nothing was trained or written"])
+    lines += [f"note          {note}" for note in run.dataset.notes]
+    return "\n".join([*lines, "nothing was trained, and nothing written but to the cache"])
 
 
 def _mib(size: int) -> str:

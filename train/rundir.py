@@ -32,7 +32,8 @@ def find(run: str) -> Path:
         if (path / "experiment.json").is_file():
             return path
     if Path(run).is_dir():
-        raise UserError(f"{run} is no run directory: it has no experiment.json")
+        below = ", ".join(sorted(path.parent.name for path in Path(run).glob("*/experiment.json")))
+        raise UserError(f"{run} is no run directory: it has no experiment.json{below and f'; the runs in it are {below}'}")
     known = sorted(path.parent.name for path in Path("runs").glob("*/experiment.json"))
     hint = nearest(Path(run).name, known) if known else "; there are no runs here yet: python -m train run RECIPE makes one"
     raise UserError(f"there is no run {run}{hint}")

@@ -31,14 +31,15 @@ def main(arguments: list[str]) -> int:
         rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, program))]
     if wanted.json:
         print(json.dumps(rows))
-    else:
+    if not rows:
+        raise UserError(f"{path}: there is no checkpoint: none was saved yet, or they are gone")
+    if not wanted.json:
         print(f"{'step':>10}  {'MiB':>10}  {'written on':40}  state")
         for row in rows:
             state = row["wrong"] or ("whole, the best" if row["best"] else "whole")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
-    wrong = [str(row["step"]) for row in rows if row["wrong"]]
-    if not rows or wrong:
-        raise UserError(f"{path}: " + (f"not readable: {', '.join(wrong)}" if rows else "there is no checkpoint yet"))
+    if wrong := [str(row["step"]) for row in rows if row["wrong"]]:
+        raise UserError(f"{path}: not readable: {', '.join(wrong)}")
     return 0
 
 

@@ -36,7 +36,7 @@ def prepare(arguments: list[str]) -> int:
 
 
 def inspect(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] in (["-h"], ["--help"]):
         print("usage: python -m train data inspect RECIPE [--field value …]")
         return 0
     experiment, _ = named(arguments, "data inspect")

@@ -73,7 +73,7 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
             row = line  # a pipe may hold plain text
         rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})
     if not rows:
-        raise UserError(f"{where}: there is nothing in it")
+        raise UserError(f"{where}: there is nothing in it; --text TEXT or --input FILE.jsonl says what to predict")
     return rows
 
 

@@ -187,7 +187,7 @@ class FileRows:
 @dataclass(frozen=True)
 class HeldOut:
     """About one in ten of the rows of each `label`, or of all that have none, or all but these; consecutive rows of one
-    `document` together.
+    `document` together, by what the source calls so: fields that data.fields gives these names are not known here.
 
     The first of a label is never held out, and the second always is, so that a rare label is in both where it can be.
     """

@@ -15,7 +15,7 @@ from data.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # of all that is made: raised when the making changes, so that nothing old is taken for new
+VERSION = 5  # of all that is made: raised when the making changes, so that nothing old is taken for new
 
 
 def directory() -> Path:

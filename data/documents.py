@@ -19,7 +19,7 @@ from data.cleaning import ORDER, Cleaner, Cleaning, left_out
 from data.dataset import Spec, fingerprint
 from data.errors import DataError
 from data.reading import FromSource, Reading
-from data.sources import Bad, Row
+from data.sources import Row
 from data.sources.mixture import PART
 from data.store import Stored, Writer
 
@@ -144,11 +144,11 @@ def _with_text(rows: Iterator[Row], config: FromSource, reading: Reading) -> Ite
             yield row
         elif "text" not in row and number == 0:
             raise DataError(
-                f"data.source {config.source}: row {number} has no field text; it has: {', '.join(row)}; "
+                f"{reading.where} has no field text; it has: {', '.join(row)}; "
                 f"name the one that it is: --data.fields text={next(iter(row), 'FIELD')}"
             )
         else:
-            reading.skip(Bad(f"data.source {config.source}, row {number}", f"its text is {_kind(row.get('text'))}, not a string"))
+            reading.reject(row, f"its text is {_kind(row.get('text'))}, not a string")
 
 
 def _place(row: Row) -> tuple:

@@ -19,7 +19,6 @@ from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fin
 from data.errors import DataError
 from data.mixture import weighted
 from data.reading import Reading
-from data.sources import Bad
 from data.sources.mixture import PART
 from data.store import Stored, Writer
 
@@ -87,7 +86,7 @@ class Images(labelling.Labelled):
         for split, rows in reading.splits().items():
             digest, writer = hashlib.sha256(), None
             try:
-                for number, row in enumerate(rows):
+                for row in rows:
                     image, encoded, wrong = row.get("image"), b"", ""
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row.get(PART, 0))}
                     try:
@@ -102,7 +101,7 @@ class Images(labelling.Labelled):
                     if writer is not None and not wrong and columns != writer.columns:
                         wrong = "its image is of another kind (encoded, bytes or floats) than those before it"
                     if wrong:
-                        reading.skip(Bad(f"data.source {self.source}, row {number} of {split}", wrong))
+                        reading.reject(row, wrong)
                         continue
                     if row.get("label") is not None:
                         fixed["label"] = np.int32(labels.setdefault(str(row["label"]), len(labels)))

@@ -1,6 +1,7 @@
 """What the config of anything that is read from a source has, and how its rows are read."""
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +64,7 @@ class Reading:
 
     def __init__(self, config: FromSource):
         self.config, self.bad, self.fields = config, list[str](), list[str]()
+        self.where = ""  # of the row that was read last
         self.source = sources.find(config.source)
 
     @property
@@ -93,7 +95,7 @@ class Reading:
     def splits(self) -> dict[str, Iterator[Row]]:
         """Raises DataError where there is nothing to train on, or nothing held out."""
         wanted = pairs("splits", self.config.splits)
-        found = self.source.splits(wanted)
+        found = self.source.splits(wanted, pairs("fields", self.config.fields))
         if "train" not in found or len(found) < 2:
             raise DataError(
                 f"data.source {self.config.source}: a run needs train, and validation or test; it has: {', '.join(found)}; "
@@ -104,10 +106,11 @@ class Reading:
     def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
         names = pairs("fields", self.config.fields)
         needed = {ours: theirs for ours, theirs in names.items() if split == "train" or ours != "label"}
-        for row in rows:
+        for number, row in enumerate(rows):
             if isinstance(row, Bad):
-                self.skip(row)
+                self._skip(row)
                 continue
+            self.where = f"data.source {self.config.source}, row {number} of {split}"
             self._check(row, needed)
             needed = {}  # the first row has them
             self.fields = self.fields or list(row)
@@ -116,7 +119,12 @@ class Reading:
                 del ours["label"]
             yield ours
 
-    def skip(self, bad: Bad) -> None:
+    def reject(self, row: Row, what: str) -> None:
+        """To be called for the row that was read last, if it is not what it should be. Raises DataError if the policy says so."""
+        shortened = " ".join(reprlib.repr(row).split())  # an array would be several lines
+        self._skip(Bad(f"{self.where}, {shortened}", what))
+
+    def _skip(self, bad: Bad) -> None:
         """Raises DataError if the policy, or its limit, says so."""
         if self.config.bad_records == "error":
             raise DataError(f"{bad.where}: {bad.what}; --data.bad-records skip goes on without such rows")

@@ -4,8 +4,11 @@ A source is a frozen dataclass with
 
     stamp() -> {part: state}          what it reads (files, a version) and the state of each, such as size and time:
                                       where no stamp has changed, no row has, and nothing is read again
-    splits(wanted) -> {split: rows}   `wanted` says for each of our splits (`train`, `validation`, `test`) which of the
-                                      source's it is; empty is the source's own choice
+    splits(wanted, names) -> {split: rows}
+                                      `wanted` says for each of our splits (`train`, `validation`, `test`) which of the
+                                      source's it is; empty is the source's own choice. `names` says which of its fields are our
+                                      `label`, `document` and so on, where they are called otherwise: for the choice of what is
+                                      held out, since rows keep the source's names
 
 Rows are an iterable that is read as often as it is asked for, in the same order, and never held in memory as a whole. Each is a
 dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has),
@@ -44,7 +47,7 @@ Rows = Iterable[Row | Bad]
 
 class Source(Protocol):
     def stamp(self) -> Mapping[str, str]: ...
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]: ...
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]: ...
 
 
 def find(source: Any) -> Source:

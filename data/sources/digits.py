@@ -13,7 +13,7 @@ class Digits:
     def stamp(self) -> Mapping[str, str]:
         return {"digits": "1998"}  # they do not change
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Rows of `image`, float32 [8, 8, 1] in [0, 1], and `label`; a fifth, drawn at random once for all, is `test`."""
         from sklearn.datasets import load_digits
 

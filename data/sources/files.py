@@ -48,7 +48,7 @@ class Files:
         labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
         return {file.where: file.stamp() for file in [*files, *labels]}
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where there is nothing that can be read, or some files are of a split and others of none."""
         parts = self._parts()
         classes = len({_folder(name) for name in parts} - {None}) > 1
@@ -59,7 +59,11 @@ class Files:
         unnamed = named.pop(None, {})
         own: dict[str, FileRows | HeldOut] = {split: rows(named[split]) for split in SPLITS if split in named}
         if not named:
-            own = {"train": HeldOut(rows(parts), False), "validation": HeldOut(rows(parts), True)}
+            label, document = (names.get(name, name) for name in ("label", "document"))
+            own = {
+                "train": HeldOut(rows(parts), label, document, False),
+                "validation": HeldOut(rows(parts), label, document, True),
+            }
         elif unnamed and not wanted:
             split, files = next(iter(named.items()))
             raise DataError(
@@ -186,13 +190,16 @@ class FileRows:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """About one in ten of the rows of each `label`, or of all that have none, or all but these; consecutive rows of one
-    `document` together, by what the source calls so: fields that data.fields gives these names are not known here.
+    """About one in ten of the rows of each label, or of all that have none, or all but these; consecutive rows of one document
+    together.
 
     The first of a label is never held out, and the second always is, so that a rare label is in both where it can be.
     """
 
     rows: FileRows
+    label: str
+    document: str
+    "the fields that have them"
     out: bool
 
     def check(self) -> str:
@@ -207,10 +214,10 @@ class HeldOut:
                 if not self.out:
                     yield row
                 continue
-            label = row.get("label")
+            label = row.get(self.label)
             label = label if isinstance(label, str | int) else None
-            if document is None or row.get("document") != document:
-                document, number = row.get("document"), counts[label]
+            if document is None or row.get(self.document) != document:
+                document, number = row.get(self.document), counts[label]
                 is_out = number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)
                 counts[label] += 1
             if is_out == self.out:

@@ -28,7 +28,7 @@ class HuggingFace:
         states = ((file, os.stat(file)) for file in files)
         return {os.path.relpath(file, self._folder): f"{state.st_size} bytes, {state.st_mtime_ns}" for file, state in states}
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Without `wanted` those that have our names, or a usual one (`dev`); where there is `train` and nothing else, its last
         tenth is `validation`.
 

@@ -32,14 +32,14 @@ class Mixture:
         stamps = {part: sources.find(part).stamp() for part in self.parts}
         return {f"{part}: {name}": state for part, stamp in stamps.items() for name, state in stamp.items()}
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where a part has no training split."""
-        found = [sources.find(part).splits(wanted) for part in self.parts]
+        found = [sources.find(part).splits(wanted, names) for part in self.parts]
         for part, splits in zip(self.parts, found, strict=True):
             if "train" not in splits:
                 raise DataError(f"data.source {part}: it has no split train, to be a part of a mixture")
-        names = [split for split in sources.SPLITS if any(split in splits for splits in found)]
-        return {split: _InTurn([splits.get(split, ()) for splits in found]) for split in names}
+        there = [split for split in sources.SPLITS if any(split in splits for splits in found)]
+        return {split: _InTurn([splits.get(split, ()) for splits in found]) for split in there}
 
 
 class _InTurn:

@@ -64,7 +64,7 @@ class PyDocs:
     def stamp(self) -> Mapping[str, str]:
         return _stamp()
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where a library is not installed."""
         splits: dict[str, list[Row]] = {"train": [], "validation": []}
         for passage in collect():
@@ -83,7 +83,7 @@ class PyDocsTopics:
     def stamp(self) -> Mapping[str, str]:
         return _stamp()
 
-    def splits(self, wanted: Mapping[str, str]) -> Mapping[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Raises DataError where a library is not installed."""
         splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         passages = [p for p in collect() if p.library in TOPICS]

@@ -37,7 +37,7 @@ class Tfds:
             state[split] = f"{info.num_examples} rows in {', '.join(files)}"
         return state
 
-    def splits(self, wanted: Mapping[str, str]) -> dict[str, Rows]:
+    def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Rows]:
         """`wanted` is in TFDS's own language: `train[:10%]`, `train[1000:]+test`. Without it they are those
         of the data set that have our names, or a usual one (`dev`); where it has `train` and nothing else, its last tenth is
         `validation`.

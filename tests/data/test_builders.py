@@ -35,7 +35,7 @@ def raw(tmp_path, monkeypatch) -> Path:
 
 
 def read(name: str, *splits: str) -> dict[str, list]:
-    return {split: list(rows) for split, rows in source(name).splits({split: split for split in splits}).items()}
+    return {split: list(rows) for split, rows in source(name).splits({split: split for split in splits}, {}).items()}
 
 
 def test_ours_have_names_that_no_one_else_has():
@@ -77,7 +77,7 @@ def test_clinc150_has_as_many_of_each_intent_and_those_of_none_apart():
         assert len(counts) == 150 and set(counts.values()) == {each}
     assert {(row["label"], row["domain"]) for row in rows["test_oos"]} == {("oos", "oos")}
     assert {"text": "how would you say fly in italian", "label": "translate", "domain": "travel"} in rows["test"]
-    assert list(source("clinc150").splits({})) == ["train", "validation", "test"]
+    assert list(source("clinc150").splits({}, {})) == ["train", "validation", "test"]
 
 
 @published
@@ -90,7 +90,7 @@ def test_wikitext2_keeps_its_order_and_its_articles():
         documents = [document for document, _ in itertools.groupby(row["document"] for row in rows)]
         assert len(documents) == len(set(documents)) == articles
     with pytest.raises(DataError, match="not plain; it has: validation, test"):  # its train.txt was not there
-        source("wikitext2").splits({})
+        source("wikitext2").splits({}, {})
 
 
 @published

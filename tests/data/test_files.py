@@ -25,7 +25,7 @@ real = pytest.mark.skipif(not REAL, reason="FMODELS_DATA is not set")
 
 
 def split(path, name="train", **wanted):
-    return list(Files(str(path)).splits(wanted)[name])
+    return list(Files(str(path)).splits(wanted, {})[name])
 
 
 def every(path):
@@ -38,13 +38,13 @@ def of(rows, field):
 
 
 def sizes(path):
-    return {name: sum(1 for _ in rows) for name, rows in Files(f"{REAL}/{path}").splits({}).items()}
+    return {name: sum(1 for _ in rows) for name, rows in Files(f"{REAL}/{path}").splits({}, {}).items()}
 
 
 def said(path, **wanted):
     """What the one bad row says, or else the error."""
     try:
-        return next(f"{row.where}: {row.what}" for row in Files(str(path)).splits(wanted)["train"] if isinstance(row, Bad))
+        return next(f"{row.where}: {row.what}" for row in Files(str(path)).splits(wanted, {})["train"] if isinstance(row, Bad))
     except DataError as error:
         return str(error)
 
@@ -88,7 +88,7 @@ def archive(path, files, mode="w"):
 @real
 def test_mnist_as_it_is_published():
     assert sizes("mnist") == {"train": 60_000, "test": 10_000}
-    first = next(iter(Files(f"{REAL}/mnist").splits({})["train"]))
+    first = next(iter(Files(f"{REAL}/mnist").splits({}, {})["train"]))
     assert first["image"].shape == (28, 28, 1) and first["image"].dtype == np.uint8 and first["label"] == "5"
     assert set(of(split(f"{REAL}/mnist/t10k*", "test"), "label")) == set("0123456789")
 
@@ -127,7 +127,7 @@ def _by_scipy(data):
 
 @real
 def test_cifar10_from_its_archive():
-    splits = Files(f"{REAL}/cifar10/cifar10_jpg.tar.xz").splits({"train": "train", "validation": "test[:1100]"})
+    splits = Files(f"{REAL}/cifar10/cifar10_jpg.tar.xz").splits({"train": "train", "validation": "test[:1100]"}, {})
     assert {row["label"] for row in splits["validation"]} == {"airplane", "automobile"}
     first = next(iter(splits["train"]))
     assert first["image"].startswith(b"\xff\xd8\xff") and first["label"] == "airplane"
@@ -138,7 +138,7 @@ def test_movielens_and_wikitext_as_they_are_published():
     assert every(f"{REAL}/ml-latest-small/movies.csv")[0]["title"] == "Toy Story (1995)"
     with open(f"{REAL}/ml-latest-small/ratings.csv") as file:
         assert every(f"{REAL}/ml-latest-small/ratings.csv") == list(csv.DictReader(file))
-    assert list(Files(f"{REAL}/wikitext2").splits({})) == ["validation", "test"]
+    assert list(Files(f"{REAL}/wikitext2").splits({}, {})) == ["validation", "test"]
     assert every(f"{REAL}/wikitext2/valid.txt")[0]["text"] == "= Homarus gammarus ="
 
 
@@ -204,7 +204,7 @@ def test_the_folder_of_an_image_is_its_label(tmp_path, kind):
     files = {f"{split}/{label}/{i}.{kind}": data for split in ("train", "test") for label in ("cat", "dog") for i in range(2)}
     folder(tmp_path / "photos", files | {"README.md": "", ".hidden": ""})
     for path in (tmp_path / "photos", archive(tmp_path / "a.tar", files), archive(tmp_path / "a.tgz", files, "w:gz")):
-        assert list(Files(str(path)).splits({})) == ["train", "test"]
+        assert list(Files(str(path)).splits({}, {})) == ["train", "test"]
         assert split(path, "test") == [{"label": label, "image": data} for label in ("cat", "cat", "dog", "dog")]
         assert of(split(path, train="test/dog/*"), "label") == ["dog", "dog"]
     assert every(tmp_path / "photos/test/cat") == [{"image": data}] * 2  # one folder is no class
@@ -260,7 +260,7 @@ def test_what_is_elsewhere_is_read_as_what_is_here(tmp_path):
     }.items(),
 )
 def test_names_say_the_split(tmp_path, name, expected):
-    assert list(Files(str(folder(tmp_path, {name: "a\nb\n"}))).splits({})) == [expected]
+    assert list(Files(str(folder(tmp_path, {name: "a\nb\n"}))).splits({}, {})) == [expected]
 
 
 def test_one_in_ten_of_each_label_is_held_out_and_no_label_is_lost(tmp_path):
@@ -276,6 +276,15 @@ def test_one_in_ten_of_each_label_is_held_out_and_no_label_is_lost(tmp_path):
     assert of([row for row in held if row["label"] == "often"], "text") == expected and 80 < len(expected) < 120
 
 
+def test_labels_and_documents_are_held_out_by_the_names_that_they_have(tmp_path):
+    rows = [{"module": module, "sentiment": "rare" if module > 37 else "often"} for module in range(40) for _ in range(5)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = Files(str(tmp_path / "rows.jsonl")).splits({}, {"label": "sentiment", "document": "module"})
+    modules = {name: of(found, "module") for name, found in splits.items()}
+    assert set(modules["train"]).isdisjoint(modules["validation"]) and sum(map(len, modules.values())) == len(rows)
+    assert 38 in modules["train"] and 39 in modules["validation"]
+
+
 def test_rows_of_one_document_are_held_out_together(tmp_path):
     rows = [{"text": f"{part} of {document}", "document": document} for document in range(40) for part in range(5)]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -286,13 +295,13 @@ def test_rows_of_one_document_are_held_out_together(tmp_path):
 
 def test_a_star_stands_for_a_name_and_not_for_folders(tmp_path):
     path = folder(tmp_path, {"a.csv": "a\n1\n", "more/b.csv": "a\n2\n"})
-    found = Files(str(path)).splits({"train": "*.csv", "validation": "more/*.csv", "test": "**/*.csv"})
+    found = Files(str(path)).splits({"train": "*.csv", "validation": "more/*.csv", "test": "**/*.csv"}, {})
     assert [of(rows, "a") for rows in found.values()] == [["1"], ["2"], ["1", "2"]]
 
 
 def test_data_splits_may_name_splits_files_globs_and_slices(tmp_path):
     path = folder(tmp_path, {"train.csv": "a\n1\n2\n3\n4\n", "other.csv": "a\n5\n6\n", "more/x.csv": "a\n7\n", "junk.bin": "?"})
-    numbers = lambda **wanted: [of(rows, "a") for rows in Files(str(path)).splits(wanted).values()]
+    numbers = lambda **wanted: [of(rows, "a") for rows in Files(str(path)).splits(wanted, {}).values()]
     assert numbers(train="train[:50%]", validation="other.csv", test="more/*") == [["1", "2"], ["5", "6"], ["7"]]
     assert numbers(train="train.csv[1:]+other.csv[:1]") == [["2", "3", "4", "5"]]
     for wrong, what in {"othr.csv": "did you mean other.csv", "mor/*": "there is no file 'mor/*'", "*": "cannot tell"}.items():
@@ -312,7 +321,7 @@ def test_no_more_is_read_than_is_asked_for(tmp_path):
 
     with gzip.open(tmp_path / "a.jsonl.gz", "wt", compresslevel=1) as file:
         file.writelines(json.dumps({"text": f"{i} " * 50}) + "\n" for i in range(50_000))
-    rows = Files(str(tmp_path)).splits({"train": "*"})["train"]
+    rows = Files(str(tmp_path)).splits({"train": "*"}, {})["train"]
     tracemalloc.start()
     assert sum(1 for _ in rows) == 50_000
     peak = tracemalloc.get_traced_memory()[1]
@@ -405,7 +414,7 @@ def test_what_cannot_be_used_is_said_with_what_would_be(tmp_path, path, what):
     (tmp_path / "empty").mkdir()
     archive(tmp_path / "a.tar", {"b.csv": b"x"}), archive(tmp_path / "c.tar", {})
     with pytest.raises(DataError) as error:
-        list(Files(f"{tmp_path}/{path}").splits({}).get("validation", ()))
+        list(Files(f"{tmp_path}/{path}").splits({}, {}).get("validation", ()))
     assert what in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -55,7 +55,7 @@ def folder(datasets, tmp_path):
 
 
 def test_a_folder_of_parquet_has_names_for_labels_and_encoded_images(folder):
-    splits = source(str(folder)).splits({})
+    splits = source(str(folder)).splits({}, {})
     assert list(splits) == ["train", "validation"]
     train, validation = (list(rows) for rows in splits.values())
     assert [row["text"] for row in train + validation] == [f"row {i}" for i in range(45)]
@@ -67,17 +67,17 @@ def test_a_folder_of_parquet_has_names_for_labels_and_encoded_images(folder):
 
 
 def test_splits_are_chosen_of_its_own(folder):
-    splits = source(str(folder)).splits({"train": "train[:90%]+validation", "validation": "train[90%:]"})
+    splits = source(str(folder)).splits({"train": "train[:90%]+validation", "validation": "train[90%:]"}, {})
     assert [len(list(rows)) for rows in splits.values()] == [41, 4]
     with pytest.raises(DataError, match=r"no split 'validate'; did you mean validation\?; it has: "):
-        source(str(folder)).splits({"train": "validate"})
+        source(str(folder)).splits({"train": "validate"}, {})
     next(folder.glob("valid*")).unlink()
-    assert [len(list(rows)) for rows in source(str(folder)).splits({}).values()] == [36, 4]
+    assert [len(list(rows)) for rows in source(str(folder)).splits({}, {}).values()] == [36, 4]
 
 
 def test_rows_without_declared_features_are_read_as_they_are(datasets, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
-    splits = source(str(tmp_path)).splits({})
+    splits = source(str(tmp_path)).splits({}, {})
     assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_said_in_one_line(folder, monkeypatch):
         if damage:
             monkeypatch.setattr(datasets, "load_dataset_builder", damage)
         with pytest.raises(DataError) as caught:
-            list(source(name).splits({})["train"])
+            list(source(name).splits({}, {})["train"])
         said.append(str(caught.value))
     assert "it cannot be read on: " in said[0]
     assert said[1].endswith(f"there is no such folder; did you mean {folder}?")
@@ -133,6 +133,6 @@ def test_two_names_are_an_owner_and_a_name_or_else_a_name_and_a_config(datasets,
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"hf:imdb: datasets is not installed; pip install 'fmodels\[hf\]'"):
-        source("imdb").splits({})
+        source("imdb").splits({}, {})
     with pytest.raises(DataError, match="the name is missing: hf:OWNER/NAME"):
         source("")

@@ -39,7 +39,7 @@ def test_a_split_that_is_not_there_is_named(expression, message):
 
 @pytest.mark.quick
 def test_digits_are_split_once_for_all():
-    splits = sources.find("digits").splits({})
+    splits = sources.find("digits").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1438, "test": 359}
     assert splits["test"][0]["image"].shape == (8, 8, 1) and {row["label"] for row in splits["test"]} == set("0123456789")
 
@@ -56,7 +56,7 @@ def test_digits_are_split_once_for_all():
 )
 def test_what_is_no_mixture_is_named(argument, message):
     with pytest.raises(DataError, match=message):
-        sources.find(f"mixture:{argument}").splits({})
+        sources.find(f"mixture:{argument}").splits({}, {})
 
 
 @pytest.mark.quick
@@ -110,7 +110,7 @@ def test_the_corpus_is_large_and_no_two_passages_are_alike(passages):
 
 
 def test_held_out_modules_are_held_out_of_everything(passages):
-    corpus, topics = (sources.find(name).splits({}) for name in ("pydocs", "pydocs:topics"))
+    corpus, topics = (sources.find(name).splits({}, {}) for name in ("pydocs", "pydocs:topics"))
     documents = {split: {row["document"] for row in rows} for split, rows in corpus.items()}
     assert not documents["train"] & documents["validation"]
     masked = {pydocs.mask_names(row["text"]) for row in corpus["train"]}
@@ -123,7 +123,7 @@ def test_held_out_modules_are_held_out_of_everything(passages):
 def test_no_name_of_a_library_is_left_in_a_topic_passage():
     words = {
         word.strip(".,()").lower()
-        for rows in sources.find("pydocs:topics").splits({}).values()
+        for rows in sources.find("pydocs:topics").splits({}, {}).values()
         for row in rows
         for word in row["text"].split()
     }

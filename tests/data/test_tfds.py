@@ -91,7 +91,7 @@ def mine(made, tmp_path, monkeypatch) -> Path:
 
 @published
 def test_mnist_is_whole_and_its_images_are_png():
-    splits = source("mnist").splits({})
+    splits = source("mnist").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 60_000, "test": 10_000}
     counts = Counter(row["label"] for row in splits["train"])
     assert counts == {str(digit): count for digit, count in enumerate(MNIST_TRAIN)}
@@ -101,7 +101,7 @@ def test_mnist_is_whole_and_its_images_are_png():
 
 @published
 def test_sst2_is_whole_and_its_test_has_no_labels():
-    splits = source("glue/sst2").splits({})
+    splits = source("glue/sst2").splits({}, {})
     assert list(splits) == ["train", "validation", "test"]
     assert [len(rows) for rows in splits.values()] == [67_349, 872, 1_821]
     assert [next(iter(rows)) for rows in splits.values()] == [
@@ -115,9 +115,9 @@ def test_sst2_is_whole_and_its_test_has_no_labels():
 
 @published
 def test_splits_are_in_tfds_own_language():
-    whole = [row["idx"] for row in source("glue/sst2").splits({"train": "validation"})["train"]]
+    whole = [row["idx"] for row in source("glue/sst2").splits({"train": "validation"}, {})["train"]]
     chosen = {"train": "validation[:50%]", "validation": "validation[50%:]", "test": "validation[-2:] + validation[:3]"}
-    splits = {split: [row["idx"] for row in rows] for split, rows in source("glue/sst2:2.*.*").splits(chosen).items()}
+    splits = {split: [row["idx"] for row in rows] for split, rows in source("glue/sst2:2.*.*").splits(chosen, {}).items()}
     assert splits["train"] + splits["validation"] == whole and len(splits["train"]) == 436
     assert splits["test"] == whole[-2:] + whole[:3]
 
@@ -142,7 +142,7 @@ def test_splits_are_in_tfds_own_language():
 )
 def test_what_is_not_there_is_said_in_one_line(name, wanted, said):
     with pytest.raises(DataError, match=said) as caught:
-        source(name).splits(wanted)
+        source(name).splits(wanted, {})
     assert "\n" not in str(caught.value)
 
 
@@ -154,7 +154,7 @@ def test_a_name_that_is_none_is_refused():
 
 
 def test_rows_have_names_for_labels_and_str_for_text(mine):
-    rows = list(source("odd").splits({"train": "train"})["train"])
+    rows = list(source("odd").splits({"train": "train"}, {})["train"])
     assert rows[0] == Bad("odd-train.array_record-00000-of-00001, record 0", "text: byte 2 (0xfc) is not UTF-8")
     assert "label" not in rows[1] and rows[1]["tags"] == ["noun"]
     row = rows[5]
@@ -181,12 +181,12 @@ def test_names_are_given_however_deep_the_labels_lie():
 
 
 def test_the_last_tenth_is_held_out_where_there_is_train_alone(mine):
-    splits = source("odd").splits({})
+    splits = source("odd").splits({}, {})
     numbers = {split: [row["number"] for row in rows if not isinstance(row, Bad)] for split, rows in splits.items()}
     assert numbers == {"train": list(range(1, 18)), "validation": [18, 19]}
     assert [row["number"] for row in splits["validation"]] == numbers["validation"]  # read again
     with pytest.raises(DataError, match=r"not plain; it has: train, validation_matched; data\.splits says"):
-        source("matched").splits({})
+        source("matched").splits({}, {})
 
 
 def test_the_newest_version_is_read_and_the_stamp_names_it_and_its_files(mine):
@@ -200,7 +200,7 @@ def test_the_newest_version_is_read_and_the_stamp_names_it_and_its_files(mine):
 
 def test_files_that_are_damaged_are_named(mine):
     path = next((mine / "odd" / "1.10.0").glob("*train*"))
-    read = lambda: [len(list(rows)) for rows in source("odd").splits({}).values()]
+    read = lambda: [len(list(rows)) for rows in source("odd").splits({}, {}).values()]
     assert read() == [18, 2]
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:40] + bytes([whole[40] ^ 255]) * 3000 + whole[3040:]):
@@ -216,4 +216,4 @@ def test_files_that_are_damaged_are_named(mine):
     with pytest.raises(
         DataError, match=r"no data set in ArrayRecord files can be read from it: .*prepare tfds:odd makes it anew"
     ):
-        source("odd").splits({})
+        source("odd").splits({}, {})

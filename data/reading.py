@@ -60,7 +60,7 @@ def pairs(name: str, text: str) -> dict[str, str]:
 
 class Reading:
     """The rows of a config's source, with our names, by its policy for bad ones. `bad` has a line of JSON for each row skipped,
-    `fields` the names of the first."""
+    `fields` the names of the first of each split."""
 
     def __init__(self, config: FromSource):
         self.config, self.bad, self.fields = config, list[str](), list[str]()
@@ -106,14 +106,16 @@ class Reading:
     def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
         names = pairs("fields", self.config.fields)
         needed = {ours: theirs for ours, theirs in names.items() if split == "train" or ours != "label"}
+        seen = False
         for number, row in enumerate(rows):
             if isinstance(row, Bad):
                 self._skip(row)
                 continue
             self.where = f"data.source {self.config.source}, row {number} of {split}"
-            self._check(row, needed)
-            needed = {}  # the first row has them
-            self.fields = self.fields or list(row)
+            if not seen:
+                self._check(row, needed)
+                self.fields = list(dict.fromkeys([*self.fields, *row]))
+            seen = True
             ours = {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
             if ours.get("label") == "":  # as a table has it where there is none
                 del ours["label"]

@@ -12,7 +12,7 @@ from rich.text import Text
 from train.loop import Assembled, batches
 
 ROWS, IMAGES = 6, 64  # of the batch that is shown
-BAR = 40  # characters of the longest bar of a histogram
+BAR = 30  # characters of the longest bar of a histogram
 
 
 def show(run: Assembled, picture: Path, console: Console) -> None:
@@ -62,13 +62,16 @@ def decoded(run: Assembled, batch: dict[str, np.ndarray]) -> list[Text]:
     lines = []
     for row, (seen, was) in enumerate(zip(shown, batch["tokens"], strict=False)):
         line = Text(f"{row}: ")
-        for at, (new, old) in enumerate(zip(seen, was, strict=True)):
+        filled = int(np.flatnonzero(batch["words"][row] >= 0).max(initial=-1)) + 2  # [SEP] ends it
+        for at, (new, old) in enumerate(zip(seen[:filled], was[:filled], strict=True)):
             if hidden[row, at]:
                 style = "black on yellow" if new == objective.mask_id else "black on red" if new != old else "black on green"
                 line.append(f"{token(int(new))}", style)
                 line.append(f"({token(int(old))}) ", "yellow")
             else:
                 line.append(f"{token(int(new))} ", "dim" if batch["words"][row, at] < 0 else "")
+        if filled < len(seen):
+            line.append(f"{token(int(seen[-1]))} × {len(seen) - filled}", "dim")
         lines.append(line)
     if hidden.any():
         legend = Text("hidden: ")

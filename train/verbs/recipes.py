@@ -25,10 +25,12 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("recipe", "what it does", "parameters", "data", "command", box=None, padding=(0, 2, 0, 0))
+    shown = Table("recipe", "what it does", "parameters", "data", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]), row["command"])
-    Console(soft_wrap=False).print(shown)
+        shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]))
+    console = Console(highlight=False)
+    console.print(shown)
+    console.print("\nA run: python -m train run RECIPE")
     return 0
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 VERBS = {
     "run": "train a recipe: pretraining, fine-tuning or from scratch",
@@ -56,10 +57,12 @@ def main(arguments: list[str]) -> int:
         return 2
     except Exception as error:
         from train import cluster
+        from train.roll_call import AGAIN
 
         if not cluster.is_lost(error):
             raise
-        print(f"error: another process of the run is gone; {cluster.AGAIN}", file=sys.stderr)
+        time.sleep(cluster.TOGETHER)  # the watch, which knows whom it has lost, ends this process meanwhile
+        print(f"error: another process of the run is gone; {AGAIN}", file=sys.stderr)
         return 1
 
 

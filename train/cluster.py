@@ -4,14 +4,11 @@ Every process runs the same command. Each reads its share of a batch and writes 
 rest and speaks for all.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +17,9 @@ from typing import Any, TypeVar
 
 from train import rundir
 from train.errors import UserError
+from train.roll_call import differs, keep_watch, roll_call
 
 T = TypeVar("T")
-AGAIN = "what was saved is whole, and the same command in all of them continues"
 TOGETHER = 5  # seconds in which processes that meet one error all end
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
@@ -63,7 +60,7 @@ class Cluster:
         if coordinator is None or processes is None or process is None or processes == 1:
             return
         mine = {"code": code(beside), "cluster.processes": processes, **rundir.versions()}
-        roll_call(coordinator, processes, process, mine, self.timeout)
+        keep_watch(roll_call(coordinator, processes, process, mine, self.timeout))
         import jax
 
         jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
@@ -94,71 +91,6 @@ def _speak(aloud: bool) -> None:
     os.dup2(nowhere, 1)
     os.close(nowhere)
     sys.stdout = open(ours, "w", closefd=False)  # noqa: SIM115, until the process ends
-
-
-def roll_call(coordinator: str, processes: int, process: int, mine: Mapping[str, Any], timeout: int) -> None:
-    """Waits until all processes are there: each tells the first what is its own, which tells all what it found. Raises UserError
-    in all that it reaches where one is missing or differs.
-
-    jax.distributed waits too, but ends the process, without saying for whom it waited, when the time is up.
-    """
-    host, _, port = coordinator.rpartition(":")
-    if process:
-        verdict = _report(host, int(port), process, mine, timeout)
-    else:
-        verdict = _collect(int(port), processes, mine, timeout)
-    if verdict:
-        raise UserError(f"cluster: {verdict}")
-
-
-def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -> str:
-    """What is wrong, as the first process sees it, after it has told the others."""
-    talks: list[socket.socket] = []
-    found = set[int]()
-    end, verdict = time.monotonic() + timeout, ""
-    with contextlib.ExitStack() as open_ones:
-        try:
-            server = open_ones.enter_context(socket.create_server(("", port)))
-        except OSError as error:
-            return f"process 0 cannot listen at port {port}: {error.strerror}; another --cluster.coordinator may be free"
-        while len(found) < processes - 1 and not verdict:
-            try:
-                server.settimeout(max(end - time.monotonic(), 0.001))
-                talk = open_ones.enter_context(server.accept()[0])
-            except TimeoutError:
-                missing = ", ".join(str(i) for i in range(1, processes) if i not in found)
-                verdict = f"process(es) {missing} of {processes} did not come in time"
-                break
-            try:
-                talk.settimeout(1)
-                number, theirs = json.loads(talk.makefile().readline())
-                verdict = f"two processes say that they are {number}" if number in found else differs(number, theirs, mine)
-            except (OSError, ValueError, TypeError):  # a stranger at the door, or one that is slow and will knock again
-                talk.close()
-                continue
-            talks.append(talk)
-            found.add(number)
-        for talk in talks:
-            with contextlib.suppress(OSError):
-                talk.sendall(f"{verdict}\n".encode())
-    return verdict
-
-
-def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> str:
-    """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
-    end, why = time.monotonic() + timeout, ""
-    while True:
-        try:
-            with socket.create_connection((host, port), timeout=1) as talk:
-                talk.sendall(f"{json.dumps([process, mine])}\n".encode())
-                talk.settimeout(2 * timeout)
-                if line := talk.makefile().readline():
-                    return line.strip()
-        except (OSError, ValueError) as error:  # it is not there yet, or something else is
-            why = getattr(error, "strerror", None) or str(error)
-        if time.monotonic() > end:
-            return f"process 0 cannot be reached at {host}:{port} ({why or 'it hung up'})"
-        time.sleep(0.1)
 
 
 def is_first() -> bool:
@@ -231,13 +163,6 @@ def check_alike(parts: Mapping[str, Any]) -> None:
     for number, other in enumerate(others, 1):
         if verdict := differs(number, other, first):
             raise UserError(f"cluster: {verdict}")
-
-
-def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """In words, what a process has other than the first; empty if nothing."""
-    changed = [name for name in sorted(first.keys() | theirs.keys()) if first.get(name) != theirs.get(name)]
-    shown = "; ".join(f"{name} is {theirs.get(name, 'absent')}, not {first.get(name, 'absent')}" for name in changed[:5])
-    return f"process {number} differs from process 0: {shown}" if changed else ""
 
 
 def code(beside: Sequence[Path]) -> str:

@@ -71,7 +71,7 @@ def decoded(run: Assembled, batch: dict[str, np.ndarray]) -> list[Text]:
             else:
                 line.append(f"{token(int(new))} ", "dim" if batch["words"][row, at] < 0 else "")
         if filled < len(seen):
-            line.append(f"{token(int(seen[-1]))} × {len(seen) - filled}", "dim")
+            line.append(f"{token(int(seen[-1]))} x {len(seen) - filled}", "dim")
         lines.append(line)
     if hidden.any():
         legend = Text("hidden: ")

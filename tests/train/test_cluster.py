@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ import numpy as np
 import pytest
 
 from train.checkpoint import read_model
-from train.cluster import Cluster, code, differs, roll_call
+from train.cluster import Cluster, code
 from train.errors import UserError
+from train.roll_call import AGAIN, differs, roll_call
 
 STEPS = 40
 Start = Callable[..., list[subprocess.Popen]]
@@ -145,9 +147,8 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         processes[victim].kill()
         began = time.monotonic()
         _, said = processes[1 - victim].communicate(timeout=120)
-        assert processes[1 - victim].returncode not in (0, None)
-        words = ["another process of the run is gone", "another task died"]  # the latter are the runtime's, of process 0
-        assert any(word in said for word in words), said
+        assert processes[1 - victim].returncode == 1
+        assert said.endswith(f"error: process {victim} of the run is gone; {AGAIN}\n"), said
         assert time.monotonic() - began < 100
         processes[victim].communicate()
     finish(start(killed, 2))
@@ -259,6 +260,30 @@ def test_two_processes_of_one_number_and_all_the_others_are_told():
 
     with ThreadPoolExecutor() as threads:
         assert set(threads.map(call, (0, 1, 1))) == {"cluster: two processes say that they are 1"}
+
+
+WATCHER = """
+import ctypes, sys
+from train.roll_call import keep_watch, roll_call
+keep_watch(roll_call(sys.argv[1], 2, 1, {}, 20))
+if sys.argv[2] == "aborts":
+    ctypes.CDLL(None).abort()
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("its_end", ["is usual", "aborts"])
+def test_who_ends_as_usual_says_farewell_and_who_is_left_says_so_before_an_abort(its_end):
+    coordinator = f"127.0.0.1:{free_port()}"
+    other = subprocess.Popen([sys.executable, "-c", WATCHER, coordinator, its_end], stderr=subprocess.PIPE, text=True)
+    with roll_call(coordinator, 2, 0, {}, 20)[1] as line:
+        if its_end == "is usual":
+            assert line.recv(10) == b"\n"
+    said = other.communicate(timeout=20)[1]
+    if its_end == "aborts":  # as the runtime does where it loses the first process
+        assert (other.returncode, said) == (1, f"error: process 0 of the run is gone; {AGAIN}\n")
+    else:
+        assert (other.returncode, said) == (0, "")
 
 
 @pytest.mark.quick

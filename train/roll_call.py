@@ -53,11 +53,14 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
         return came, f"process 0 cannot listen at port {port}: {error.strerror}; another --cluster.coordinator may be free"
     with server:
         while len(came) < processes - 1 and not verdict:
-            there = {number for number, _ in came}
             try:
                 server.settimeout(max(end - time.monotonic(), 0.001))
                 line, _ = server.accept()
             except TimeoutError:
+                line = None
+            came = [(number, line) for number, line in came if _is_there(line)]  # one may have died, and been started anew
+            there = {number for number, _ in came}
+            if line is None:
                 missing = ", ".join(str(i) for i in range(1, processes) if i not in there)
                 verdict = f"process(es) {missing} of {processes} did not come in time"
                 break
@@ -150,6 +153,18 @@ def _end(gone: str | int, others: Sequence[socket.socket]) -> NoReturn:
     if others:  # the runtime of those who are with the first ends with it, and says less
         time.sleep(HEARING)
     os._exit(1)
+
+
+def _is_there(line: socket.socket) -> bool:
+    """Whether a process that waits for a word still does. Its line is closed if not."""
+    line.setblocking(False)
+    with contextlib.suppress(ConnectionError):
+        try:
+            line.recv(1)  # it says nothing, so that this is its end
+        except BlockingIOError:
+            return True
+    line.close()
+    return False
 
 
 def _tell(lines: Iterable[socket.socket], word: str) -> None:

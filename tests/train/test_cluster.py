@@ -262,6 +262,34 @@ def test_two_processes_of_one_number_and_all_the_others_are_told():
         assert set(threads.map(call, (0, 1, 1))) == {"cluster: two processes say that they are 1"}
 
 
+@pytest.mark.quick
+def test_who_dies_while_it_waits_may_come_again_and_is_missed_if_it_does_not():
+    coordinator = f"127.0.0.1:{free_port()}"
+
+    def come_and_go() -> None:
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", int(coordinator.partition(":")[2]))) as line:
+                    line.sendall(b"[1, {}]\n")
+                    time.sleep(0.2)
+                return
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(roll_call, coordinator, 3, 0, {}, 20)
+        come_and_go()
+        others = [threads.submit(roll_call, coordinator, 3, process, {}, 20) for process in (1, 2)]
+        lines = [line for each in (first, *others) for line in each.result().values()]
+        for line in lines:
+            line.close()
+        assert len(lines) == 4
+        first = threads.submit(roll_call, coordinator, 3, 0, {}, 1)
+        come_and_go()
+        with pytest.raises(UserError, match=r"process\(es\) 1, 2 of 3 did not come in time"):
+            first.result()
+
+
 WATCHER = """
 import ctypes, sys
 from train.roll_call import keep_watch, roll_call

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,8 @@ COLUMNS = {
 class FromText(FromSource):
     """What the config of anything that is made of text has."""
 
-    READS = ("text", "label", "document")
+    READS = ("text", "document")
+    JOINS: ClassVar[bool] = True  # whether consecutive rows of one document are one text
 
     cleaning: Cleaning = Cleaning()
 
@@ -101,7 +102,7 @@ def texts_of(store: Stored, indices: Sequence[int] | np.ndarray) -> list[str]:
 def documents(config: FromText) -> Documents:
     """The cleaned documents of a config's source. Raises DataError for whatever cannot be read, or is not there."""
     reading = Reading(config)
-    key = fingerprint(reading.key, repr(config.cleaning), config.cleaning.stamp())
+    key = fingerprint(reading.key, config.JOINS, repr(config.cleaning), config.cleaning.stamp())
     return Documents(kept(f"documents/{key}", lambda folder: _write(folder, config, reading)))
 
 
@@ -113,7 +114,8 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
         for split in (split for split in ORDER if split in splits):
             digest = hashlib.sha256()
             with Writer(folder / f"{split}.array_record", COLUMNS) as writer:
-                for row in cleaner.clean(_joined(_with_text(splits[split], config, reading)), split):
+                rows = _with_text(splits[split], reading)
+                for row in cleaner.clean(_joined(rows) if config.JOINS else rows, split):
                     label = row.get("label")
                     number = -1 if label is None else labels.setdefault(str(label), len(labels))
                     text = row["text"].encode("utf-8", "surrogatepass")
@@ -132,31 +134,21 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
         "bad": reading.bad,
         "fingerprint": prints,
         "source": reading.stamp,
-        "weights": list(getattr(reading.source, "weights", [1.0])),
+        "weights": reading.weights,
     }
     (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
 
-def _with_text(rows: Iterator[Row], config: FromSource, reading: Reading) -> Iterator[Row]:
-    """The rows that have a text. The first that has none says that the field has another name; another, that it is bad."""
-    for number, row in enumerate(rows):
+def _with_text(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
+    for row in rows:
         if isinstance(row.get("text"), str):
             yield row
-        elif "text" not in row and number == 0:
-            raise DataError(
-                f"{reading.where} has no field text; it has: {', '.join(row)}; "
-                f"name the one that it is: --data.fields text={next(iter(row), 'FIELD')}"
-            )
         else:
-            reading.reject(row, f"its text is {_kind(row.get('text'))}, not a string")
+            reading.reject(f"its text is {type(row['text']).__name__}, not a string" if "text" in row else "it has no text")
 
 
 def _place(row: Row) -> tuple:
     return row.get(PART), row.get("document")
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
 
 
 def _joined(rows: Iterator[Row]) -> Iterator[Row]:

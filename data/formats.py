@@ -10,6 +10,7 @@ import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import PurePosixPath
 from posixpath import splitext
 from typing import Any, BinaryIO, Literal, Protocol
@@ -18,7 +19,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.places import DAMAGE, PACKED, Damaged, File
-from data.sources import Bad, Row
+from data.sources import WHERE, Bad, Row
 
 PARQUET_ROWS = 256  # that are in memory at a time
 
@@ -93,11 +94,11 @@ def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
 def sentences(part: Part) -> Iterator[Row | Bad]:
     """`text`, one a line."""
     with part.open() as stream:
-        for _, line in _lines(stream, part.where):
+        for at, line in _lines(stream, part.where):
             if isinstance(line, Bad):
                 yield line
             elif line.strip():
-                yield {"text": line.strip()}
+                yield {"text": line.strip(), WHERE: at}
 
 
 def documents(part: Part) -> Iterator[Row | Bad]:
@@ -107,17 +108,18 @@ def documents(part: Part) -> Iterator[Row | Bad]:
         return
     with part.open() as stream:
         document: list[str] = []
-        bad = None
-        for _, line in _lines(stream, part.where):
+        bad, begin = None, ""
+        for at, line in _lines(stream, part.where):
             if isinstance(line, Bad):
                 bad = bad or line
             elif line.strip():
+                begin = begin if document else at
                 document.append(line.strip())
             elif bad or document:
-                yield bad or {"text": "\n".join(document)}
+                yield bad or {"text": "\n".join(document), WHERE: begin}
                 document, bad = [], None
         if bad or document:
-            yield bad or {"text": "\n".join(document)}
+            yield bad or {"text": "\n".join(document), WHERE: begin}
 
 
 def _has_blank_lines(part: Part) -> bool:
@@ -147,6 +149,8 @@ def json_lines(part: Part) -> Iterator[Row | Bad]:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     row = Bad(at, f"not JSON: {str(error).replace('line 1 ', '')}")
+                if isinstance(row, dict):
+                    row[WHERE] = at
                 yield row if isinstance(row, dict | Bad) else Bad(at, "an object is needed: {…}")
 
 
@@ -177,13 +181,18 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
         reader = csv.reader(decoded(stream), strict=True)
         header: list[str] = []
         while True:
-            at = f"{part.where}, line {reader.line_num + 1}"
+            begin = reader.line_num + 1
+            at = f"{part.where}, line {begin}"
             try:
                 fields: list[str] | Bad = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 fields = Bad(at, f"not CSV: {error}; a line for each row, quotes in pairs, and what is very long as JSON lines")
+            if reader.line_num > begin:
+                at += f" to {reader.line_num}"
+            if isinstance(fields, Bad):
+                fields = fields._replace(where=at)
             if undecoded:
                 fields = undecoded[0]
                 undecoded.clear()
@@ -206,7 +215,7 @@ def _header(at: str, names: list[str] | Bad) -> list[str]:
 
 def _record(at: str, header: list[str], fields: list[str]) -> Row | Bad:
     if len(fields) == len(header):
-        return dict(zip(header, fields, strict=True))
+        return {**dict(zip(header, fields, strict=True)), WHERE: at}
     return Bad(at, f"{len(fields)} fields, but the header has {len(header)}: {', '.join(header)}")
 
 
@@ -219,10 +228,21 @@ def parquet(file: File) -> Iterator[Row | Bad]:
         raise DataError(f"{file.where}: a package is missing to read it: pip install pyarrow") from None
     with file.open() as stream:
         try:
-            for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(PARQUET_ROWS):
-                yield from batch.to_pylist()
+            table, number = pyarrow.parquet.ParquetFile(stream), count()
+            _header(file.where, table.schema_arrow.names)
+            for batch in table.iter_batches(PARQUET_ROWS):
+                for row in _plain(batch, file.where):
+                    yield {**row, WHERE: f"{file.where}, row {next(number)}"}
         except (pyarrow.ArrowException, OSError) as error:
             raise Damaged(error) from None
+
+
+def _plain(batch: Any, where: str) -> list[Row]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # a date after the year 9999, bytes that are called a string
+        what = " ".join(str(error).split())
+        raise DataError(f"{where}: it has a value that Python cannot hold: {what}; write the file without it") from None
 
 
 def image(part: Part) -> Iterator[Row | Bad]:
@@ -237,7 +257,7 @@ def image(part: Part) -> Iterator[Row | Bad]:
         about = str(error).partition(" <_io")[0]
         yield Bad(part.where, f"not an image that can be decoded: {about}")
     else:
-        yield {"image": data}
+        yield {"image": data, WHERE: part.where}
 
 
 def wav(part: Part) -> Iterator[Row | Bad]:
@@ -258,7 +278,7 @@ def wav(part: Part) -> Iterator[Row | Bad]:
     wide = np.zeros((samples * channels, 4), np.uint8)
     wide[:, 4 - width :] = pcm.reshape(-1, width) ^ (0x80 if width == 1 else 0)
     audio = wide.view("<i4").astype(np.float32).reshape(samples, channels) / np.float32(2**31)
-    yield {"audio": audio.mean(axis=1), "sample_rate": rate}
+    yield {"audio": audio.mean(axis=1), "sample_rate": rate, WHERE: part.where}
 
 
 def idx(file: File) -> Iterator[Row | Bad]:
@@ -266,14 +286,15 @@ def idx(file: File) -> Iterator[Row | Bad]:
     (http://yann.lecun.com/exdb/mnist)."""
     beside = file.beside(labels_of(PurePosixPath(file.name).name))
     with file.open() as images, beside.open() as labels:
-        (count, *shape), (labelled,) = _idx_shape(images, 3), _idx_shape(labels, 1)
-        if count != labelled:
-            raise DataError(f"{file.where}: {count} images, but {labelled} labels in {beside.where}")
-        for _ in range(count):
+        (rows, *shape), (labelled,) = _idx_shape(images, 3), _idx_shape(labels, 1)
+        if rows != labelled:
+            raise DataError(f"{file.where}: {rows} images, but {labelled} labels in {beside.where}")
+        for number in range(rows):
             pixels, label = images.read(math.prod(shape)), labels.read(1)
             if len(pixels) < math.prod(shape) or not label:
-                raise Damaged(f"there are not as many bytes as {count} images and labels have")
-            yield {"image": np.frombuffer(pixels, np.uint8).reshape(*shape, 1), "label": str(label[0])}
+                raise Damaged(f"there are not as many bytes as {rows} images and labels have")
+            image = np.frombuffer(pixels, np.uint8).reshape(*shape, 1)
+            yield {"image": image, "label": str(label[0]), WHERE: f"{file.where}, image {number}"}
 
 
 def labels_of(name: str) -> str:

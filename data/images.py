@@ -90,6 +90,8 @@ class Images(labelling.Labelled):
                     image, encoded, wrong = row.get("image"), b"", ""
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row.get(PART, 0))}
                     try:
+                        if isinstance(image, str):  # a file that is no part of the source's state
+                            raise DataError("its image is a string; files:FOLDER reads CLASS/NAME.png and the like")
                         decoded = codec.decode(row)
                         if isinstance(image, bytes):
                             encoded = image
@@ -101,7 +103,7 @@ class Images(labelling.Labelled):
                     if writer is not None and not wrong and columns != writer.columns:
                         wrong = "its image is of another kind (encoded, bytes or floats) than those before it"
                     if wrong:
-                        reading.reject(row, wrong)
+                        reading.reject(wrong)
                         continue
                     if row.get("label") is not None:
                         fixed["label"] = np.int32(labels.setdefault(str(row["label"]), len(labels)))
@@ -122,7 +124,7 @@ class Images(labelling.Labelled):
             "labels": list(labels),
             "bad": reading.bad,
             "fingerprint": prints,
-            "weights": list(getattr(reading.source, "weights", [1.0])),
+            "weights": reading.weights,
         }
         (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
@@ -162,12 +164,14 @@ class ImageCodec:
         if isinstance(row["image"], str):
             try:
                 return scaled(self.pixels(Path(row["image"]).read_bytes()))
-            except OSError as error:
-                raise DataError(f"{row['image']}: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise DataError(f"{row['image']}: {getattr(error, 'strerror', error)}") from None
         try:
             array = np.asarray(row["image"])
+            if array.dtype.kind not in "uif":
+                raise ValueError
             image = scaled(array if array.dtype == np.uint8 else array.astype(np.float32))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise DataError("its image is not an array of numbers") from None
         if image.shape != self.shape:
             raise DataError(f"its image is {list(image.shape)}, not {list(self.shape)}; data.shape says what is wanted")

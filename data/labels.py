@@ -23,6 +23,8 @@ class Labelled(FromSource):
         super().__post_init__()
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
+        if self.label_seed < 0:
+            raise ValueError(f"label_seed must be at least 0, not {self.label_seed}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) 
     Raises DataError for rows without a label, fewer than two labels, or a label of another split that training never sees."""
     notes, numbers = [], {}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
-    place = np.array([names.index(label) if label in names else -1 for label in appeared] or [-1])
+    order = {name: number for number, name in enumerate(names)}
+    place = np.array([order.get(label, -1) for label in appeared] or [-1])
     for split, labels in found.items():
         unlabelled = np.flatnonzero(labels < 0)
         if split != "train" and len(unlabelled) == len(labels):

@@ -7,6 +7,7 @@ import lzma
 import os
 import posixpath
 import re
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -53,8 +54,10 @@ class File:
         with _told(self.where):
             if self.fs:
                 return f"{self.fs.size(self.path)} {self.fs.checksum(self.path)}"
-            stat = os.stat(self.path)
-            return f"{stat.st_size} {stat.st_mtime_ns}"
+            status = os.stat(self.path)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                raise DataError(f"{self.path}: it is no regular file")
+            return f"{status.st_size} {status.st_mtime_ns}"
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -1,20 +1,21 @@
 """What the config of anything that is read from a source has, and how its rows are read."""
 
 import json
-import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Number
 from typing import Any, ClassVar, Literal
 
 from data import sources
 from data.errors import DataError
-from data.sources import SPLITS, Bad, Row
+from data.sources import SPLITS, WHERE, Bad, Row
+from data.sources.mixture import PART
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromSource:
-    READS: ClassVar[tuple[str, ...]] = ()  # the fields of a row that are read
+    READS: ClassVar[tuple[str, ...]] = ()  # the fields of a row that are read; without the first there is no row
 
     source: Any
     "NAME or NAME:ARGUMENT of data.sources, such as files:PATH or tfds:NAME"
@@ -38,8 +39,11 @@ class FromSource:
         for split in pairs("splits", self.splits):
             if split not in SPLITS:
                 raise ValueError(f"splits must be of {', '.join(SPLITS)}, not {split!r}")
-        if self.splits and "train" not in pairs("splits", self.splits):
+        splits = pairs("splits", self.splits)
+        if splits and "train" not in splits:
             raise ValueError("splits must have one for train")
+        if twice := [rows for rows in splits.values() if list(splits.values()).count(rows) > 1]:
+            raise ValueError(f"splits must differ: what is trained on is not held out, and {twice[0]} is there twice")
         for name in ("bad_limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -66,6 +70,9 @@ class Reading:
         self.config, self.bad, self.fields = config, list[str](), list[str]()
         self.where = ""  # of the row that was read last
         self.source = sources.find(config.source)
+        self.weights = list(getattr(self.source, "weights", [1.0]))  # of the parts of a mixture
+        # What each field that is read is called in the source.
+        self.names = {**{name: name for name in config.READS}, **pairs("fields", config.fields)}
 
     @property
     def key(self) -> list[Any]:
@@ -73,7 +80,7 @@ class Reading:
         config = self.config
         return [
             repr(config.source),
-            config.fields,
+            self.names,
             config.splits,
             config.bad_records,
             config.bad_limit,
@@ -93,9 +100,10 @@ class Reading:
             raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; it must be read anew")
 
     def splits(self) -> dict[str, Iterator[Row]]:
-        """Raises DataError where there is nothing to train on, or nothing held out."""
+        """The rows of each split, with the fields that are read, by our names. Raises DataError where there is nothing to train
+        on, or nothing held out."""
         wanted = pairs("splits", self.config.splits)
-        found = self.source.splits(wanted, pairs("fields", self.config.fields))
+        found = self.source.splits(wanted, self.names)
         if "train" not in found or len(found) < 2:
             raise DataError(
                 f"data.source {self.config.source}: a run needs train, and validation or test; it has: {', '.join(found)}; "
@@ -104,27 +112,28 @@ class Reading:
         return {split: self._judged(split, found[split]) for split in SPLITS if split in found}
 
     def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
-        names = pairs("fields", self.config.fields)
-        needed = {ours: theirs for ours, theirs in names.items() if split == "train" or ours != "label"}
-        seen = False
+        needs_label = split == "train" and "label" in self.config.READS
+        is_first = True
         for number, row in enumerate(rows):
             if isinstance(row, Bad):
                 self._skip(row)
                 continue
-            self.where = f"data.source {self.config.source}, row {number} of {split}"
-            if not seen:
-                self._check(row, needed)
-                self.fields = list(dict.fromkeys([*self.fields, *row]))
-            seen = True
-            ours = {**row, **{ours: row[theirs] for ours, theirs in names.items() if theirs in row}}
-            if ours.get("label") == "":  # as a table has it where there is none
-                del ours["label"]
-            yield ours
+            self.where = row.get(WHERE) or f"data.source {self.config.source}, row {number} of {split}"
+            if is_first:
+                self._check_fields(row, needs_label)
+            is_first = False
+            ours = {name: row[theirs] for name, theirs in self.names.items() if theirs in row and row[theirs] is not None}
+            for name in ("label", "document"):
+                if isinstance(ours.get(name), str) and not ours[name].strip():  # as a table has it where there is none
+                    del ours[name]
+            if wrong := _wrong_label(ours.get("label")) or (needs_label and "label" not in ours and "it has no label"):
+                self.reject(wrong)
+                continue
+            yield ours if len(self.weights) == 1 else {**ours, PART: row[PART]}
 
-    def reject(self, row: Row, what: str) -> None:
+    def reject(self, what: str) -> None:
         """To be called for the row that was read last, if it is not what it should be. Raises DataError if the policy says so."""
-        shortened = " ".join(reprlib.repr(row).split())  # an array would be several lines
-        self._skip(Bad(f"{self.where}, {shortened}", what))
+        self._skip(Bad(self.where, what))
 
     def _skip(self, bad: Bad) -> None:
         """Raises DataError if the policy, or its limit, says so."""
@@ -134,11 +143,23 @@ class Reading:
         if len(self.bad) > self.config.bad_limit:
             raise DataError(f"{bad.where}: {bad.what}; that is one bad record more than data.bad_limit {self.config.bad_limit}")
 
-    def _check(self, row: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Raises DataError if a field that was named is not in the first row; in others it may be missing, as labels are."""
-        missing = [theirs for theirs in names.values() if theirs not in row]
-        if missing:
-            raise DataError(
-                f"data.fields: data.source {self.config.source} has no field {missing[0]!r}{sources.near(missing[0], row)}; "
-                f"it has: {', '.join(row)}"
-            )
+    def _check_fields(self, row: Row, needs_label: bool) -> None:
+        """Raises DataError if the first row has not what is read, or was named; in others it may be missing, as labels are."""
+        there = [name for name in row if name not in (WHERE, PART)]
+        self.fields = list(dict.fromkeys([*self.fields, *there]))
+        needed = {self.config.READS[0], *pairs("fields", self.config.fields)} - {"label"} | ({"label"} if needs_label else set())
+        for ours in filter(needed.__contains__, self.config.READS):
+            theirs = self.names[ours]
+            if theirs not in row:
+                raise DataError(
+                    f"data.source {self.config.source}: there is no field {theirs!r}{sources.near(theirs, there)}; it has: "
+                    f"{', '.join(there)}; --data.fields {ours}=NAME says which it is"
+                )
+
+
+def _wrong_label(label: Any) -> str:
+    """What is wrong with it, if anything is: a name or a number is needed."""
+    if label is None or (isinstance(label, str | Number) and label == label):
+        half = isinstance(label, str) and any("\ud800" <= character <= "\udfff" for character in label)
+        return f"its label {label!r} is no Unicode" if half else ""
+    return f"its label is {label if isinstance(label, float) else type(label).__name__}, not a name or a number"

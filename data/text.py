@@ -23,6 +23,8 @@ from data.pairs import VARIANTS, Pairs, assemble
 from data.store import Stored, Writer
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 
+MOST_TOKENS = 2**24
+
 
 @dataclass(frozen=True, kw_only=True)
 class FromTokens(FromText):
@@ -43,6 +45,8 @@ class FromTokens(FromText):
             raise ValueError(f"length must be at least 8, not {self.length}")
         if self.vocab_size < 300:
             raise ValueError(f"vocab_size must be at least 300, which holds the characters, not {self.vocab_size}")
+        if self.vocab_size > MOST_TOKENS:
+            raise ValueError(f"vocab_size must be at most {MOST_TOKENS}, not {self.vocab_size}")
         if self.tokenizer == "":
             raise ValueError("tokenizer must be a path, or None")
 
@@ -173,8 +177,10 @@ class TextCodec:
         """`tokens`, `words`, `segments` and `mask` [rows, T], and what there is to say of texts that were cut. Raises DataError
         for a row without text."""
         for i, row in enumerate(rows):
-            if not isinstance(row.get("text"), str) or not row["text"].strip():
+            if "text" not in row:
                 raise DataError(f"row {i} has no text; it has: {', '.join(row) or 'nothing'}")
+            if not isinstance(row["text"], str) or not row["text"].strip():
+                raise DataError(f"row {i}: its text is {json.dumps(row['text'])[:50]}, and not words")
         encoded = self.vocabulary.encode([row["text"] for row in rows])
         cut = sum(len(ids) > self.length - 2 for ids, _ in encoded)
         notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are cut to it"] if cut else []

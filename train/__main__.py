@@ -1,6 +1,7 @@
 """The front door: `python -m train VERB …`. Without a verb it does the main job, which is `python -m train quickstart`."""
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -82,6 +83,8 @@ def interrupted(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupted)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: what data holds may be no Unicode
     heard = logging.StreamHandler()
     heard.addFilter(is_heard)
     logging.getLogger("data").addHandler(heard)

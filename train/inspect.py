@@ -62,7 +62,8 @@ def decoded(run: Assembled, batch: dict[str, np.ndarray]) -> list[Text]:
     lines = []
     for row, (seen, was) in enumerate(zip(shown, batch["tokens"], strict=False)):
         line = Text(f"{row}: ")
-        filled = int(np.flatnonzero(batch["words"][row] >= 0).max(initial=-1)) + 2  # [SEP] ends it
+        differs = np.flatnonzero((was != was[-1]) | hidden[row])
+        filled = int(differs.max(initial=-1)) + 1  # and all after it is one token
         for at, (new, old) in enumerate(zip(seen[:filled], was[:filled], strict=True)):
             if hidden[row, at]:
                 style = "black on yellow" if new == objective.mask_id else "black on red" if new != old else "black on green"

@@ -6,13 +6,14 @@ A source is a frozen dataclass with
                                       where no stamp has changed, no row has, and nothing is read again
     splits(wanted, names) -> {split: rows}
                                       `wanted` says for each of our splits (`train`, `validation`, `test`) which of the
-                                      source's it is; empty is the source's own choice. `names` says which of its fields are our
-                                      `label`, `document` and so on, where they are called otherwise: for the choice of what is
-                                      held out, since rows keep the source's names
+                                      source's it is; empty is the source's own choice. `names` says which of the source's fields
+                                      are the `label`, the `document` and whatever else is read, for the choice of what is held
+                                      out: rows keep the names of the source
 
 Rows are an iterable that is read as often as it is asked for, in the same order, and never held in memory as a whole. Each is a
-dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has),
-or a `Bad`: a row that cannot be read, which is the reader's to judge. What makes the whole source unusable is a DataError.
+dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has, and
+WHERE, if it can say that), or a `Bad`: a row that cannot be read, which is the reader's to judge. What makes the whole source
+unusable is a DataError.
 
 An experiment names a source by a string, `NAME` or `NAME:ARGUMENT`, which is `source(ARGUMENT)` of the module
 `data.sources.NAME`, or holds the source itself.
@@ -23,14 +24,18 @@ import difflib
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from data.errors import DataError
 
+MOST = sys.maxsize  # rows
+
 Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")
+WHERE = "where it is"  # the field that says in which file and line a row was found
 
 
 class Bad(NamedTuple):
@@ -94,6 +99,13 @@ def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -
     return {split: _Chosen(own, expression, source) for split, expression in wanted.items()} or own
 
 
+def check_slice(term: str) -> None:
+    """Raises DataError for one that ends where it begins, or before."""
+    bounds = re.search(r"\[\s*(\d+)(%?)\s*:\s*(\d+)(%?)\s*\]", term)
+    if bounds and bounds[2] == bounds[4] and int(bounds[1]) >= int(bounds[3]):
+        raise DataError(f"data.splits: {term!r} ends where it begins, or before; NAME[:1000] or NAME[10%:20%] would have rows")
+
+
 class _Chosen:
     def __init__(self, own: Mapping[str, Rows], expression: str, source: object):
         self.parts = []
@@ -104,6 +116,7 @@ class _Chosen:
             name, begin, end = match.groups()
             if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (begin, end)):
                 raise DataError(f"data.splits: {term!r} has more than 100 %")
+            check_slice(term)
             if name not in own:
                 raise DataError(f"data.source {source}: it has no split {name!r}{near(name, own)}; it has: {', '.join(own)}")
             self.parts.append((own[name], begin, end))
@@ -111,7 +124,7 @@ class _Chosen:
     def __iter__(self) -> Iterator[Row | Bad]:
         for term, (rows, begin, end) in enumerate(self.parts):
             count = sum(1 for _ in rows) if "%" in f"{begin}{end}" else 0
-            at = lambda bound, count=count: round(count * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+            at = lambda bound, count=count: round(count * int(bound[:-1]) / 100) if bound.endswith("%") else min(int(bound), MOST)
             for row in islice(rows, at(begin) if begin else 0, at(end) if end else None):
                 if not isinstance(row, Bad) and "document" in row and len(self.parts) > 1:  # its number is of its term
                     row = {**row, "document": (term, row["document"])}

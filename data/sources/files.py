@@ -23,18 +23,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import PurePosixPath
+from typing import Any
 
 from fsspec.utils import glob_translate
 
 from data import formats, places
 from data.errors import DataError
 from data.places import DAMAGE, File
-from data.sources import SPLITS, Bad, Row, Rows, choose, near
+from data.sources import SPLITS, WHERE, Bad, Row, Rows, choose, near
 
 HELD_OUT_ONE_IN = 10
 
 _SPLIT = re.compile(r"(?:^|/)(?:(train)|(valid|validation|val|dev)|(test|t10k))(?![^\W_])[^/]*", re.IGNORECASE)
-_NO_DATA = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICENSE|COPYING)[^/]*$)", re.IGNORECASE)
+_NO_DATA = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICENSE|COPYING)(\.(md|rst|txt|html?))?$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Files:
         unnamed = named.pop(None, {})
         own: dict[str, FileRows | HeldOut] = {split: rows(named[split]) for split in SPLITS if split in named}
         if not named:
-            label, document = (names.get(name, name) for name in ("label", "document"))
+            label, document = names.get("label"), names.get("document")
             own = {
                 "train": HeldOut(rows(parts), label, document, False),
                 "validation": HeldOut(rows(parts), label, document, True),
@@ -153,9 +154,10 @@ class FileRows:
                 if not isinstance(row, Bad):
                     example = example or (file, row)
                     if empty and kind == "tables" and set(row) != set(example[1]):
+                        has, had = (", ".join(name for name in each if name != WHERE) for each in (row, example[1]))
                         raise DataError(
-                            f"{self.source}: {file.where} has the fields {', '.join(row)}, but {example[0].where} has "
-                            f"{', '.join(example[1])}; a glob takes those that are alike"
+                            f"{self.source}: {file.where} has the fields {has}, but {example[0].where} has {had}; "
+                            "a glob takes those that are alike"
                         )
                     row = {**row, "document": next(numbers)} if kind == "texts" else row
                 else:
@@ -190,44 +192,51 @@ class FileRows:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """About one in ten of the rows of each label, or of all that have none, or all but these; consecutive rows of one document
-    together.
+    """About one in ten of the documents, or of the rows of each label, or of all that have none, or all but these.
 
-    The first of a label is never held out, and the second always is, so that a rare label is in both where it can be.
+    The first is never held out, and the second always is, so that a rare label is in both where it can be.
     """
 
     rows: FileRows
-    label: str
-    document: str
-    "the fields that have them"
+    label: str | None
+    document: str | None
+    "the fields that have them, if they are read"
     out: bool
 
     def check(self) -> str:
         return self.rows.check()
 
     def __iter__(self) -> Iterator[Row | Bad]:
-        counts: Counter[str | int | None] = Counter()
-        bad, document, is_out = None, None, False
+        counts: Counter[str | int | float | None] = Counter()
+        bad, documents, found = None, list[Any](), False
         for row in self.rows:
             if isinstance(row, Bad):
                 bad = bad or row
                 if not self.out:
                     yield row
                 continue
-            label = row.get(self.label)
-            label = label if isinstance(label, str | int) else None
-            if document is None or row.get(self.document) != document:
-                document, number = row.get(self.document), counts[label]
-                is_out = number == 1 or (number > 0 and zlib.crc32(str(number).encode()) % HELD_OUT_ONE_IN == 0)
+            document = row.get(self.document) if self.document else None
+            if document not in (None, ""):
+                # Of these two only: a document may come back, and there may be more of them than memory holds.
+                if len(documents) < 2 and document not in documents:
+                    documents.append(document)
+                place, key = documents.index(document) if document in documents else None, str(document)
+            else:
+                label = row.get(self.label) if self.label else None
+                label = label if isinstance(label, str | int | float) else None
+                place, key = counts[label], str(counts[label])
                 counts[label] += 1
+            is_out = place == 1 or (place != 0 and zlib.crc32(key.encode("utf-8", "surrogatepass")) % HELD_OUT_ONE_IN == 0)
+            found |= is_out
             if is_out == self.out:
                 yield row
-        if self.out and max(counts.values(), default=0) < 2:
+        if self.out and not found:
             if bad:  # which is why there are so few
                 raise DataError(f"{bad.where}: {bad.what}")
+            what = "row only" if not counts.keys() - {None} else f"row only of each {self.label}"
             raise DataError(
-                f"{self.rows.source}: there is one row only{' of each label' if None not in counts else ''}, and none can be "
-                "held out; more are needed, or data.splits that says what is held out: train=FILE,validation=FILE"
+                f"{self.rows.source}: there is one {'document only' if documents else what}, and none can be held out; "
+                "more are needed, or data.splits that says what is held out: train=FILE,validation=FILE"
             )
 
 

@@ -5,6 +5,7 @@ set: labels by their names, images and sound as the encoded bytes they are store
 that is missing, or -1, is left out. The features of a folder of parquet files are those that they declare in their metadata.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def plain(feature: Any, value: Any) -> Any:
         return None
     if isinstance(feature, datasets.ClassLabel):
         return None if value == -1 else feature.int2str(value)
+    if type(feature).__name__ == "Json":  # a column of several types
+        return json.loads(value)
     if isinstance(feature, datasets.Image | datasets.Audio):
         return value["bytes"] if value["bytes"] is not None else _content(value["path"])
     if isinstance(feature, datasets.List | datasets.LargeList):

@@ -19,7 +19,7 @@ from typing import Any
 
 from data import builders
 from data.errors import DataError
-from data.sources import Bad, Row, Rows, near, usual
+from data.sources import Bad, Row, Rows, check_slice, near, usual
 
 AT_ONCE = 128  # records read together: more is hardly faster, and a record may be a film
 
@@ -51,6 +51,7 @@ class Tfds:
     def _rows(self, builder: Any, expression: str) -> "_Rows":
         there = builder.info.splits
         for term in expression.split("+"):
+            check_slice(term)
             split = term.partition("[")[0].strip()
             if split not in (*there, "all"):
                 raise DataError(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.sources import Bad, find
+from data.sources import WHERE, Bad, find
 from data.sources.files import Files
 
 pytestmark = pytest.mark.quick
@@ -25,7 +25,8 @@ real = pytest.mark.skipif(not REAL, reason="FMODELS_DATA is not set")
 
 
 def split(path, name="train", **wanted):
-    return list(Files(str(path)).splits(wanted, {})[name])
+    rows = Files(str(path)).splits(wanted, {"label": "label", "document": "document"})[name]
+    return [{k: v for k, v in row.items() if k != WHERE} if isinstance(row, dict) else row for row in rows]
 
 
 def every(path):
@@ -173,6 +174,12 @@ def test_parquet_keeps_its_types(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
+    twice = pyarrow.table([[1], [2]], names=["x", "x"])
+    pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
+    assert "twice.parquet: the header has 'x' twice" in said(tmp_path / "twice.parquet", train="*")
+    late = pyarrow.table({"x": pyarrow.array([2**40], "timestamp[s]")})
+    pyarrow.parquet.write_table(late, tmp_path / "late.parquet", version="2.6", coerce_timestamps=None)
+    assert "late.parquet: it has a value that Python cannot hold: " in said(tmp_path / "late.parquet", train="*")
     rows = [{"text": f"row {i}", "label": i, "score": i / 2, "bytes": bytes([i % 256]), "none": None} for i in range(1000)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
     assert every(tmp_path / "a.parquet") == rows
@@ -201,7 +208,8 @@ def test_packed_files_hold_what_they_held_and_those_cut_short_say_so_after_their
 @pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "webp"])
 def test_the_folder_of_an_image_is_its_label(tmp_path, kind):
     data = picture(kind)
-    files = {f"{split}/{label}/{i}.{kind}": data for split in ("train", "test") for label in ("cat", "dog") for i in range(2)}
+    names = [f"{split}/{label}/license {i}" for split in ("train", "test") for label in ("cat", "dog") for i in range(2)]
+    files = {f"{name}.{kind}": data for name in names}
     folder(tmp_path / "photos", files | {"README.md": "", ".hidden": ""})
     for path in (tmp_path / "photos", archive(tmp_path / "a.tar", files), archive(tmp_path / "a.tgz", files, "w:gz")):
         assert list(Files(str(path)).splits({}, {})) == ["train", "test"]
@@ -277,20 +285,25 @@ def test_one_in_ten_of_each_label_is_held_out_and_no_label_is_lost(tmp_path):
 
 
 def test_labels_and_documents_are_held_out_by_the_names_that_they_have(tmp_path):
-    rows = [{"module": module, "sentiment": "rare" if module > 37 else "often"} for module in range(40) for _ in range(5)]
+    rows = [{"module": f"m{i % 40}", "sentiment": "rare" if i > 197 else "often"} for i in range(200)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    splits = Files(str(tmp_path / "rows.jsonl")).splits({}, {"label": "sentiment", "document": "module"})
-    modules = {name: of(found, "module") for name, found in splits.items()}
-    assert set(modules["train"]).isdisjoint(modules["validation"]) and sum(map(len, modules.values())) == len(rows)
-    assert 38 in modules["train"] and 39 in modules["validation"]
+    source = Files(str(tmp_path / "rows.jsonl"))
+    by_label = {name: of(found, "sentiment").count("rare") for name, found in source.splits({}, {"label": "sentiment"}).items()}
+    assert by_label == {"train": 1, "validation": 1}
+    by_document = {name: of(found, "module") for name, found in source.splits({}, {"document": "module"}).items()}
+    train, held = by_document.values()  # although each comes back again and again
+    assert set(train).isdisjoint(held) and sorted(train + held) == sorted(of(rows, "module"))
+    assert {held.count(module) for module in held} == {5}
 
 
-def test_rows_of_one_document_are_held_out_together(tmp_path):
-    rows = [{"text": f"{part} of {document}", "document": document} for document in range(40) for part in range(5)]
-    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    train, held = split(tmp_path / "rows.jsonl"), split(tmp_path / "rows.jsonl", "validation")
-    assert not set(of(train, "document")) & set(of(held, "document")) and len(train) + len(held) == len(rows)
-    assert all(of(held, "document").count(row["document"]) == 5 for row in held)
+def test_two_documents_are_enough_to_hold_one_out_and_rows_without_are_their_own(tmp_path):
+    (tmp_path / "a.csv").write_text("document,x\na,1\na,2\nb,3\na,4\nb,5\n")
+    assert [of(split(tmp_path / "a.csv", name), "x") for name in ("train", "validation")] == [["1", "2", "4"], ["3", "5"]]
+    (tmp_path / "b.csv").write_text("document,x\n" + ",1\n" * 100)
+    assert 80 < len(split(tmp_path / "b.csv")) < 100
+    (tmp_path / "c.csv").write_text("document,x\n" + "a,1\n" * 100)
+    with pytest.raises(DataError, match="there is one document only, and none can be held out"):
+        split(tmp_path / "c.csv", "validation")
 
 
 def test_a_star_stands_for_a_name_and_not_for_folders(tmp_path):
@@ -359,6 +372,7 @@ def test_the_rows_around_a_bad_one_are_read(tmp_path):
         ({"a.csv": 'x"y\n"1"2\n'}, "a.csv, line 2", "not CSV"),
         ({"a.csv": '"x"y\n1\n'}, "a.csv, line 1", "not CSV"),
         ({"a.csv": "x,x\n1,2"}, "a.csv, line 1", "the header has 'x' twice"),
+        ({"a.csv": 'x\n"1\n2\n3\n'}, "a.csv, line 2 to 4", "not CSV: unexpected end of data"),
         ({"a.csv": "x\n"}, "a.csv", "there is no row in it"),
         ({"a.txt": ""}, "a.txt", "there is no row in it"),
         ({"a.csv": "x\n1\n", "b.csv": ""}, "b.csv", "there is no row in it"),
@@ -393,6 +407,12 @@ def test_what_is_bad_is_said_with_its_place(tmp_path, files, where, what):
     assert f"{tmp_path}/{where}".rstrip("/") in message and what in message, message
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"a.jsonl: it is no regular file"):
+        Files(str(tmp_path)).stamp()
+
+
 @pytest.mark.parametrize(
     ("path", "what"),
     {
@@ -414,7 +434,7 @@ def test_what_cannot_be_used_is_said_with_what_would_be(tmp_path, path, what):
     (tmp_path / "empty").mkdir()
     archive(tmp_path / "a.tar", {"b.csv": b"x"}), archive(tmp_path / "c.tar", {})
     with pytest.raises(DataError) as error:
-        list(Files(f"{tmp_path}/{path}").splits({}, {}).get("validation", ()))
+        split(f"{tmp_path}/{path}", "validation")
     assert what in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -1,6 +1,7 @@
 """Hugging Face data sets as a source: parquet files on this machine, and what is said where there are none."""
 
 import io
+import json
 import os
 import sys
 
@@ -79,6 +80,12 @@ def test_rows_without_declared_features_are_read_as_they_are(datasets, tmp_path)
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
     splits = source(str(tmp_path)).splits({}, {})
     assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
+
+
+def test_a_value_of_another_type_is_itself_and_leaves_the_others_as_they_are(datasets, tmp_path):
+    texts = ["a", "b", 5, ["c"], "d"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert [row["text"] for row in source(str(tmp_path)).splits({"train": "train"}, {})["train"]] == texts
 
 
 def test_the_stamp_of_a_folder_changes_with_its_files(folder):

@@ -116,11 +116,11 @@ FILE_MISTAKES = {
     "latin.txt": (TEXT, "latin.txt, line 2: byte 14 (0xe9) is not UTF-8"),
     "short.txt": (TEXT, "train has fewer tokens than data.length 16"),
     "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),
-    "untexted.jsonl": (TEXT, "has no field text; it has: words"),
+    "untexted.jsonl": (TEXT, "there is no field 'text'; it has: words; --data.fields text=NAME"),
     "one.jsonl": (LABELS, "needs two labels or more; all rows of train have 'only'"),
-    "unlabelled.jsonl": (LABELS, "row 0 of train has no label; --data.fields label=NAME"),
+    "unlabelled.jsonl": (LABELS, "there is no field 'label'; it has: text; --data.fields label=NAME"),
     "ragged.tsv": (LABELS, "ragged.tsv, line 3: 1 fields, but the header has 2"),
-    "headless.tsv": (LABELS, "has no field text; it has: a, x"),
+    "headless.tsv": (LABELS, "there is no field 'text'; it has: a, x"),
     "emtpy.txt": (TEXT, "did you mean empty.txt?"),
 }
 

@@ -1,12 +1,14 @@
 """Data that is not as it should be, from the command line: one line that names it, and nothing lost."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.errors import DataError
 from data.labelled_text import LabelledText
+from data.text import Text
 from train.__main__ import main
 
 RUN = ["run", "pydocs-topics", "--data.labels-per-class=None", "--run.steps=1", "--run.checkpoint-every=1", "--data.length=16"]
@@ -37,12 +39,17 @@ def refused(capsys, arguments: list[str]) -> str:
 
 MISTAKES = {
     "our field misspelt": (rows(), ["--data.fields=txt=text"], "data.fields must be of text, label, document, not 'txt'"),
-    "an empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "has no label; --data.fields label=NAME"),
-    "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "has no field 'sentence'; it has: text, label"),
+    "an empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "line 61: it has no label; --data.bad-records"),
+    "a label that is none": ([*rows(), {"text": "a", "label": ["a"]}], [], "line 61: its label is list, not a name or a number"),
+    "half a character": ([*rows(), {"text": "a", "label": "\ud83d"}], [], "line 61: its label '\\ud83d' is no Unicode"),
+    "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "no field 'sentence'; it has: text, label; --data.fields"),
     "a field of theirs misspelt": ([{"txt": "a"}] * 9, ["--data.fields=text=tx"], "no field 'tx'; did"),
-    "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "has no field text; it has: txt, label"),
+    "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "'text'; did you mean txt?"),
     "an ill-typed text": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; --data.bad-records skip"),
-    "no label": ([*rows(), {"text": "unlabelled"}], [], "has no label; --data.fields label=NAME says which field it is"),
+    "no label": ([*rows(), {"text": "unlabelled"}], [], "rows.jsonl, line 61: it has no label; --data.bad-records skip"),
+    "no label at all": ([{"text": "a"}] * 9, [], "no field 'label'; it has: text; --data.fields label=NAME"),
+    "a slice that ends before it begins": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' ends where"),
+    "one split twice": (rows(), ["--data.splits=train=train,test=train"], "data.splits must differ: what is trained on is not"),
     "a line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
     "fields that are no pairs": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
     "splits of another name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must be of train, validation, test"),
@@ -74,7 +81,13 @@ def test_bad_rows_are_skipped_counted_and_written_down(capsys):
     assert main([*RUN, write([*rows(), *bad]), "--data.bad-records=skip"]) == 0
     assert "2 bad records were skipped" in capsys.readouterr().err
     written = [json.loads(line) for line in Path("run/bad_records.jsonl").read_text().splitlines()]
-    assert written[0]["where"] == "rows.jsonl, line 61" and "its text is null" in written[1]["what"]
+    assert written == [
+        {
+            "where": "rows.jsonl, line 61",
+            "what": "not JSON: Expecting property name enclosed in double quotes: column 2 (char 1)",
+        },
+        {"where": "rows.jsonl, line 62", "what": "it has no text"},
+    ]
 
 
 @pytest.mark.quick
@@ -105,6 +118,26 @@ def test_labels_that_change_places_are_another_data_set():
         write(each, name)
         found.append(LabelledText(source=f"files:{name}", length=16, vocab_size=300).build().fingerprint)
     assert found[0]["train"] != found[1]["train"]
+
+
+@pytest.mark.quick
+def test_a_field_that_is_named_is_the_only_one_that_is_read():
+    found = [{"body": f"their words {i}", "text": f"our words {i}", "kind": "ab"[i % 2], "label": "c"} for i in range(60)]
+    del found[30]["body"], found[40]["kind"]
+    write(found)
+    config = LabelledText(source="files:rows.jsonl", fields="text=body,label=kind", length=16, vocab_size=300)
+    dataset = replace(config, bad_records="skip").build()
+    assert [json.loads(line)["what"] for line in dataset.bad_records] == ["it has no text", "it has no label"]
+    assert dataset.codec.labels == ("a", "b") and all(text.startswith("their") for text in dataset.shown["train"])
+
+
+@pytest.mark.quick
+def test_rows_of_one_document_are_texts_of_their_own_where_each_has_a_label_and_one_text_where_none_has():
+    found = [{"text": f"words {i}", "label": "ab"[i % 2], "document": i // 3} for i in range(90)]
+    write(found)
+    labelled = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300).build()
+    assert sum(map(len, labelled.splits.values())) == 90
+    assert Text(source="files:rows.jsonl", length=16, vocab_size=300).build().about["cleaning"]["documents in"] == 30
 
 
 @pytest.mark.quick

@@ -56,7 +56,7 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     where = "standard input" if path is None else path
     try:
         data = Path(path).read_bytes() if path is not None else sys.stdin.buffer.read()
-        lines = data.decode("utf-8").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -71,6 +71,8 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
             if path is not None:
                 raise UserError(f"{where}, line {number}: not JSON; a text in quotes, or an object, is needed") from None
             row = line  # a pipe may hold plain text
+        if path is not None and not isinstance(row, str | dict):
+            raise UserError(f"{where}, line {number}: a text in quotes, or an object, is needed")
         rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})
     if not rows:
         raise UserError(f"{where}: there is nothing in it; --text TEXT or --input FILE.jsonl says what to predict")

@@ -12,8 +12,8 @@ read as a stream. Folders are classes where there are at least two. Within a fol
 README, LICENSE or COPYING are not data.
 
 Splits are what names say: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. Where no name says anything, about one
-row in ten is held out as `validation`, or one in ten of the documents, each with all its rows. In data.splits, a split may also be a file or a glob within the folder or archive:
-train=reviews.tsv,validation=more/*.tsv.
+row in ten is held out as `validation`, or one in ten of the documents, each with all its rows. In data.splits, a split may also
+be a file or a glob within the folder or archive: train=reviews.tsv,validation=more/*.tsv.
 """
 
 import re

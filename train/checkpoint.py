@@ -238,8 +238,11 @@ class Checkpoints:
             raise
         except Exception as error:  # whatever a reader of damaged files may raise
             wrong = reason(error)
-        if wrong := next(filter(None, cluster.gathered(wrong)), ""):
+        wrongs, sums = zip(*cluster.gathered([wrong, wanted]), strict=True)
+        if wrong := next(filter(None, wrongs), ""):
             raise ValueError(wrong)
+        if len(set(sums)) > 1:
+            raise UserError(f"cluster: processes read different checkpoints in {folder}; {cluster.ONE_FOLDER}")
         if int(checksum(found)) != wanted:
             raise ValueError(f"the checksum of {name} does not match")
         return found

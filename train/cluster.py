@@ -4,6 +4,7 @@ Every process runs the same command. Each reads its share of a batch and writes 
 rest and speaks for all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,14 +13,16 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from train import rundir
 from train.errors import UserError
-from train.roll_call import differs, keep_watch, roll_call
+from train.roll_call import depart, differs, keep_watch, roll_call
 
 T = TypeVar("T")
+ONE_FOLDER = "all need one folder, on a file system that they share"
 TOGETHER = 5  # seconds in which processes that meet one error all end
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
@@ -59,7 +62,8 @@ class Cluster:
             coordinator, processes, process = _detected(self.timeout)
         if coordinator is None or processes is None or process is None or processes == 1:
             return
-        mine = {"code": code(beside), "cluster.processes": processes, **rundir.versions()}
+        command = " ".join(takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+        mine = {"the command": command, "code": code(beside), "cluster.processes": processes, **rundir.versions()}
         keep_watch(roll_call(coordinator, processes, process, mine, self.timeout))
         import jax
 
@@ -95,11 +99,16 @@ def _speak(aloud: bool) -> None:
 
 def is_first() -> bool:
     """Whether this process speaks for all: it is alone, or the first of several."""
+    return process() == 0
+
+
+def process() -> int:
+    """Which this is, from 0."""
     if not is_joined():
-        return True
+        return 0
     import jax
 
-    return jax.process_index() == 0
+    return jax.process_index()
 
 
 def is_joined() -> bool:
@@ -157,6 +166,35 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def check_shared(folder: Path) -> None:
+    """Raises UserError on all processes where one has not the first's folder under that name, or cannot write into it: what it
+    saves would be waited for."""
+    if not is_joined():
+        return
+    mark, token, wrong = folder / f".process-{process()}", os.urandom(8).hex(), ""
+    try:
+        mark.write_text(token, "utf-8")
+    except FileNotFoundError:  # it is another folder
+        pass
+    except OSError as error:
+        wrong = f"process {process()} cannot write into {folder}: {error.strerror}"
+    said = gathered([token, wrong])
+
+    def compare() -> None:
+        for number, (token, wrong) in enumerate(said):
+            mark = folder / f".process-{number}"
+            if wrong:
+                raise UserError(f"cluster: {wrong}")
+            if not mark.exists() or mark.read_text("utf-8") != token:
+                raise UserError(f"cluster: {folder} of process {number} is not that of process 0; {ONE_FOLDER}")
+
+    try:
+        by_first(compare)
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink()
+
+
 def check_alike(parts: Mapping[str, Any]) -> None:
     """Raises UserError on all processes where one has other `parts` than the first."""
     first, *others = gathered(dict(parts))
@@ -195,4 +233,4 @@ def leave(status: int) -> None:
         assert distributed.global_state.client is not None
         distributed.global_state.client.wait_at_barrier("leaving", 1000 * TOGETHER)
     except Exception:  # whatever the runtime raises
-        os._exit(status)
+        depart(status, distributed.global_state.process_id)

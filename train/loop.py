@@ -87,6 +87,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
         cluster.check_alike({"the run directory": "begun" if continued else "new"})
         fresh = None if continued else initial(run, progress.say)  # which may refuse, and then nothing was written
         lock = cluster.by_first(lambda: write(run, continued, progress.say))
+        cluster.check_shared(path)
         for note in [*run.dataset.notes, *notes(run)]:
             progress.say(f"{path.name}: {note}")
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:

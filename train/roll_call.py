@@ -1,7 +1,9 @@
 """Who is there: the roll call at which the processes of a run meet, and the watch that they keep over each other until they end.
 
-jax.distributed waits and watches too, but it ends a process without a word of who is missing, and by an abort where the first is
-gone.
+jax.distributed waits and watches too, but it ends a process without a word of who is missing, and by an abort where one is gone.
+
+Each process has a line to the first, over which it says its number and what it is. The first answers with a verdict, which is
+empty where all is well. Then each may say FAREWELL, or who is gone.
 """
 
 import atexit
@@ -9,92 +11,154 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from train.errors import UserError
 
-AGAIN = "what was saved is whole, and the same command in all of them continues"
-FAREWELL = "\n"  # what a process says to the others when it ends as it should
+HELLO = "fmodels"  # which begins each line, since others may knock at this door
+FAREWELL = "farewell"
+LONGEST = 1 << 16  # bytes of a line
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds and times: a machine may be lost too
 HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too
+SPEAKING = 1.0  # seconds in which the watch may say who is gone, before it is said that the runtime has ended
+AGAIN = "what was saved is whole, and the same command in all of them continues"
 
-Lines = dict[int, socket.socket]  # from the first process to each of the others, and from each of them to the first
+
+class Line:
+    """A connection over which lines of JSON are said. Nothing is waited for."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection, self.said = connection, b""
+        connection.setblocking(False)
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def tell(self, *words: Any) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which is seen when it is heard
+            self.connection.sendall(f"{json.dumps([HELLO, *words])}\n".encode())
+
+    def hear(self) -> list[Any] | None:
+        """The words of one line, once it is there as a whole. Raises EOFError from one that hung up, or is a stranger."""
+        try:
+            while not self.said.endswith(b"\n"):
+                byte = self.connection.recv(1)  # and not what may follow the line
+                if not byte or len(self.said) == LONGEST:
+                    raise EOFError
+                self.said += byte
+            hello, *words = json.loads(self.said)
+        except BlockingIOError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise EOFError from None
+        if hello != HELLO:
+            raise EOFError
+        self.said = b""
+        return words
+
+
+Lines = dict[int, Line]  # from the first process to each of the others, and from each of them to the first
+_watched: Lines = {}
 
 
 def roll_call(coordinator: str, processes: int, process: int, mine: Mapping[str, Any], timeout: int) -> Lines:
-    """Waits until all processes are there: each tells the first what is its own, which tells all what it found. Raises UserError
-    in all that it reaches where one is missing or differs."""
+    """Waits until all processes are there, and are alike in what is `mine`. Raises UserError in all that it reaches where one is
+    missing or differs."""
     host, _, port = coordinator.rpartition(":")
     if process:
         lines, verdict = _report(host, int(port), process, mine, timeout)
     else:
         lines, verdict = _collect(int(port), processes, mine, timeout)
     if verdict:
-        for _, line in lines:
-            line.close()
         raise UserError(f"cluster: {verdict}")
-    return dict(lines)
+    return lines
 
 
-def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -> tuple[list[tuple[int, socket.socket]], str]:
-    """Who came, and what is wrong, as the first process sees it, after it has told the others."""
-    came: list[tuple[int, socket.socket]] = []
+def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -> tuple[Lines, str]:
+    """The lines to all others, or what is wrong, as the first process sees it and has told the others."""
     end, verdict = time.monotonic() + timeout, ""
     try:
         server = socket.create_server(("", port))
     except OSError as error:
-        return came, f"process 0 cannot listen at port {port}: {error.strerror}; another --cluster.coordinator may be free"
-    with server:
+        why = os.strerror(error.errno or 0)
+        return {}, f"process 0 cannot listen at port {port}: {why}; another --cluster.coordinator may be free"
+    came: dict[Line, int] = {}
+    with server, selectors.DefaultSelector() as selector:
+        server.setblocking(False)
+        selector.register(server, selectors.EVENT_READ)
         while len(came) < processes - 1 and not verdict:
-            try:
-                server.settimeout(max(end - time.monotonic(), 0.001))
-                line, _ = server.accept()
-            except TimeoutError:
-                line = None
-            came = [(number, line) for number, line in came if _is_there(line)]  # one may have died, and been started anew
-            there = {number for number, _ in came}
-            if line is None:
-                missing = ", ".join(str(i) for i in range(1, processes) if i not in there)
-                verdict = f"process(es) {missing} of {processes} did not come in time"
-                break
-            try:
-                line.settimeout(1)
-                number, theirs = json.loads(_word(line))
-                verdict = f"two processes say that they are {number}" if number in there else differs(number, theirs, mine)
-            except (OSError, ValueError, TypeError, AttributeError):  # a stranger, or one that is slow and will knock again
-                line.close()
-                continue
-            came.append((number, line))
-    _tell((line for _, line in came), f"{verdict}\n")
-    return came, verdict
+            for key, _ in selector.select(max(end - time.monotonic(), 0)):
+                if key.fileobj is server:
+                    with contextlib.suppress(OSError):  # it has hung up again
+                        selector.register(Line(server.accept()[0]), selectors.EVENT_READ)
+                    continue
+                line = cast(Line, key.fileobj)
+                try:
+                    words = line.hear()
+                except EOFError:
+                    words = []
+                match words:
+                    case None:
+                        pass
+                    case [int(number), dict(theirs)] if number:
+                        twice = f"two processes say that they are {number}" if number in came.values() else ""
+                        verdict = verdict or twice or differs(number, theirs, mine)
+                        came[line] = number
+                    case _:  # a stranger, or one that died, and may be started anew
+                        selector.unregister(line)
+                        line.close()
+                        came.pop(line, None)
+            if time.monotonic() > end and not verdict:
+                missing = ", ".join(str(i) for i in range(1, processes) if i not in came.values())
+                verdict = f"process(es) {missing} of {processes} did not come in time" if missing else ""
+        for line in {cast(Line, key.fileobj) for key in selector.get_map().values() if key.fileobj is not server} - came.keys():
+            line.close()
+    for line in came:
+        line.tell(verdict)
+        if verdict:
+            line.close()
+    return {number: line for line, number in came.items()}, verdict
 
 
-def _report(
-    host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int
-) -> tuple[list[tuple[int, socket.socket]], str]:
+def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> tuple[Lines, str]:
     """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
-    end, why = time.monotonic() + timeout, ""
+    end = time.monotonic() + timeout
     while True:
-        with contextlib.ExitStack() as opened:
-            try:
-                line = opened.enter_context(socket.create_connection((host, port), timeout=1))
-                line.sendall(f"{json.dumps([process, mine])}\n".encode())
-                line.settimeout(2 * timeout)
-                if word := _word(line):
-                    opened.pop_all()
-                    return [(0, line)], word.strip()
-            except (OSError, ValueError) as error:  # it is not there yet, or something else is
-                why = getattr(error, "strerror", None) or str(error)
+        try:
+            line = Line(socket.create_connection((host, port), timeout=1))
+        except OSError as error:  # it is not there yet, or never will be
+            why = error.strerror or str(error)
+        else:
+            line.tell(process, dict(mine))
+            match _answer(line, time.monotonic() + 2 * timeout):
+                case [str(verdict)]:
+                    if verdict:
+                        line.close()
+                    return {0: line}, verdict
+            line.close()
+            why = "what listens there does not answer as a process of a run would"
         if time.monotonic() > end:
-            return [], f"process 0 cannot be reached at {host}:{port} ({why or 'it hung up'})"
+            return {}, f"process 0 cannot be reached at {host}:{port}: {why}"
         time.sleep(0.1)
+
+
+def _answer(line: Line, end: float) -> list[Any] | None:
+    with contextlib.suppress(EOFError):
+        while select.select([line], [], [], max(end - time.monotonic(), 0))[0]:
+            if (words := line.hear()) is not None:
+                return words
+    return None
 
 
 def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
@@ -107,18 +171,15 @@ def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) ->
 def keep_watch(lines: Lines) -> None:
     """From here on this process ends, with status 1 and one line, as soon as another has ended in any way but by saying farewell,
     as all do at their usual end. The first hears of each, and tells the others of which."""
+    _watched.update(lines)
     for line in lines.values():
-        line.settimeout(None)
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        line.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):  # macOS has other names, and keeps its own pace
-                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    # Where a process is gone the runtime may abort, with less to say. The handler of a signal is called with its number, which is
-    # 6 for SIGABRT: seconds of sleep, before the default takes over, in which the watch ends this process in its own way.
-    libc = ctypes.CDLL(None)
-    libc.signal(signal.SIGABRT, libc.sleep)
-    threading.Thread(target=_watch, args=(lines,), name="watch", daemon=True).start()
-    atexit.register(_leave, lines)
+                line.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+    threading.Thread(target=_watch, args=(dict(lines),), name="watch", daemon=True).start()
+    atexit.register(_leave)
 
 
 def _watch(lines: Lines) -> None:
@@ -127,58 +188,44 @@ def _watch(lines: Lines) -> None:
             selector.register(line, selectors.EVENT_READ, number)
         while selector.get_map():
             for key, _ in selector.select():
-                line = cast(socket.socket, key.fileobj)
+                line = cast(Line, key.fileobj)
                 try:
-                    word = _word(line)
-                except OSError:
-                    word = ""
-                if key.data not in lines:  # this process has said farewell itself
+                    words = line.hear()
+                except EOFError:
+                    words = [key.data]
+                if key.data not in _watched:  # this process has said farewell itself
                     return
-                selector.unregister(line)
-                if word != FAREWELL:
-                    _end(word.strip() or key.data, [cast(socket.socket, other.fileobj) for other in selector.get_map().values()])
+                if words == [FAREWELL]:
+                    selector.unregister(line)
+                elif words is not None:
+                    _say(f"process {words[0]} of the run is gone")
+                    depart(1, words[0])
 
 
-def _leave(lines: Lines) -> None:
-    while lines:
-        _, line = lines.popitem()
-        _tell([line], FAREWELL)
+def depart(status: int, gone: int) -> NoReturn:
+    """Ends this process at once, since that process, which may be this one, is gone. The others are told."""
+    for line in list(_watched.values()):
+        line.tell(gone)
+    if _watched and 0 not in _watched:  # the runtime of the others ends with that of the first, and says less
+        time.sleep(HEARING)
+    os._exit(status)
+
+
+def _leave() -> None:
+    while _watched:
+        _, line = _watched.popitem()
+        line.tell(FAREWELL)
         line.close()
 
 
-def _end(gone: str | int, others: Sequence[socket.socket]) -> NoReturn:
-    """Ends this process, wherever it is: what it waits for will not come."""
-    _tell(others, f"{gone}\n")
-    os.write(sys.stderr.fileno(), f"error: process {gone} of the run is gone; {AGAIN}\n".encode())
-    if others:  # the runtime of those who are with the first ends with it, and says less
-        time.sleep(HEARING)
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_signal: int) -> None:
+    """The runtime aborts where another process is gone, or does not answer. A handler of Python's would never be called: the
+    thread that aborts is none of Python's."""
+    time.sleep(SPEAKING)
+    _say("the runtime has ended this process, as it does where another of the run does not answer; it says above what it met")
     os._exit(1)
 
 
-def _is_there(line: socket.socket) -> bool:
-    """Whether a process that waits for a word still does. Its line is closed if not."""
-    line.setblocking(False)
-    with contextlib.suppress(ConnectionError):
-        try:
-            line.recv(1)  # it says nothing, so that this is its end
-        except BlockingIOError:
-            return True
-    line.close()
-    return False
-
-
-def _tell(lines: Iterable[socket.socket], word: str) -> None:
-    for line in lines:
-        with contextlib.suppress(OSError):  # it is gone
-            line.sendall(word.encode())
-
-
-def _word(line: socket.socket) -> str:
-    """What was said, up to the end of the line and no further: what is said next is not for who asks now. Empty if it hung up."""
-    said = b""
-    while not said.endswith(b"\n"):
-        byte = line.recv(1)
-        if not byte:
-            return ""
-        said += byte
-    return said.decode()
+def _say(what: str) -> None:
+    os.write(sys.stderr.fileno(), f"error: {what}; {AGAIN}\n".encode())  # at once, whatever else is being said

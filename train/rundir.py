@@ -177,8 +177,11 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         finite = {name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in values.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         for name, value in values.items():
             if isinstance(value, int | float):
                 self.events.add_scalar(name, value, step)

@@ -66,6 +66,8 @@ class Mesh:
             for axis in axes:
                 if axis not in AXES:
                     raise ValueError(f"rules.{name}: there is no mesh axis {axis!r}{nearest(axis, AXES)}")
+            if len(set(axes)) < len(axes):
+                raise ValueError(f"rules.{name} must name each mesh axis once, not {' '.join(axes)}")
 
     def build(self, devices: list | None = None) -> jax.sharding.Mesh:
         """The mesh over `devices` (all there are). Raises UserError if they cannot be laid out so."""

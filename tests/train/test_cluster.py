@@ -1,5 +1,6 @@
 """Several processes on this machine are one run: the losses of one process, exact continuation, and a word where one is alone."""
 
+import contextlib
 import functools
 import json
 import os
@@ -202,6 +203,37 @@ def test_processes_that_see_other_run_directories(front_door, tmp_path):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_processes_that_see_other_folders_under_one_name(start, front_door, tmp_path):
+    """Each of its own, and a copy."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+
+    def together(*arguments: str) -> list[str]:
+        of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+        names = enumerate(("here", "there"))
+        return finish([front_door(*arguments, *of, f"--cluster.process={i}", cwd=tmp_path / name) for i, name in names], 2)
+
+    run = ["run", "digits-mlp", "--run.dir=run", "--run.steps=4", "--run.checkpoint-every=2", "--optimizer.warmup-steps=0"]
+    shared = "all need one folder, on a file system that they share\n"
+    assert together(*run) == [f"error: cluster: run of process 1 is not that of process 0; {shared}"] * 2
+    shutil.rmtree(tmp_path / "here" / "run")
+    for name in ("here", "there"):
+        finish([front_door(*run, f"--run.seed={len(name)}", cwd=tmp_path / name)])
+    shutil.copy(tmp_path / "here/run/experiment.json", tmp_path / "there/run/experiment.json")
+    for said in together("evaluate", "run"):
+        assert said.startswith("error: cluster: processes read different checkpoints in ") and said.endswith(shared)
+    for said in together(*run, "--run.seed=4"):
+        assert said.endswith(f"error: cluster: run of process 1 is not that of process 0; {shared}")
+
+
+def test_processes_with_different_commands(front_door, tmp_path):
+    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+    commands = [["run", "digits-mlp", "--dry-run"], ["bench", "digits-mlp"]]
+    them = [front_door(*command, *of, f"--cluster.process={i}", cwd=tmp_path) for i, command in enumerate(commands)]
+    for said in finish(them, 2):
+        assert said == "error: cluster: process 1 differs from process 0: the command is bench digits-mlp, not run digits-mlp\n"
+
+
 def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
     folder = tmp_path / "run"
     processes = start(folder, 2, steps=100_000)
@@ -262,56 +294,110 @@ def test_two_processes_of_one_number_and_all_the_others_are_told():
         assert set(threads.map(call, (0, 1, 1))) == {"cluster: two processes say that they are 1"}
 
 
+def knock(coordinator: str, *said: bytes) -> socket.socket:
+    """A connection to who calls the roll, over which that was said. To be closed."""
+    while True:
+        try:
+            connection = socket.create_connection(("127.0.0.1", int(coordinator.rpartition(":")[2])))
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+            continue
+        for part in said:
+            connection.sendall(part)
+        return connection
+
+
 @pytest.mark.quick
 def test_who_dies_while_it_waits_may_come_again_and_is_missed_if_it_does_not():
     coordinator = f"127.0.0.1:{free_port()}"
-
-    def come_and_go() -> None:
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", int(coordinator.partition(":")[2]))) as line:
-                    line.sendall(b"[1, {}]\n")
-                    time.sleep(0.2)
-                return
-            except ConnectionRefusedError:
-                time.sleep(0.01)
-
     with ThreadPoolExecutor() as threads:
         first = threads.submit(roll_call, coordinator, 3, 0, {}, 20)
-        come_and_go()
+        with knock(coordinator, b'["fmodels", 1, {}]\n'):
+            time.sleep(0.2)
         others = [threads.submit(roll_call, coordinator, 3, process, {}, 20) for process in (1, 2)]
         lines = [line for each in (first, *others) for line in each.result().values()]
         for line in lines:
             line.close()
         assert len(lines) == 4
         first = threads.submit(roll_call, coordinator, 3, 0, {}, 1)
-        come_and_go()
+        with knock(coordinator, b'["fmodels", 1, {}]\n'):
+            time.sleep(0.2)
         with pytest.raises(UserError, match=r"process\(es\) 1, 2 of 3 did not come in time"):
             first.result()
+
+
+STRANGE = {
+    "silence": [],
+    "half a line": [b'["fmodels", 1'],
+    "a browser": [b"GET / HTTP/1.1\r\n\r\n"],
+    "a process of something else": [b"[1, {}]\n"],
+    "no number": [b'["fmodels", "1", {}]\n'],
+    "too deep": [b"[" * 200_000 + b"\n"],
+    "too long": [b"[" * 200_000],
+    "no Unicode": [b'["fmodels", "\xff"]\n'],
+}
+
+
+@pytest.mark.quick
+def test_strangers_at_the_door_change_nothing():
+    coordinator = f"127.0.0.1:{free_port()}"
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as open_ones:
+        began = time.monotonic()
+        first = threads.submit(roll_call, coordinator, 2, 0, {}, 20)
+        for said in STRANGE.values():
+            open_ones.enter_context(contextlib.closing(knock(coordinator)))
+            with contextlib.suppress(OSError):  # it was shown out in the middle of a word
+                open_ones.enter_context(contextlib.closing(knock(coordinator, *said)))
+        other = threads.submit(roll_call, coordinator, 2, 1, {}, 20)
+        for line in (*first.result().values(), *other.result().values()):
+            line.close()
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("said", [b"", b"\n", b"HTTP/1.1 400 Bad Request\r\n", b'["fmodels", 1]\n'])
+def test_what_is_no_process_at_the_coordinator_is_not_believed(said):
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        server.settimeout(1)
+        call = threads.submit(roll_call, f"127.0.0.1:{server.getsockname()[1]}", 2, 1, {}, 1)
+        with contextlib.suppress(TimeoutError):
+            while not call.done():
+                with server.accept()[0] as connection:
+                    connection.sendall(said)
+                    time.sleep(0.1)
+        with pytest.raises(
+            UserError, match=r"process 0 cannot be reached at .*: what listens there does not answer as a process"
+        ):
+            call.result()
 
 
 WATCHER = """
 import ctypes, sys
 from train.roll_call import keep_watch, roll_call
 keep_watch(roll_call(sys.argv[1], 2, 1, {}, 20))
-if sys.argv[2] == "aborts":
+if sys.argv[2] != "ends":
     ctypes.CDLL(None).abort()
 """
+ENDS = {  # of process 1: what it has from process 0, its status, and what it says
+    "ends": (0, ""),
+    "aborts, and process 0 is gone": (1, f"error: process 0 of the run is gone; {AGAIN}\n"),
+    "aborts, and process 0 is there": (1, "error: the runtime has ended this process, as it does where another"),
+}
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("its_end", ["is usual", "aborts"])
-def test_who_ends_as_usual_says_farewell_and_who_is_left_says_so_before_an_abort(its_end):
-    coordinator = f"127.0.0.1:{free_port()}"
+@pytest.mark.parametrize("its_end", ENDS)
+def test_who_ends_as_usual_says_farewell_and_an_abort_is_told_of(its_end):
+    coordinator, (status, words) = f"127.0.0.1:{free_port()}", ENDS[its_end]
     other = subprocess.Popen([sys.executable, "-c", WATCHER, coordinator, its_end], stderr=subprocess.PIPE, text=True)
-    with roll_call(coordinator, 2, 0, {}, 20)[1] as line:
-        if its_end == "is usual":
-            assert line.recv(10) == b"\n"
+    with contextlib.closing(roll_call(coordinator, 2, 0, {}, 20)[1]) as line:
+        if its_end == "ends":
+            line.connection.settimeout(20)
+            assert line.hear() == ["farewell"]
+        if its_end.endswith("there"):
+            other.wait(timeout=20)
     said = other.communicate(timeout=20)[1]
-    if its_end == "aborts":  # as the runtime does where it loses the first process
-        assert (other.returncode, said) == (1, f"error: process 0 of the run is gone; {AGAIN}\n")
-    else:
-        assert (other.returncode, said) == (0, "")
+    assert other.returncode == status and said.startswith(words) and said.count("\n") == bool(words), said
 
 
 @pytest.mark.quick

@@ -11,6 +11,7 @@ from train.errors import UserError
 from train.experiment import Experiment
 from train.verbs.run import told
 
+MOST_DEVICES = 2**12  # which takes ten seconds; four times as many take minutes
 USAGE = "usage: python -m train shardings RECIPE [--mesh.AXIS N …] [--field value …]"
 
 
@@ -37,6 +38,8 @@ def pretend(experiment: Experiment) -> bool:
     sizes = [getattr(experiment.mesh, axis) for axis in sharding.AXES]
     if -1 in sizes:
         return False
+    if math.prod(sizes) > MOST_DEVICES:
+        raise UserError(f"mesh: {math.prod(sizes):,} devices; at most {MOST_DEVICES:,} are pretended")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", math.prod(sizes))
     return True

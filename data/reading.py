@@ -147,10 +147,9 @@ class Reading:
         """Raises DataError if the first row has not what is read, or was named; in others it may be missing, as labels are."""
         there = [name for name in row if name not in (WHERE, PART)]
         self.fields = list(dict.fromkeys([*self.fields, *there]))
-        needed = {self.config.READS[0], *pairs("fields", self.config.fields)} - {"label"} | ({"label"} if needs_label else set())
-        for ours in filter(needed.__contains__, self.config.READS):
-            theirs = self.names[ours]
-            if theirs not in row:
+        needed = {self.config.READS[0], *pairs("fields", self.config.fields)}
+        for ours, theirs in self.names.items():
+            if theirs not in row and (needs_label if ours == "label" else ours in needed):
                 raise DataError(
                     f"data.source {self.config.source}: there is no field {theirs!r}{sources.near(theirs, there)}; it has: "
                     f"{', '.join(there)}; --data.fields {ours}=NAME says which it is"
@@ -159,7 +158,9 @@ class Reading:
 
 def _wrong_label(label: Any) -> str:
     """What is wrong with it, if anything is: a name or a number is needed."""
-    if label is None or (isinstance(label, str | Number) and label == label):
-        half = isinstance(label, str) and any("\ud800" <= character <= "\udfff" for character in label)
+    if isinstance(label, str):
+        half = any("\ud800" <= character <= "\udfff" for character in label)  # of a pair
         return f"its label {label!r} is no Unicode" if half else ""
-    return f"its label is {label if isinstance(label, float) else type(label).__name__}, not a name or a number"
+    if label is None or (isinstance(label, Number) and label == label):  # NaN is not
+        return ""
+    return f"its label is {label if isinstance(label, Number) else type(label).__name__}, not a name or a number"

@@ -54,7 +54,8 @@ class Cluster:
 
     def join(self, beside: Sequence[Path] = ()) -> None:
         """Waits for all processes, if there are others. To be called before any device is used. Raises UserError that names those
-        which did not come in time, or are of other code, that in the files `beside` the project among it, or other versions."""
+        which did not come in time, or have another command, other code, that in the files `beside` the project among it, or other
+        versions."""
         if self.processes == 1:
             return
         coordinator, processes, process = self.coordinator, self.processes, self.process

@@ -34,7 +34,7 @@ COLUMNS = {
 class FromText(FromSource):
     """What the config of anything that is made of text has."""
 
-    READS = ("text", "document")
+    READS = ("text", "label", "document")
     JOINS: ClassVar[bool] = True  # whether consecutive rows of one document are one text
 
     cleaning: Cleaning = Cleaning()
@@ -120,7 +120,7 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
                     number = -1 if label is None else labels.setdefault(str(label), len(labels))
                     text = row["text"].encode("utf-8", "surrogatepass")
                     digest.update(f"{label} {len(text)} ".encode() + text)
-                    writer.append({"label": number, "part": row.get(PART, 0)}, text)
+                    writer.append({"label": number, "part": row[PART]}, text)
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
             if not writer.count:
                 why = left_out(cleaner.counts)
@@ -148,7 +148,7 @@ def _with_text(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
 
 
 def _place(row: Row) -> tuple:
-    return row.get(PART), row.get("document")
+    return row[PART], row.get("document")
 
 
 def _joined(rows: Iterator[Row]) -> Iterator[Row]:

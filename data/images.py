@@ -88,7 +88,7 @@ class Images(labelling.Labelled):
             try:
                 for row in rows:
                     image, encoded, wrong = row.get("image"), b"", ""
-                    fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row.get(PART, 0))}
+                    fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row[PART])}
                     try:
                         if isinstance(image, str):  # a file that is no part of the source's state
                             raise DataError("its image is a string; files:FOLDER reads CLASS/NAME.png and the like")

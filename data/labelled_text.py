@@ -22,7 +22,6 @@ from data.tokenizer import TOKENIZER_FILE, Tokenizer
 class LabelledText(labelling.Labelled, FromTokens):
     """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]. Longer texts are cut."""
 
-    READS = ("text", "label", "document")
     JOINS = False  # each has a label
 
     source: Any = "pydocs:topics"

@@ -14,6 +14,8 @@ from data.reading import FromSource
 class Labelled(FromSource):
     """What the config of any labelled data has."""
 
+    LABELLED = True
+
     labels_per_class: int | None = None
     "labelled rows used for training; None for all"
     label_seed: int = 0
@@ -57,8 +59,8 @@ def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) 
             continue
         if len(unlabelled):
             raise DataError(
-                f"data.source {source}: row {unlabelled[0]} of {split} has no label; "
-                "--data.fields label=NAME says which field it is, and --data.splits which splits to use"
+                f"data.source {source}: row {unlabelled[0]} of {split} has no label, and others of it have; "
+                "--data.splits says which splits to use"
             )
         unknown = np.flatnonzero(place[labels] < 0)
         if len(unknown):

@@ -16,6 +16,7 @@ from data.sources.mixture import PART
 @dataclass(frozen=True, kw_only=True)
 class FromSource:
     READS: ClassVar[tuple[str, ...]] = ()  # the fields of a row that are read; without the first there is no row
+    LABELLED: ClassVar[bool] = False  # whether what is trained on needs labels; others say at most what is held out
 
     source: Any
     "NAME or NAME:ARGUMENT of data.sources, such as files:PATH or tfds:NAME"
@@ -42,8 +43,8 @@ class FromSource:
         splits = pairs("splits", self.splits)
         if splits and "train" not in splits:
             raise ValueError("splits must have one for train")
-        if twice := [rows for rows in splits.values() if list(splits.values()).count(rows) > 1]:
-            raise ValueError(f"splits must differ: what is trained on is not held out, and {twice[0]} is there twice")
+        if same := [split for split in splits if split != "train" and splits[split] == splits["train"]]:
+            raise ValueError(f"splits must differ: {same[0]} is what is trained on, {splits['train']}")
         for name in ("bad_limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -112,24 +113,28 @@ class Reading:
         return {split: self._judged(split, found[split]) for split in SPLITS if split in found}
 
     def _judged(self, split: str, rows: sources.Rows) -> Iterator[Row]:
-        needs_label = split == "train" and "label" in self.config.READS
-        is_first = True
+        labelled = self.config.LABELLED
+        needs_label, checked = labelled and split == "train", set[int]()
         for number, row in enumerate(rows):
             if isinstance(row, Bad):
                 self._skip(row)
                 continue
             self.where = row.get(WHERE) or f"data.source {self.config.source}, row {number} of {split}"
-            if is_first:
+            part = row[PART] if len(self.weights) > 1 else 0
+            if part not in checked:
                 self._check_fields(row, needs_label)
-            is_first = False
+                checked.add(part)
             ours = {name: row[theirs] for name, theirs in self.names.items() if theirs in row and row[theirs] is not None}
             for name in ("label", "document"):
                 if isinstance(ours.get(name), str) and not ours[name].strip():  # as a table has it where there is none
                     del ours[name]
-            if wrong := _wrong_label(ours.get("label")) or (needs_label and "label" not in ours and "it has no label"):
+            label = ours.pop("label", None)
+            if labelled and (wrong := _wrong_label(label) or (needs_label and label is None and "it has no label")):
                 self.reject(wrong)
                 continue
-            yield ours if len(self.weights) == 1 else {**ours, PART: row[PART]}
+            if labelled and label is not None:
+                needs_label, ours["label"] = True, label  # a split has labels, or none
+            yield {**ours, PART: part}
 
     def reject(self, what: str) -> None:
         """To be called for the row that was read last, if it is not what it should be. Raises DataError if the policy says so."""

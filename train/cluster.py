@@ -95,7 +95,7 @@ def _speak(aloud: bool) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-    sys.stdout = open(ours, "w", closefd=False)  # noqa: SIM115, until the process ends
+    sys.stdout = open(ours, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115, until the process ends
 
 
 def is_first() -> bool:

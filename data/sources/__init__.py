@@ -101,8 +101,8 @@ def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -
 
 def check_slice(term: str) -> None:
     """Raises DataError for one that ends where it begins, or before."""
-    bounds = re.search(r"\[\s*(\d+)(%?)\s*:\s*(\d+)(%?)\s*\]", term)
-    if bounds and bounds[2] == bounds[4] and int(bounds[1]) >= int(bounds[3]):
+    bounds = re.search(r"\[\s*(?:(\d+)(%?))?\s*:\s*(\d+)(%?)\s*\]", term)
+    if bounds and bounds[2] in (bounds[4], None) and int(bounds[1] or 0) >= int(bounds[3]):
         raise DataError(f"data.splits: {term!r} ends where it begins, or before; NAME[:1000] or NAME[10%:20%] would have rows")
 
 

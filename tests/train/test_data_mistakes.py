@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.documents import documents
 from data.errors import DataError
 from data.labelled_text import LabelledText
 from data.text import Text
@@ -49,7 +50,8 @@ MISTAKES = {
     "no label": ([*rows(), {"text": "unlabelled"}], [], "rows.jsonl, line 61: it has no label; --data.bad-records skip"),
     "no label at all": ([{"text": "a"}] * 9, [], "no field 'label'; it has: text; --data.fields label=NAME"),
     "a slice that ends before it begins": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' ends where"),
-    "one split twice": (rows(), ["--data.splits=train=train,test=train"], "data.splits must differ: what is trained on is not"),
+    "a slice of nothing": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' ends where it begins"),
+    "one split twice": (rows(), ["--data.splits=train=train,test=train"], "data.splits must differ: test is what"),
     "a line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
     "fields that are no pairs": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
     "splits of another name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must be of train, validation, test"),
@@ -129,6 +131,25 @@ def test_a_field_that_is_named_is_the_only_one_that_is_read():
     dataset = replace(config, bad_records="skip").build()
     assert [json.loads(line)["what"] for line in dataset.bad_records] == ["it has no text", "it has no label"]
     assert dataset.codec.labels == ("a", "b") and all(text.startswith("their") for text in dataset.shown["train"])
+
+
+@pytest.mark.quick
+def test_what_is_held_out_of_fine_tuning_is_held_out_of_pretraining():
+    write([{"text": f"words {i}", "kind": "abc"[i % 3 if i % 7 else 0]} for i in range(200)])
+    common = {"source": "files:rows.jsonl", "fields": "label=kind", "length": 16, "vocab_size": 300}
+    labelled, plain = LabelledText(**common).build(), documents(Text(**common))
+    held = set(labelled.shown["validation"])
+    assert held == set(plain.texts("validation")) and held.isdisjoint(plain.texts("train"))
+
+
+@pytest.mark.quick
+def test_rows_without_a_label_among_others_are_bad_in_every_split():
+    write(rows(), "train.jsonl")
+    write([*rows(3), {"text": "unlabelled"}], "test.jsonl")
+    config = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300)
+    with pytest.raises(DataError, match=r"^test\.jsonl, line 4: it has no label"):
+        config.build()
+    assert len(replace(config, bad_records="skip").build().splits["test"]) == 3
 
 
 @pytest.mark.quick

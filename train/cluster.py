@@ -4,11 +4,13 @@ Every process runs the same command. Each reads its share of a batch and writes 
 rest and speaks for all.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any, TypeVar
 
 from train import rundir
 from train.errors import UserError
-from train.roll_call import depart, differs, keep_watch, roll_call
+from train.roll_call import depart, differs, keep_watch, keeps_watch, roll_call, say_farewell
 
 T = TypeVar("T")
 ONE_FOLDER = "all need one folder, on a file system that they share"
@@ -63,14 +65,16 @@ class Cluster:
             coordinator, processes, process = _detected(self.timeout)
         if coordinator is None or processes is None or process is None or processes == 1:
             return
-        command = " ".join(takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+        words = takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:])
+        command = " ".join([*words, *({"--dry-run"} & set(sys.argv))])  # whatever options differ in is told later, by its name
         mine = {"the command": command, "code": code(beside), "cluster.processes": processes, **rundir.versions()}
-        keep_watch(roll_call(coordinator, processes, process, mine, self.timeout))
+        keep_watch(process, roll_call(coordinator, processes, process, mine, self.timeout))
         import jax
 
         jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
         given = (self.coordinator, self.processes, self.process)
         jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
+        atexit.register(_end)
         _speak(process == 0)
         gathered("here")  # Gloo gives the first exchange half a minute, and later ones all the time that they need
 
@@ -86,6 +90,14 @@ def _detected(timeout: int) -> tuple[str | None, int | None, int | None]:
     except Exception as error:  # of whatever the cluster's own interface is
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"cluster: it cannot be read ({why}); --cluster.processes 1 runs this process alone") from None
+
+
+def _end() -> None:
+    """JAX's own end, at which processes wait for each other, comes before the farewell: who dies until then is missed."""
+    from jax._src.api import clean_up
+
+    clean_up()
+    say_farewell()
 
 
 def _speak(aloud: bool) -> None:
@@ -182,11 +194,11 @@ def check_shared(folder: Path) -> None:
     said = gathered([token, wrong])
 
     def compare() -> None:
-        for number, (token, wrong) in enumerate(said):
-            mark = folder / f".process-{number}"
-            if wrong:
-                raise UserError(f"cluster: {wrong}")
-            if not mark.exists() or mark.read_text("utf-8") != token:
+        for number, (expected, refusal) in enumerate(said):
+            theirs = folder / f".process-{number}"
+            if refusal:
+                raise UserError(f"cluster: {refusal}")
+            if not theirs.exists() or theirs.read_text("utf-8") != expected:
                 raise UserError(f"cluster: {folder} of process {number} is not that of process 0; {ONE_FOLDER}")
 
     try:
@@ -224,8 +236,10 @@ def is_lost(error: Exception) -> bool:
 def leave(status: int) -> None:
     """Before a process of several ends by an error. Where all met it, they end together, as the runtime wants it; one that is
     alone ends at once, since at its usual end it would wait for the others, which wait for it."""
-    if status not in (1, 2) or not is_joined():
+    if status not in (1, 2, 128 + signal.SIGPIPE) or not keeps_watch():
         return
+    if not is_joined():
+        depart(status)
     sys.stdout.flush()
     sys.stderr.flush()
     from jax._src import distributed
@@ -234,4 +248,4 @@ def leave(status: int) -> None:
         assert distributed.global_state.client is not None
         distributed.global_state.client.wait_at_barrier("leaving", 1000 * TOGETHER)
     except Exception:  # whatever the runtime raises
-        depart(status, distributed.global_state.process_id)
+        depart(status)

@@ -3,7 +3,8 @@
 jax.distributed waits and watches too, but it ends a process without a word of who is missing, and by an abort where one is gone.
 
 Each process has a line to the first, over which it says its number and what it is. The first answers with a verdict, which is
-empty where all is well. Then each may say FAREWELL, or who is gone.
+empty where all is well. Then each may say FAREWELL, or who is gone (nobody, where a signal stops them all) and with which status
+all are to end.
 """
 
 import atexit
@@ -26,7 +27,9 @@ from train.errors import UserError
 HELLO = "fmodels"  # which begins each line, since others may knock at this door
 FAREWELL = "farewell"
 LONGEST = 1 << 16  # bytes of a line
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds and times: a machine may be lost too
+# Seconds, seconds and times: a machine may be lost too, and is to be missed before the runtime does, after cluster.HEARTBEAT.
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+KNOCKING = 0.5  # seconds without another who comes, after which no more are told of a verdict
 HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too
 SPEAKING = 1.0  # seconds in which the watch may say who is gone, before it is said that the runtime has ended
 AGAIN = "what was saved is whole, and the same command in all of them continues"
@@ -70,6 +73,7 @@ class Line:
 
 Lines = dict[int, Line]  # from the first process to each of the others, and from each of them to the first
 _watched: Lines = {}
+_me: list[int] = []  # the number of this process, while it keeps watch
 
 
 def roll_call(coordinator: str, processes: int, process: int, mine: Mapping[str, Any], timeout: int) -> Lines:
@@ -93,7 +97,7 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
     except OSError as error:
         why = os.strerror(error.errno or 0)
         return {}, f"process 0 cannot listen at port {port}: {why}; another --cluster.coordinator may be free"
-    came: dict[Line, int] = {}
+    knocked, came = list[Line](), dict[Line, int]()
     with server, selectors.DefaultSelector() as selector:
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
@@ -101,7 +105,8 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
             for key, _ in selector.select(max(end - time.monotonic(), 0)):
                 if key.fileobj is server:
                     with contextlib.suppress(OSError):  # it has hung up again
-                        selector.register(Line(server.accept()[0]), selectors.EVENT_READ)
+                        knocked.append(Line(server.accept()[0]))
+                        selector.register(knocked[-1], selectors.EVENT_READ)
                     continue
                 line = cast(Line, key.fileobj)
                 try:
@@ -122,11 +127,14 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
             if time.monotonic() > end and not verdict:
                 missing = ", ".join(str(i) for i in range(1, processes) if i not in came.values())
                 verdict = f"process(es) {missing} of {processes} did not come in time" if missing else ""
-        for line in {cast(Line, key.fileobj) for key in selector.get_map().values() if key.fileobj is not server} - came.keys():
-            line.close()
-    for line in came:
-        line.tell(verdict)
-        if verdict:
+        server.settimeout(KNOCKING)
+        with contextlib.suppress(OSError):
+            while verdict and len(knocked) < 2 * processes:  # those who are still to come need not wait for nothing
+                knocked.append(Line(server.accept()[0]))
+    for line in knocked:
+        if verdict or line in came:
+            line.tell(verdict)
+        if verdict or line not in came:
             line.close()
     return {number: line for line, number in came.items()}, verdict
 
@@ -168,9 +176,10 @@ def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) ->
     return f"process {number} differs from process 0: {shown}" if changed else ""
 
 
-def keep_watch(lines: Lines) -> None:
-    """From here on this process ends, with status 1 and one line, as soon as another has ended in any way but by saying farewell,
-    as all do at their usual end. The first hears of each, and tells the others of which."""
+def keep_watch(process: int, lines: Lines) -> None:
+    """From here on this process ends, with status 1 and one line, as soon as another has ended in any way but by saying farewell.
+    The first hears of each, and tells the others of which."""
+    _me.append(process)
     _watched.update(lines)
     for line in lines.values():
         line.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -179,7 +188,11 @@ def keep_watch(lines: Lines) -> None:
                 line.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
     threading.Thread(target=_watch, args=(dict(lines),), name="watch", daemon=True).start()
-    atexit.register(_leave)
+    atexit.register(say_farewell)
+
+
+def keeps_watch() -> bool:
+    return bool(_watched)
 
 
 def _watch(lines: Lines) -> None:
@@ -192,26 +205,38 @@ def _watch(lines: Lines) -> None:
                 try:
                     words = line.hear()
                 except EOFError:
-                    words = [key.data]
+                    words = [key.data, 1]
                 if key.data not in _watched:  # this process has said farewell itself
                     return
                 if words == [FAREWELL]:
                     selector.unregister(line)
                 elif words is not None:
-                    _say(f"process {words[0]} of the run is gone")
-                    depart(1, words[0])
+                    gone, status = words
+                    if gone is not None:
+                        _say(f"process {gone} of the run is gone; {AGAIN}")
+                    _depart(gone, status, status)
 
 
-def depart(status: int, gone: int) -> NoReturn:
-    """Ends this process at once, since that process, which may be this one, is gone. The others are told."""
+def depart(status: int) -> NoReturn:
+    """Ends this process at once, alone, and so all of them, which say that it is gone."""
+    _depart(_me[0], status, 1)
+
+
+def stop_all(status: int) -> NoReturn:
+    """Ends this process and all others at once, because of a signal, and without a word."""
+    _depart(None, status, status)
+
+
+def _depart(gone: int | None, mine: int, theirs: int) -> NoReturn:
     for line in list(_watched.values()):
-        line.tell(gone)
+        line.tell(gone, theirs)
     if _watched and 0 not in _watched:  # the runtime of the others ends with that of the first, and says less
         time.sleep(HEARING)
-    os._exit(status)
+    os._exit(mine)
 
 
-def _leave() -> None:
+def say_farewell() -> None:
+    """At the usual end. Who is gone later is not missed."""
     while _watched:
         _, line = _watched.popitem()
         line.tell(FAREWELL)
@@ -220,12 +245,15 @@ def _leave() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_signal: int) -> None:
-    """The runtime aborts where another process is gone, or does not answer. A handler of Python's would never be called: the
-    thread that aborts is none of Python's."""
+    """The runtime aborts where another process is gone, or does not answer. A handler of Python's own would never be called: the
+    thread that aborts is none of Python's. Where that thread stops all others, as none of the runtime's does, this would wait for
+    them in vain."""
     time.sleep(SPEAKING)
-    _say("the runtime has ended this process, as it does where another of the run does not answer; it says above what it met")
+    _say("the runtime has aborted this process, for what it says above, or since another process of the run does not answer")
     os._exit(1)
 
 
 def _say(what: str) -> None:
-    os.write(sys.stderr.fileno(), f"error: {what}; {AGAIN}\n".encode())  # at once, whatever else is being said
+    """At once, whatever else is being said."""
+    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
+    os.write(sys.stderr.fileno(), f"{cursor}error: {what}\n".encode())

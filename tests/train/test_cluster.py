@@ -149,7 +149,7 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         began = time.monotonic()
         _, said = processes[1 - victim].communicate(timeout=120)
         assert processes[1 - victim].returncode == 1
-        assert said.endswith(f"error: process {victim} of the run is gone; {AGAIN}\n"), said
+        assert f"error: process {victim} of the run is gone; {AGAIN}\n" in said, said  # among what the runtime has to say
         assert time.monotonic() - began < 100
         processes[victim].communicate()
     finish(start(killed, 2))
@@ -231,7 +231,8 @@ def test_processes_with_different_commands(front_door, tmp_path):
     commands = [["run", "digits-mlp", "--dry-run"], ["bench", "digits-mlp"]]
     them = [front_door(*command, *of, f"--cluster.process={i}", cwd=tmp_path) for i, command in enumerate(commands)]
     for said in finish(them, 2):
-        assert said == "error: cluster: process 1 differs from process 0: the command is bench digits-mlp, not run digits-mlp\n"
+        what = "the command is bench digits-mlp, not run digits-mlp --dry-run"
+        assert said == f"error: cluster: process 1 differs from process 0: {what}\n"
 
 
 def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
@@ -372,16 +373,67 @@ def test_what_is_no_process_at_the_coordinator_is_not_believed(said):
 
 
 WATCHER = """
-import ctypes, sys
-from train.roll_call import keep_watch, roll_call
-keep_watch(roll_call(sys.argv[1], 2, 1, {}, 20))
-if sys.argv[2] != "ends":
+import ctypes, sys, time
+from train.roll_call import keep_watch, roll_call, stop_all
+number, end = int(sys.argv[2]), sys.argv[3]
+keep_watch(number, roll_call(sys.argv[1], int(sys.argv[4]), number, {}, 20))
+print("watches", flush=True)
+if end.startswith("aborts"):
     ctypes.CDLL(None).abort()
+elif end == "stops":
+    stop_all(0)
+elif end == "waits":
+    time.sleep(60)
 """
-ENDS = {  # of process 1: what it has from process 0, its status, and what it says
+
+
+def watcher(coordinator: str, number: int, end: str, processes: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WATCHER, coordinator, str(number), end, str(processes)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("victim", [0, 2])
+def test_who_is_killed_is_named_by_all_others(victim):
+    coordinator = f"127.0.0.1:{free_port()}"
+    them = [watcher(coordinator, number, "waits", 3) for number in range(3)]
+    for process in them:
+        assert process.stdout is not None and process.stdout.readline() == "watches\n"
+    them[victim].kill()
+    said = [process.communicate(timeout=20)[1] for process in them]
+    del them[victim], said[victim]
+    assert [process.returncode for process in them] == [1, 1]
+    assert said == [f"error: process {victim} of the run is gone; {AGAIN}\n"] * 2
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_signal_that_stops_one_stops_all_with_its_status_and_without_a_word(first):
+    coordinator = f"127.0.0.1:{free_port()}"
+    them = [watcher(coordinator, number, "stops" if number == first else "waits", 3) for number in range(3)]
+    assert [process.communicate(timeout=20)[1] for process in them] == [""] * 3
+    assert [process.returncode for process in them] == [0] * 3
+
+
+@pytest.mark.quick
+def test_one_that_differs_ends_all_of_many_soon():
+    coordinator, count = f"127.0.0.1:{free_port()}", 30
+
+    def call(process: int) -> str:
+        with pytest.raises(UserError) as raised:
+            roll_call(coordinator, count, process, {"code": str(process == 7)}, timeout=60)
+        return str(raised.value)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(count) as threads:
+        assert set(threads.map(call, range(count))) == {"cluster: process 7 differs from process 0: code is True, not False"}
+    assert time.monotonic() - began < 30
+
+
+ENDS = {  # of process 1: what happens; its status, and what it says
     "ends": (0, ""),
     "aborts, and process 0 is gone": (1, f"error: process 0 of the run is gone; {AGAIN}\n"),
-    "aborts, and process 0 is there": (1, "error: the runtime has ended this process, as it does where another"),
+    "aborts, and process 0 is there": (1, "error: the runtime has aborted this process, for what it says above"),
 }
 
 
@@ -389,7 +441,7 @@ ENDS = {  # of process 1: what it has from process 0, its status, and what it sa
 @pytest.mark.parametrize("its_end", ENDS)
 def test_who_ends_as_usual_says_farewell_and_an_abort_is_told_of(its_end):
     coordinator, (status, words) = f"127.0.0.1:{free_port()}", ENDS[its_end]
-    other = subprocess.Popen([sys.executable, "-c", WATCHER, coordinator, its_end], stderr=subprocess.PIPE, text=True)
+    other = watcher(coordinator, 1, its_end, 2)
     with contextlib.closing(roll_call(coordinator, 2, 0, {}, 20)[1]) as line:
         if its_end == "ends":
             line.connection.settimeout(20)

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 def stoppable(work: Callable[[], int]) -> int:
     """The status of the work, or of the signal that ended it, having said what that left behind. Whoever sent SIGTERM got what
     was asked for, a saved state, and status 0."""
-    from train import cluster
+    from train import cluster, roll_call
     from train.loop import AGAIN, Interrupted
 
     def stop(number, _frame):
@@ -54,7 +54,7 @@ def stoppable(work: Callable[[], int]) -> int:
         if cluster.is_first():
             cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
             os.write(sys.stderr.fileno(), f"{cursor}stopped; {AGAIN}\n".encode())
-        os._exit(0 if number == signal.SIGTERM else 128 + number)
+        roll_call.stop_all(0 if number == signal.SIGTERM else 128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

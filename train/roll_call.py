@@ -27,7 +27,7 @@ from train.errors import UserError
 HELLO = "fmodels"  # which begins each line, since others may knock at this door
 FAREWELL = "farewell"
 LONGEST = 1 << 16  # bytes of a line
-# Seconds, seconds and times: a machine may be lost too, and is to be missed before the runtime does, after cluster.HEARTBEAT.
+# Seconds, seconds and times: a machine may be lost too, and is missed so before the runtime misses it (cluster.HEARTBEAT).
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 KNOCKING = 0.5  # seconds without another who comes, after which no more are told of a verdict
 HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too

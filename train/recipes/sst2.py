@@ -18,8 +18,8 @@ def sst2() -> Experiment:
     """Say whether a sentence of a film review is positive; --init-from RUN fine-tunes, without is from scratch.
 
     `python -m train run sst2 --init-from runs/quickstart/pretrain --run.seed N`, N of 0, 1 and 2, on Python 3.11: 78.7 ± 0.4 % on
-    the validation split (mean and standard deviation); with `--data.tokenizer runs/quickstart/pretrain/tokenizer.json` in place of
-    `--init-from`, 76.6 ± 0.7 %.
+    the validation split (mean and standard deviation); with `--data.tokenizer runs/quickstart/pretrain/tokenizer.json` in place
+    of `--init-from`, 76.6 ± 0.7 %.
     """
     return Experiment(
         model=ENCODER,

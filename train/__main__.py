@@ -58,12 +58,12 @@ def main(arguments: list[str]) -> int:
         return 2
     except Exception as error:
         from train import cluster
-        from train.roll_call import AGAIN
+        from train.roll_call import IS_GONE
 
         if not cluster.is_lost(error):
             raise
-        time.sleep(cluster.TOGETHER)  # the watch, which knows whom it has lost, ends this process meanwhile
-        print(f"error: another process of the run is gone; {AGAIN}", file=sys.stderr)
+        time.sleep(cluster.MISSED)  # the watch, which knows whom it has lost, ends this process meanwhile
+        print(f"error: another process of the run {IS_GONE}", file=sys.stderr)
         return 1
 
 

@@ -32,12 +32,16 @@ FORMAT = 1  # of a checkpoint: raised when an older version could not read it
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """uint32: every 32-bit word times an odd number that grows with its place in the array, summed modulo 2^32."""
+    """uint32: every 32-bit word times an odd number that grows with its place in the array, summed modulo 2^32. Places are
+    counted where the words are, so no device gets more of an array than it holds."""
 
     def of(leaf: jax.Array) -> jax.Array:
         unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-        bits = (leaf if leaf.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(leaf, unsigned)).astype(jnp.uint32).reshape(-1)
-        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+        bits = (leaf if leaf.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(leaf, unsigned)).astype(jnp.uint32)
+        place = jnp.uint32(0)
+        for dimension, size in enumerate(bits.shape):  # in row-major order
+            place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dimension)
+        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
     words = jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
     return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)

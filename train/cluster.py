@@ -26,6 +26,7 @@ from train.roll_call import depart, differs, keep_watch, keeps_watch, roll_call,
 T = TypeVar("T")
 ONE_FOLDER = "all need one folder, on a file system that they share"
 TOGETHER = 5  # seconds in which processes that meet one error all end
+MISSED = 5  # seconds in which the watch ends a process that has lost another
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
 

@@ -32,7 +32,7 @@ KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 KNOCKING = 0.5  # seconds without another who comes, after which no more are told of a verdict
 HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too
 SPEAKING = 1.0  # seconds in which the watch may say who is gone, before it is said that the runtime has ended
-AGAIN = "what was saved is whole, and the same command in all of them continues"
+IS_GONE = "is gone; what was saved is whole, and the same command in all of them continues"
 
 
 class Line:
@@ -213,7 +213,7 @@ def _watch(lines: Lines) -> None:
                 elif words is not None:
                     gone, status = words
                     if gone is not None:
-                        _say(f"process {gone} of the run is gone; {AGAIN}")
+                        _say(f"process {gone} of the run {IS_GONE}")
                     _depart(gone, status, status)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from train.checkpoint import read_model
 from train.cluster import Cluster, code
-from train.roll_call import AGAIN, differs
+from train.roll_call import IS_GONE, differs
 
 STEPS = 40
 Start = Callable[..., list[subprocess.Popen]]
@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         began = time.monotonic()
         _, said = processes[1 - victim].communicate(timeout=120)
         assert processes[1 - victim].returncode == 1
-        assert f"error: process {victim} of the run is gone; {AGAIN}\n" in said, said  # among what the runtime has to say
+        assert f"error: process {victim} of the run {IS_GONE}\n" in said, said  # among what the runtime has to say
         assert time.monotonic() - began < 100
         processes[victim].communicate()
     finish(start(killed, 2))

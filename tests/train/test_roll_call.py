@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from train.errors import UserError
-from train.roll_call import AGAIN, roll_call
+from train.roll_call import IS_GONE, roll_call
 
 pytestmark = pytest.mark.quick
 
@@ -134,7 +134,7 @@ def test_who_is_killed_is_named_by_all_others(coordinator, victim):
     said = [process.communicate(timeout=20)[1] for process in them]
     del them[victim], said[victim]
     assert [process.returncode for process in them] == [1, 1]
-    assert said == [f"error: process {victim} of the run is gone; {AGAIN}\n"] * 2
+    assert said == [f"error: process {victim} of the run {IS_GONE}\n"] * 2
 
 
 @pytest.mark.parametrize("first", [0, 2])
@@ -160,7 +160,7 @@ def test_one_that_differs_ends_all_of_many_soon(coordinator):
 
 ENDS = {  # of process 1: what happens; its status, and what it says
     "ends": (0, ""),
-    "aborts, and process 0 is gone": (1, f"error: process 0 of the run is gone; {AGAIN}\n"),
+    "aborts, and process 0 is gone": (1, f"error: process 0 of the run {IS_GONE}\n"),
     "aborts, and process 0 is there": (1, "error: the runtime has aborted this process, for what it says above"),
 }
 

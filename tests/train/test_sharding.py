@@ -12,6 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from data.text import Text
 from fmodels.axes import named
 from fmodels.bert import BertConfig
+from train.checkpoint import checksum
 from train.errors import UserError
 from train.experiment import Experiment, Run
 from train.objectives.masked_lm import MaskedLM
@@ -420,6 +421,19 @@ def test_tensor_parallel_blocks_reduce_twice_each_way(compiled_for_tpu):
         mine = [where for where in reduced if f"/{layer}/" in where]
         backward = [where for where in mine if "transpose" in where]
         assert len(backward) == 2 and len(mine) == 4, mine
+
+
+def test_checksums_are_of_places_and_gather_nothing():
+    built = program(bert(), Mesh(data=2, fsdp=2, tensor=2))
+    params = jax.tree.map(
+        lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), built.shapes.params, built.shardings.params
+    )
+    text = checksum.lower(params).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    words = x.reshape(-1).view(np.uint32) * (2 * np.arange(x.size, dtype=np.uint32) + 1)
+    assert int(checksum({"x": x})) == words.sum(dtype=np.uint32)  # one array, which counts once
+    assert int(checksum({"x": x})) != int(checksum({"x": x[::-1]}))
 
 
 def test_the_slow_network_is_crossed_by_the_first_axes_and_never_by_tensor():

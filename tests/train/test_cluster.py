@@ -136,6 +136,15 @@ def test_what_four_processes_began_others_continue(start, alone, tmp_path):
         assert_same_run(alone, folder)
 
 
+def test_two_processes_begin_where_another_run_ended_as_one_does(start, alone, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for processes, folder in enumerate((one, two), 1):
+        said = finish(start(folder, processes, "--init-from", alone, steps=4))
+        assert f"{folder.name}: parameters of {alone}: " in said[0]
+    assert_same_run(one, two)
+    assert losses(one)[1] < losses(alone)[1]
+
+
 def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exactly(start, uninterrupted, tmp_path):
     whole, killed = uninterrupted("2 data")[0], tmp_path / "killed"
     for victim, step in ((1, 15), (0, 25)):

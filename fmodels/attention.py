@@ -34,7 +34,7 @@ class Attention(nn.Module):
         x_BTD: Float[Array, "B T D"],
         mask: Bool[Array, "B #N #T T"] | None,
         bias: Float[Array, "#B N T T"] | None,
-        positions_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "#B T"],
         train: bool,
     ) -> Float[Array, "B T D"]:
         width = x_BTD.shape[-1]

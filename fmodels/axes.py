@@ -10,15 +10,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a trace is for: `place(x, names)` lays an activation out, and `platform` (`cpu`, `gpu`, `tpu`) will compute it."""
+    """What a trace is for: `place(x, names)` lays an activation out, `look_up` is the function below on many devices, and
+    `platform` (`cpu`, `gpu`, `tpu`) will compute it."""
 
     place: Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+    look_up: Callable[[jax.Array, tuple[str | None, str | None], jax.Array, int], jax.Array]
     platform: str
 
 
@@ -39,6 +42,16 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks that the activation `x` be laid out by these logical axes, one a dimension; None is a dimension never sharded."""
     layout = _layout.get()
     return x if layout is None else layout.place(x, names)
+
+
+def look_up(table_VD: jax.Array, names: tuple[str | None, str | None], ids_BT: jax.Array, rows: int) -> jax.Array:
+    """[B, T, D]: the vectors of a table with the logical axes `names`, for each of so many `rows`. Of ids, one row may be that
+    of all: [1, T]."""
+    layout = _layout.get()
+    if layout is not None:
+        return layout.look_up(table_VD, names, ids_BT, rows)
+    found_BTD = jnp.take(table_VD, ids_BT, axis=0)
+    return jnp.broadcast_to(found_BTD, (rows, *found_BTD.shape[1:]))
 
 
 def platform() -> str:

@@ -73,7 +73,7 @@ class Bert(nn.Module):
         length = tokens_BT.shape[1]
         if length > c.max_length:
             raise ValueError(f"sequences of {length} tokens do not fit into max_length {c.max_length}")
-        positions_BT = batch.get("positions", jnp.broadcast_to(jnp.arange(length), tokens_BT.shape))
+        positions_BT = batch.get("positions", jnp.arange(length)[None])
 
         assert c.vocab_size is not None, "an experiment is resolved before it runs"
         token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
@@ -83,7 +83,7 @@ class Bert(nn.Module):
             x_BTD += Embed(c.segments, c.width, name="segment_embedding")(segments_BT)
         if c.position == "learned":
             table = Embed(c.max_length, c.width, name="position_embedding")
-            x_BTD += table(positions_BT) if "positions" in batch else table.table[:length]
+            x_BTD += table(positions_BT, len(tokens_BT))
         elif c.position == "sinusoidal":
             x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
         x_BTD = Dropout(c.dropout)(NORMS[c.norm](name="embedding_norm")(x_BTD), train)
@@ -91,11 +91,11 @@ class Bert(nn.Module):
 
         hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
         if c.pooling == "cls":
-            pooled_BD = jnp.tanh(Dense(c.width, ("embed", None), name="pooler")(hidden_BTD[:, 0]))
+            pooled_BD = jnp.tanh(Dense(c.width, ("embed", "mlp"), name="pooler")(constrain(hidden_BTD[:, 0], "batch", None)))
         elif mask_BT is None:
             pooled_BD = hidden_BTD.mean(1)
         else:
             weight_BT = mask_BT.astype(hidden_BTD.dtype)
             weight_BT /= jnp.maximum(weight_BT.sum(1, keepdims=True), 1)
             pooled_BD = jnp.einsum("BTD,BT->BD", hidden_BTD, weight_BT)
-        return {"hidden": hidden_BTD, "pooled": pooled_BD, "embedding": token_embedding.table}
+        return {"hidden": hidden_BTD, "pooled": constrain(pooled_BD, "batch", None), "embedding": token_embedding.table}

@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
             for j in range(c.convolutions):
                 stride = 2 if i and not j else 1
                 x_BHWC = ConvNorm(channels, stride, c.momentum, name=f"stage_{i}_{j}")(x_BHWC, train)
-        return {"pooled": Dropout(c.dropout)(x_BHWC.mean((1, 2)), train)}
+        return {"pooled": constrain(Dropout(c.dropout)(x_BHWC.mean((1, 2)), train), "batch", None)}
 
 
 class ConvNorm(nn.Module):

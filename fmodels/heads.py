@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from fmodels.axes import named
+from fmodels.axes import constrain, named
 from fmodels.layers import ACTIVATIONS, Dense, Dropout, LayerNorm
 
 
@@ -18,11 +18,11 @@ class MaskedLMHead(nn.Module):
     def __call__(
         self, hidden_BKD: Float[Array, "B K D"], embedding_VD: Float[Array, "V D"], train: bool
     ) -> Float[Array, "B K V"]:
-        x_BKD = Dense(hidden_BKD.shape[-1], ("embed", None), name="dense")(hidden_BKD)
-        x_BKD = LayerNorm(name="norm")(ACTIVATIONS["gelu"](x_BKD))
+        x_BKD = ACTIVATIONS["gelu"](Dense(hidden_BKD.shape[-1], ("embed", "mlp"), name="dense")(hidden_BKD))
+        x_BKD = LayerNorm(name="norm")(constrain(x_BKD, "batch", None, None))
         bias_V = self.param("bias", named(nn.initializers.zeros, "vocab"), (embedding_VD.shape[0],))
         logits_BKV = jnp.einsum("BKD,VD->BKV", x_BKD, embedding_VD, preferred_element_type=jnp.float32)
-        return logits_BKV + bias_V.astype(jnp.float32)
+        return constrain(logits_BKV + bias_V.astype(jnp.float32), "batch", None, "vocab")
 
 
 class ClassifierHead(nn.Module):
@@ -36,4 +36,4 @@ class ClassifierHead(nn.Module):
     def __call__(self, pooled_BD: Float[Array, "B D"], train: bool) -> Float[Array, "B C"]:
         x_BD = Dropout(self.dropout)(pooled_BD, train)
         dense = Dense(self.classes, ("embed", None), init=nn.initializers.zeros, name="dense")
-        return dense(x_BD).astype(jnp.float32)
+        return constrain(dense(x_BD).astype(jnp.float32), "batch", None)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmodels.axes import constrain, named
+from fmodels.axes import look_up, named
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -71,9 +71,9 @@ class Embed(nn.Module):
     def setup(self):
         self.table = self.param("embedding", named(self.init, self.rows, "embed"), (self.size, self.features))
 
-    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        # Vectors are gathered whole: to look up parts of them, on devices that hold other rows of the batch, has no good layout.
-        return jnp.take(constrain(self.table, self.rows, None), ids, axis=0)
+    def __call__(self, ids: Int[Array, "#B T"], rows: int | None = None) -> Float[Array, "B T D"]:
+        """The vectors of the ids of each row, or of one row that is that of all `rows`."""
+        return look_up(self.table, (self.rows, "embed"), ids, rows or len(ids))
 
 
 class LayerNorm(nn.Module):

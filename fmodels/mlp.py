@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from flax import linen as nn
 
+from fmodels.axes import constrain
 from fmodels.layers import Dense, Dropout
 from fmodels.model import Model
 
@@ -41,6 +42,7 @@ class Mlp(nn.Module):
         axes = ("pixels", "mlp")
         for i, width in enumerate(self.config.hidden):
             x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
-            x_BF = Dropout(self.config.dropout)(x_BF, train)
+            # Whole, as each layer splits its outputs: from features in parts, XLA's partitioner makes wrong gradients of this.
+            x_BF = constrain(Dropout(self.config.dropout)(x_BF, train), "batch", None)
             axes = ("embed", "mlp")
         return {"pooled": x_BF}

@@ -16,14 +16,14 @@ from jaxtyping import Array, Float, Int
 from fmodels.axes import named
 
 
-def sinusoidal(positions_BT: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
+def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "B T D"]:
     """sin and cos of geometrically spaced frequencies, interleaved (Vaswani et al. 2017, §3.5). `width` is even."""
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(0, width, 2) / width)
     angle_BTF = positions_BT[..., None].astype(jnp.float32) * frequency
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*positions_BT.shape, width)
 
 
-def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "B T"]) -> Float[Array, "B T N H"]:
+def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"]) -> Float[Array, "B T N H"]:
     """Rotates the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even."""
     half = x_BTNH.shape[-1] // 2
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
@@ -33,7 +33,7 @@ def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "B T"]) -> 
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def alibi(heads: int, positions_BT: Int[Array, "B T"]) -> Float[Array, "B N T T"]:
+def alibi(heads: int, positions_BT: Int[Array, "#B T"]) -> Float[Array, "#B N T T"]:
     """A penalty linear in the distance, one slope a head (Press et al. 2022, §3); symmetric, as encoders use it.
 
     For a number of heads that is no power of two the slopes are those of the next lower power, then every other one of twice it.

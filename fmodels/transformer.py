@@ -118,7 +118,7 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x_BTD: Float[Array, "B T D"], mask, bias, positions_BT: Int[Array, "B T"]):
+    def __call__(self, x_BTD: Float[Array, "B T D"], mask, bias, positions_BT: Int[Array, "#B T"]):
         c = self.config
         attention = Attention(
             c.heads, c.attention_dropout, c.attention, c.position == "rotary", c.bias,
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         mask_BT: Bool[Array, "B T"] | None,
-        positions_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "#B T"],
         train: bool,
         sequences_BT: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:

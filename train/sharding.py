@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -171,7 +172,33 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> Layout:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
-    return Layout(place, mesh.devices.flat[0].platform)
+    def look_up(table_VD: jax.Array, names: tuple[str | None, str | None], ids_BT: jax.Array, rows: int) -> jax.Array:
+        """Said device by device, since the partitioner finds no good layout for it. Each gathers the vectors whole and finds
+        those of its rows; what it adds to their gradient is scattered again before it is summed over copies. Of a vocabulary that
+        is split otherwise than the batch, each finds what it has, and the sum over them is all."""
+        batch, own = rules["batch"], spec(mesh, rules, names, table_VD.shape, "table")
+        split, width = ((axes,) if isinstance(axes, str) else axes or () for axes in own)
+        gathered, split = (split, ()) if {*split} & {*batch} else ((), split)
+
+        copies = tuple(axis for axis in batch if axis not in (*split, *gathered, *width))
+
+        def local(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+            table_VD = jax.lax.pcast(table_VD, copies, to="varying")
+            for axes, dimension in ((gathered, 0), (width, 1)):
+                if axes:
+                    table_VD = jax.lax.all_gather(table_VD, axes, axis=dimension, tiled=True)
+            ids_BT = ids_BT - len(table_VD) * (jax.lax.axis_index(split) if split else 0)
+            found_BTD = jnp.take(table_VD, ids_BT, axis=0, mode="clip")
+            if split:
+                here_BT = (ids_BT >= 0) & (ids_BT < len(table_VD))
+                found_BTD = jax.lax.psum(jnp.where(here_BT[..., None], found_BTD, 0), split)
+            return jnp.broadcast_to(found_BTD, (rows // batch_ways(mesh, rules), *found_BTD.shape[1:]))
+
+        of_ids = PartitionSpec(batch if len(ids_BT) == rows else None)
+        everywhere = jax.shard_map(local, mesh=mesh, in_specs=(own, of_ids), out_specs=PartitionSpec(batch))
+        return everywhere(table_VD, ids_BT)
+
+    return Layout(place, look_up, mesh.devices.flat[0].platform)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:

@@ -110,7 +110,11 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     def gradient(params, model_state, batch: Batch, rng) -> tuple[Any, Sums, Any]:
         """Of the whole batch, in `accumulation` microbatches. No denominator depends on the parameters, so those of the whole
         batch are summed first (the compiler drops the rest of that pass), and each microbatch adds its numerators over them."""
-        differentiate = jax.grad(loss, has_aux=True)
+
+        def differentiate(*args: Any) -> tuple[Any, Any]:
+            grads, aux = jax.grad(loss, has_aux=True)(*args)
+            return jax.lax.with_sharding_constraint(grads, param_shardings), aux  # each device gets its part of the sum alone
+
         if run.accumulation == 1:
             grads, (sums, model_state) = differentiate(params, model_state, batch, rng)
             return grads, sums, model_state

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmodels.axes import constrain
 from fmodels.heads import ClassifierHead, MaskedLMHead
 from fmodels.model import Model
 from train.objectives import Sums, means
@@ -76,6 +77,7 @@ class MaskedLM:
     def logits(self, params: dict, outputs: dict, positions_BK: jax.Array) -> jax.Array:
         """[B, K, V]: the head at the given positions."""
         hidden_BKD = jnp.take_along_axis(outputs["hidden"], positions_BK[..., None], axis=1)
+        hidden_BKD = constrain(hidden_BKD, "batch", None, None)
         return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, outputs["embedding"])[0]
 
     def corrupt(self, batch: dict, rng: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -109,7 +111,8 @@ class MaskedLM:
             return tokens_T.at[positions_K].set(jnp.where(weights_K, new_K, old_K)), positions_K, weights_K
 
         corrupted_BT, positions_BK, weights_BK = jax.vmap(row)(batch["tokens"], batch["words"], batch["example"])
-        return corrupted_BT, positions_BK, weights_BK.astype(jnp.float32)
+        positions_BK, weights_BK = constrain(positions_BK, "batch", None), constrain(weights_BK, "batch", None)
+        return constrain(corrupted_BT, "batch", "length"), positions_BK, weights_BK.astype(jnp.float32)
 
     def summarize(self, sums: Sums) -> dict[str, float]:
         result = means(sums)

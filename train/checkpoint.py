@@ -86,6 +86,9 @@ class Checkpoints:
             single_host_load_and_broadcast=cluster.is_joined(),
         )
         self.manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
+        # The loop asks for preemption, at every step. Asked about an older one as well, by a thread that has just written it, the
+        # runtime may agree on a step that others have passed.
+        self.manager.reached_preemption = lambda step: False
 
     def best(self) -> dict[str, float]:
         """`step` and `loss` of the checkpoint of least validation loss; empty if none was evaluated."""

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from train.roll_call import depart, differs, keep_watch, keeps_watch, roll_call,
 T = TypeVar("T")
 ONE_FOLDER = "all need one folder, on a file system that they share"
 TOGETHER = 5  # seconds in which processes that meet one error all end
+SHARED = 5  # seconds in which what one of them has written is seen by the others
 MISSED = 5  # seconds in which the watch ends a process that has lost another
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
@@ -131,8 +133,9 @@ def is_joined() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def note_preemption() -> None:
-    """From here on the runtime notes SIGTERM, and `stopping` tells of it in all processes."""
+def note_preemption(start: int) -> None:
+    """From here on the runtime notes SIGTERM, and `stopping` tells of it in all processes. They stop at the step after the last
+    that any of them has told, so the one that they start from is told at once."""
     if is_joined():
         import jax
         from jax._src import distributed
@@ -140,6 +143,7 @@ def note_preemption() -> None:
         jax.config.update("jax_enable_preemption_service", True)
         if distributed.global_state.preemption_sync_manager is None:
             distributed.global_state.initialize_preemption_sync_manager()
+        stopping(start, False)
 
 
 def stopping(step: int, asked: bool) -> bool:
@@ -186,10 +190,20 @@ def check_shared(folder: Path) -> None:
     if not is_joined():
         return
     mark, token, wrong = folder / f".process-{process()}", os.urandom(8).hex(), ""
+
+    def soon(look: Callable[[], bool]) -> bool:
+        """Whether it is seen in a while: what one host writes another may see a little later."""
+        end = time.monotonic() + SHARED
+        while not look():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+            rundir.revisit(folder)
+        return True
+
     try:
-        mark.write_text(token, "utf-8")
-    except FileNotFoundError:  # it is another folder
-        pass
+        if soon(folder.exists):  # otherwise it is another folder
+            mark.write_text(token, "utf-8")
     except OSError as error:
         wrong = f"process {process()} cannot write into {folder}: {error.strerror}"
     said = gathered([token, wrong])
@@ -199,7 +213,7 @@ def check_shared(folder: Path) -> None:
             theirs = folder / f".process-{number}"
             if refusal:
                 raise UserError(f"cluster: {refusal}")
-            if not theirs.exists() or theirs.read_text("utf-8") != expected:
+            if not soon(lambda theirs=theirs, expected=expected: theirs.exists() and theirs.read_text("utf-8") == expected):
                 raise UserError(f"cluster: {folder} of process {number} is not that of process 0; {ONE_FOLDER}")
 
     try:

@@ -49,6 +49,7 @@ def assemble(experiment: Experiment) -> Assembled:
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
     own = Path(experiment.run.dir) / TOKENIZER_FILE
+    rundir.revisit(own.parent)
     begun = (own.parent / "experiment.json").exists()
     theirs = rundir.find(experiment.init_from) / TOKENIZER_FILE if experiment.init_from and not begun else own
     data = experiment.data
@@ -90,13 +91,14 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
         cluster.check_shared(path)
         for note in [*run.dataset.notes, *notes(run)]:
             progress.say(f"{path.name}: {note}")
-        with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints, interruptions() as interrupted:
+        with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints:
             state = checkpoints.restore(run.program) if continued else None
             if continued:
                 cluster.by_first(lambda: resume(run, state, progress.say))
             if state is None:
                 state = fresh or initial(run, progress.say)
-            with batches(run, int(state.step)) as reader:  # a step takes a batch, so the step is the position
+            start = int(state.step)  # a step takes a batch, so the step is the position
+            with interruptions(start) as interrupted, batches(run, start) as reader:
                 return _steps(run, state, reader, checkpoints, progress, interrupted)
     finally:
         progress.close()
@@ -273,9 +275,9 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def interruptions() -> Iterator[dict]:
+def interruptions(start: int) -> Iterator[dict]:
     """While active, the first SIGTERM or Ctrl-C only notes itself under `by`; the second acts at once. Of several processes the
-    runtime notes them, and has all of them stop at one step."""
+    runtime notes them, and has all of them stop at one step after `start`."""
     noted: dict[str, int | None] = {"by": None}
     before = {}
 
@@ -287,7 +289,7 @@ def interruptions() -> Iterator[dict]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
-    cluster.note_preemption()
+    cluster.note_preemption(start)
     try:
         yield noted
     finally:

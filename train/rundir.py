@@ -9,6 +9,7 @@ checkpoints/      Orbax
 lock              held by the process that trains
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -37,6 +38,14 @@ def find(run: str) -> Path:
     known = sorted(path.parent.name for path in Path("runs").glob("*/experiment.json"))
     hint = nearest(Path(run).name, known) if known else "; there are no runs here yet: python -m train run RECIPE makes one"
     raise UserError(f"there is no run {run}{hint}")
+
+
+def revisit(path: Path) -> None:
+    """Opens the folders on the way to `path`, from the top: a client of a network file system then asks what is in them, where
+    another host may have just made it, and forgets that it was not there."""
+    for folder in (*reversed(path.absolute().parents), path):
+        with contextlib.suppress(OSError):
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:

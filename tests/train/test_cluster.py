@@ -250,6 +250,21 @@ def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
     assert "stopped and saved at step" in said[0]
 
 
+def test_a_host_that_is_preempted_as_a_run_goes_on_stops_all_at_one_step(start, tmp_path):
+    """While its first step compiles, no step of this start has been told yet."""
+    folder = tmp_path / "run"
+    processes = start(folder, 2, steps=100_000)
+    wait_for(folder, 12, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    finish(processes)
+    processes = start(folder, 2, steps=100_000)
+    assert processes[0].stderr is not None
+    before = "".join(iter(processes[0].stderr.readline, f"run: continues at step {max(losses(folder))} of 100000\n"))
+    processes[1].send_signal(signal.SIGTERM)
+    (said, _) = finish(processes)
+    assert "stopped and saved at step" in said, before
+
+
 def test_processes_that_differ_say_in_what(start, front_door, tmp_path):
     folder, port = tmp_path / "run", free_port()
     common = ["run", "digits-mlp", f"--run.dir={folder}", f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2"]

@@ -7,9 +7,11 @@ which are sums of integers: the same for any layout over devices.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import sys
@@ -22,12 +24,15 @@ import jax
 import jax.numpy as jnp
 
 from fmodels.transformer import stack_layers, unstack_layers
-from train import cluster
+from train import cluster, sharding
 from train.errors import UserError
 from train.rundir import read_json, write_atomically
 from train.step import GuardState, Program, State
 
 FORMAT = 1  # of a checkpoint: raised when an older version could not read it
+# What an operating system says of files that are not to blame.
+NOT_ANSWERING = ("EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "EBUSY")
+UNREADABLE = {os.strerror(getattr(errno, name)) for name in NOT_ANSWERING}
 
 
 @jax.jit
@@ -191,18 +196,8 @@ class Checkpoints:
         return None
 
     def attempt(self, step: int, read: Callable[[int], Any]) -> tuple[Any, str]:
-        """What `read` makes of a checkpoint, and why it is damaged, if it is. Raises UserError for what says nothing of its
-        health: a newer version, too little memory."""
-        try:
-            return read(step), ""
-        except UserError:
-            raise
-        except Exception as error:  # whatever a reader of damaged files may raise
-            if cluster.is_lost(error):
-                raise
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise UserError(f"checkpoint {self.directory / str(step)} does not fit into memory ({reason(error)})") from None
-            return None, reason(error)
+        """What `read` makes of a checkpoint, and why it is damaged, if it is."""
+        return _attempt(self.directory / str(step), lambda: read(step))
 
     def _put_aside(self, step: int) -> None:
         aside = self.directory.parent / "damaged" / str(step)
@@ -213,6 +208,15 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Of what was saved, ascending, whole or not, as the first process sees it."""
         return cluster.gathered(sorted(int(step) for step in self.manager.all_steps()))[0]
+
+    def wrong(self, step: int, mesh: jax.sharding.Mesh) -> str:
+        """What is wrong with a checkpoint, which is read in parts on whatever `mesh` there is; empty if it is whole."""
+        folder = self.directory / str(step)
+        try:
+            _, damage = _attempt(folder, lambda: [_verified(folder, item, _in_parts(mesh)) for item in ("model", "optimizer")])
+        except UserError as error:
+            return str(error)
+        return f"damaged: {damage}" if damage else ""
 
     def mesh(self, step: int) -> str | None:
         """The mesh that a checkpoint was written on; None if it does not say."""
@@ -230,29 +234,56 @@ class Checkpoints:
         )  # fmt: skip
 
     def _item(self, step: int, name: str, program: Program) -> dict:
-        """One item, verified. Raises ValueError in every process if it is not what was saved, or one of them cannot read it."""
+        """One item, verified, in the layout of the program."""
         import orbax.checkpoint as ocp
 
         placed = jax.tree.map(
             lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), program.shapes, program.shardings
         )
-        folder: Any = self.directory.absolute() / str(step)
-        found, wanted, wrong = {}, None, ""
-        try:  # by the handler itself, which waits for no other process: one that fails must be able to say so
-            found = ocp.StandardCheckpointHandler().restore(folder / name, args=ocp.args.StandardRestore(_items(placed)[name]))
-            wanted = read_meta(folder)[name]
-        except UserError:
+        args = ocp.args.StandardRestore(_items(placed)[name])
+        folder = self.directory / str(step)
+        return _verified(folder, name, lambda item: ocp.StandardCheckpointHandler().restore(item, args=args))
+
+
+def _attempt(folder: Path, read: Callable[[], Any]) -> tuple[Any, str]:
+    """What `read` makes of a checkpoint, and why it is damaged, if it is. Raises UserError for what says nothing of its health: a
+    newer version, too little memory, another experiment's, a file system that does not answer."""
+    try:
+        return read(), ""
+    except UserError:
+        raise
+    except Exception as error:  # whatever a reader of damaged files may raise
+        why = reason(error)
+        if cluster.is_lost(error):
             raise
-        except Exception as error:  # whatever a reader of damaged files may raise
-            wrong = reason(error)
-        wrongs, sums = zip(*cluster.gathered([wrong, wanted]), strict=True)
-        if wrong := next(filter(None, wrongs), ""):
-            raise ValueError(wrong)
-        if len(set(sums)) > 1:
-            raise UserError(f"cluster: processes read different checkpoints in {folder}; {cluster.ONE_FOLDER}")
-        if int(checksum(found)) != wanted:
-            raise ValueError(f"the checksum of {name} does not match")
-        return found
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(f"checkpoint {folder} does not fit into memory ({why})") from None
+        if "tree structures do not match" in str(error):
+            raise UserError(f"checkpoint {folder} is of another experiment, or other versions (environment.json)") from None
+        if why in UNREADABLE:
+            raise UserError(f"checkpoint {folder} cannot be read ({why}); it may be whole") from None
+        return None, why
+
+
+def _verified(folder: Path, name: str, restore: Callable[[Any], Any]) -> dict:
+    """What `restore` makes of an item's folder, by a handler of Orbax itself: it waits for no other process, so that one that
+    fails can say so. Raises ValueError in every process if it is not what was saved, or one of them cannot read it."""
+    found, wanted, wrong = {}, None, ""
+    try:
+        wanted = read_meta(folder)[name]
+        found = restore(folder.absolute() / name)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a reader of damaged files may raise
+        wrong = reason(error)
+    wrongs, sums = zip(*cluster.gathered([wrong, wanted]), strict=True)
+    if wrong := next(filter(None, wrongs), ""):
+        raise ValueError(wrong)
+    if len(set(sums)) > 1:
+        raise UserError(f"cluster: processes read different checkpoints in {folder}; {cluster.ONE_FOLDER}")
+    if int(checksum(found)) != wanted:
+        raise ValueError(f"the checksum of {name} does not match")
+    return found
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -272,37 +303,48 @@ def _say_once() -> None:
     sys.unraisablehook = lambda unraisable: None if "Event loop is closed" in str(unraisable.exc_value) else before(unraisable)
 
 
-def read_model(run_dir: Path) -> tuple[dict, dict]:
-    """(params, model state) of the newest checkpoint of a run, as numpy arrays, whatever the experiment.
+def read_model(run_dir: Path, mesh: jax.sharding.Mesh | None = None) -> tuple[dict, dict]:
+    """(params, model state) of the newest checkpoint of a run, whatever the experiment, in parts on the devices of `mesh`, or
+    without one as numpy arrays.
 
     Raises UserError if there is none, or it is damaged."""
-    import numpy as np
     import orbax.checkpoint as ocp
 
     _say_once()
     directory = run_dir / "checkpoints"
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        step = manager.latest_step()
+        step = cluster.gathered(manager.latest_step())[0]
         if step is None:
             raise UserError(f"{directory}: there is no checkpoint: none was saved yet, or they are gone")
-        try:
-            item = directory.absolute() / str(step) / "model"
-            handler = ocp.PyTreeCheckpointer()
-            shapes: Any = handler.metadata(item).item_metadata
-            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(shapes))
-            model = handler.restore(item, restore_args=restore)
-            if int(checksum(model)) != read_meta(directory / str(step))["model"]:
-                raise ValueError("the checksum does not match")
-        except Exception as error:
-            raise UserError(f"checkpoint {directory / str(step)} is damaged ({reason(error)})") from None
+        model, damage = _attempt(directory / str(step), lambda: _verified(directory / str(step), "model", _in_parts(mesh)))
+    if damage:
+        raise UserError(f"checkpoint {directory / str(step)} is damaged ({damage})")
     return model["params"], model["model_state"]
+
+
+def _in_parts(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
+    """Restores an item whatever it holds, in parts on the devices of a mesh, or as numpy arrays."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    def wanted(leaf: Any) -> Any:
+        if mesh is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray)
+        return ocp.ArrayRestoreArgs(sharding=sharding.parts(mesh, leaf.shape))
+
+    def restore(item: Any) -> Any:
+        handler = ocp.PyTreeCheckpointHandler()
+        shapes: Any = handler.metadata(item).tree
+        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=jax.tree.map(wanted, dict(shapes))))
+
+    return restore
 
 
 def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
     """The fresh state with the parameters and the model state of another run, as far as names agree, and which were `taken`, are
     `new`, and were `left over`. Raises UserError where a name agrees and its shape does not, or where one of the model is
     missing."""
-    params, model_state = read_model(run_dir)
+    params, model_state = read_model(run_dir, program.mesh)
     given = _named({"": stacked_as(params, state.params), "state": model_state})
     ours = {"": state.params, "state": state.model_state}
     wanted = _named(ours)
@@ -323,9 +365,10 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
 
-    placed = {"": program.shardings.params, "state": program.shardings.model_state}
-    place = lambda name, leaf, to: on_devices(given[name], to) if name in given else leaf
-    found = jax.tree.map(place, jax.tree.unflatten(jax.tree.structure(ours), list(wanted)), ours, placed)
+    placed = _named({"": program.shardings.params, "state": program.shardings.model_state})
+    move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in taken})
+    moved = move({name: given[name] for name in taken})
+    found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])
     report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
     return replace(state, params=found[""], model_state=found["state"]), report
 
@@ -334,11 +377,6 @@ def _named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths: `model/dense/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): leaf for path, leaf in leaves}
-
-
-def on_devices(x: Any, placed: jax.sharding.Sharding) -> jax.Array:
-    """An array that every process has, of which each lays its part on its devices."""
-    return jax.make_array_from_callback(x.shape, placed, lambda index: x[index])
 
 
 def stacked_as(given: Any, wanted: Any) -> Any:
@@ -354,6 +392,8 @@ def stacked_as(given: Any, wanted: Any) -> Any:
 
 def reason(error: BaseException) -> str:
     """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". See full TensorStore")[0]
     of_system, of_array = re.search(r"([^:\]]+) \[os_error_code", text), re.match(r"([A-Z_]+): Error", text)
     if of_system:

@@ -201,6 +201,17 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> Layout:
     return Layout(place, look_up, mesh.devices.flat[0].platform)
 
 
+def parts(mesh: jax.sharding.Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """An array in as many parts as its dimensions divide into, for where nothing is known of it but that it may be large."""
+    on: list[tuple[str, ...]] = [()] * len(shape)
+    for axis in mesh.axis_names:
+        for i, size in enumerate(shape):
+            if size % math.prod(mesh.shape[a] for a in (*on[i], axis)) == 0:
+                on[i] += (axis,)
+                break
+    return NamedSharding(mesh, PartitionSpec(*(axes or None for axes in on)))
+
+
 def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:
     """The first dimension of every array of a batch as the rule for `batch` says, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(rules["batch"]))

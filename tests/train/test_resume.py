@@ -18,7 +18,7 @@ import pytest
 
 from train import loop, recipes
 from train.__main__ import main
-from train.checkpoint import FORMAT, read_model
+from train.checkpoint import FORMAT, Checkpoints, read_model
 from train.errors import UserError
 from train.progress import Progress
 from train.verbs.run import named
@@ -149,11 +149,20 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-DAMAGE = {
-    "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
-    "emptied": lambda file: os.truncate(file, 0),
-    "removed": lambda file: file.unlink(),
-    "one bit": flip,
+def files_of(folder: Path) -> list[Path]:
+    """The largest first."""
+    return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: (-file.stat().st_size, file))
+
+
+DAMAGE = {  # of the folder of a checkpoint
+    "truncated": lambda step: os.truncate((file := files_of(step / "model")[0]), file.stat().st_size // 2),
+    "one bit": lambda step: flip(files_of(step / "model")[0]),
+    "array removed": lambda step: files_of(step / "model")[0].unlink(),
+    "moments emptied": lambda step: os.truncate(files_of(step / "optimizer")[0], 0),
+    "optimizer removed": lambda step: shutil.rmtree(step / "optimizer"),
+    "sums removed": lambda step: shutil.rmtree(step / "meta"),
+    "half removed": lambda step: [file.unlink() for file in files_of(step)[::2]],
+    "all removed": lambda step: [file.unlink() for file in files_of(step)],
 }
 
 
@@ -166,9 +175,24 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(short_run, tmp_path
     with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
         loop.train(loop.with_run(experiment, dir=str(folder)))
     assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
+    begin = ["run", "digits-mlp", f"--init-from={folder}", f"--run.dir={tmp_path / 'from-it'}"]
+    assert main(begin) == 2 and "made by a newer version" in capsys.readouterr().err
     assert main(["checkpoints", str(folder)]) == 2
     of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
     assert of_20.endswith("whole") and of_40.endswith(f"made by a newer version; this one reads {FORMAT}")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def test_what_is_not_to_blame_is_not_put_aside(short_run, tmp_path):
+    experiment, whole = short_run
+    folder = tmp_path / "kept"
+    shutil.copytree(whole, folder)
+    other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
+    with Checkpoints(folder, 3, print) as checkpoints:
+        with pytest.raises(UserError, match=r"40 cannot be read \(Input/output error\); it may be whole$"):
+            checkpoints.attempt(40, lambda step: Path("/proc/self/mem").read_bytes())
+        with pytest.raises(UserError, match=r"40 is of another experiment, or other versions"):
+            checkpoints.restore(loop.assemble(other).program)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
@@ -186,8 +210,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(short_run, tmp
     experiment, whole = short_run
     folder = tmp_path / "damaged"
     shutil.copytree(whole, folder)
-    files = [f for f in (folder / "checkpoints" / "40").rglob("*") if f.is_file() and "model" in f.parts]
-    DAMAGE[damage](max(files, key=lambda f: f.stat().st_size))
+    DAMAGE[damage](folder / "checkpoints" / "40")
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]

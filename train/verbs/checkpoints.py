@@ -2,33 +2,33 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from train import cli
+from tyro.conf import Positional, arg
+
+from train import cli, rundir
 from train.errors import UserError
-from train.verbs.evaluate import OfRun
 
 
 @dataclass(frozen=True)
-class Arguments(OfRun):
-    """Reads every checkpoint of a run, as a run that continues would, and says which are whole."""
+class Arguments:
+    """Reads every checkpoint of a run, on the devices that there are, and says which are whole."""
 
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    "its directory, or its name in runs/"
     json: bool = False
     "print one JSON value and nothing else"
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train checkpoints")
-    experiment = wanted.read()
+    path = rundir.find(wanted.run)
     from train.checkpoint import Checkpoints
-    from train.loop import batch_spec
-    from train.step import build
+    from train.sharding import Mesh
 
-    path = Path(experiment.run.dir)
-    program = build(experiment, batch_spec(experiment), experiment.mesh.build())
+    mesh = Mesh().build()
     with Checkpoints(path, 1, print, read_only=True) as checkpoints:
-        rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, program))]
+        rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, mesh))]
     if wanted.json:
         print(json.dumps(rows))
     if not rows:
@@ -43,19 +43,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def describe(checkpoints: Any, step: int, program: Any) -> dict[str, Any] | None:
+def describe(checkpoints: Any, step: int, mesh: Any) -> dict[str, Any] | None:
     """None for one that is there no more, since the run goes on."""
-    folder = checkpoints.directory / str(step)
+    wrong = checkpoints.wrong(step, mesh)
     try:
-        _, damage = checkpoints.attempt(step, lambda step: checkpoints.read(step, program))
-        wrong = f"damaged: {damage}" if damage else ""
-    except UserError as error:  # of a newer version
-        wrong = str(error)
-    if not folder.exists():
+        files = [file.stat() for file in (checkpoints.directory / str(step)).rglob("*") if file.is_file()]
+    except FileNotFoundError:
+        files = []
+    if not files and not (checkpoints.directory / str(step)).exists():
         return None
     return {
         "step": step,
-        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "bytes": sum(file.st_size for file in files),
         "mesh": checkpoints.mesh(step),
         "best": checkpoints.best().get("step") == step,
         "wrong": wrong,

@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
         if not cluster.is_lost(error):
             raise
         time.sleep(cluster.MISSED)  # the watch, which knows whom it has lost, ends this process meanwhile
-        print(f"error: another process of the run {IS_GONE}", file=sys.stderr)
+        why = (str(error).splitlines() or [""])[0][:200]
+        print(f"error: another process of the run {IS_GONE}; the runtime says: {why}", file=sys.stderr)
         return 1
 
 

@@ -27,6 +27,7 @@ from fmodels.transformer import stack_layers, unstack_layers
 from train import cluster, sharding
 from train.errors import UserError
 from train.rundir import read_json, write_atomically
+from train.sharding import named
 from train.step import GuardState, Program, State
 
 FORMAT = 1  # of a checkpoint: raised when an older version could not read it
@@ -345,9 +346,9 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     `new`, and were `left over`. Raises UserError where a name agrees and its shape does not, or where one of the model is
     missing."""
     params, model_state = read_model(run_dir, program.mesh)
-    given = _named({"": stacked_as(params, state.params), "state": model_state})
-    ours = {"": state.params, "state": state.model_state}
-    wanted = _named(ours)
+    given = named({**stacked_as(params, state.params), "state": model_state})
+    ours = {**state.params, "state": state.model_state}
+    wanted = named(ours)
     taken = [name for name in wanted if name in given]
     missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
@@ -365,18 +366,12 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
 
-    placed = _named({"": program.shardings.params, "state": program.shardings.model_state})
+    placed = named({**program.shardings.params, "state": program.shardings.model_state})
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in taken})
     moved = move({name: given[name] for name in taken})
     found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])
     report = {"taken": taken, "new": sorted(wanted.keys() - given.keys()), "left over": sorted(given.keys() - wanted.keys())}
-    return replace(state, params=found[""], model_state=found["state"]), report
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths: `model/dense/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): leaf for path, leaf in leaves}
+    return replace(state, model_state=found.pop("state"), params=found), report
 
 
 def stacked_as(given: Any, wanted: Any) -> Any:

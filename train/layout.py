@@ -12,22 +12,35 @@ from train.step import Program
 
 
 def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> str:
-    """A line a parameter: shape, logical axes, mesh axes, bytes a device, and, if it is whole everywhere, why. `spec` is that of
-    a batch."""
+    """A line a parameter: shape, logical axes, mesh axes, bytes a device, and, if it is whole everywhere, why; and one for each
+    other array of the state that does not lie as a parameter does. `spec` is that of a batch."""
     rows = [("parameter", "shape", "logical axes", "mesh axes", "bytes a device", "whole because")]
-    shapes, placed = jax.tree.leaves(program.shapes.params), jax.tree.leaves(program.shardings.params)
-    axes = jax.tree.leaves(program.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
-    for name, shape, logical, place in zip(names(program.shapes.params), shapes, axes, placed, strict=True):
+
+    def add(name: str, shape: Any, place: Any, logical: str, why: str) -> None:
         parts = (place.spec[i] if i < len(place.spec) else None for i in range(len(shape.shape)))
         on = ", ".join("-" if part is None else part if isinstance(part, str) else " x ".join(part) for part in parts)
-        why = sharding.whole_because(program.mesh, rules, logical) if place.is_fully_replicated else ""
         size = ", ".join(map(str, shape.shape))
-        rows.append((name, size, ", ".join(axis or "-" for axis in logical), on, f"{held(shape, place):,}", why))
+        rows.append((name, size, logical, on, f"{held(shape, place):,}", why if place.is_fully_replicated else ""))
+
+    shapes, placed = program.shapes, program.shardings
+    axes = jax.tree.leaves(program.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    of_params = zip(names(shapes.params), jax.tree.leaves(shapes.params), jax.tree.leaves(placed.params), axes, strict=True)
+    for name, shape, place, logical in of_params:
+        why = sharding.whole_because(program.mesh, rules, logical)
+        add(name, shape, place, ", ".join(axis or "-" for axis in logical), why)
+    state, owners = shapes.model_state, sharding.moments(shapes.opt_state, shapes.params)
+    for name, shape, place in zip(names(state), jax.tree.leaves(state), jax.tree.leaves(placed.model_state), strict=True):
+        add(f"state/{name}", shape, place, "-", "a statistic over the batch")
+    leaves = zip(owners.items(), jax.tree.leaves(shapes.opt_state), jax.tree.leaves(placed.opt_state), strict=True)
+    for (name, owner), shape, place in leaves:
+        if shape.ndim and not owner:
+            add(f"optimizer/{name}", shape, place, "-", "it has the shape of no parameter")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     totals = {
-        "parameters": total(program.shapes.params, program.shardings.params),
-        "optimizer": total(program.shapes.opt_state, program.shardings.opt_state),
+        "parameters": total(shapes.params, placed.params),
+        "state": total(shapes.model_state, placed.model_state),
+        "optimizer": total(shapes.opt_state, placed.opt_state),
         "batch": sum(held(of, program.batch_sharding) for of in spec.values()),
     }
     summed = ", ".join(f"{count:,} of {what}" for what, count in totals.items())

@@ -81,7 +81,8 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     experiment, path = run.experiment, run.path
     progress, lock = Progress(path.name, experiment.run.steps, cluster.is_first()), None
     try:
-        continued = rundir.is_continued(experiment, trusted)
+        before = rundir.begun_as(experiment, trusted)
+        continued = before is not None
         if continued:
             accept = getattr(experiment.data, "accept_changed", False)
             rundir.same_data(path, run.dataset.fingerprint, accept, progress.say)
@@ -94,7 +95,8 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
         with Checkpoints(path, experiment.run.keep, progress.say) as checkpoints:
             state = checkpoints.restore(run.program) if continued else None
             if continued:
-                cluster.by_first(lambda: resume(run, state, progress.say))
+                often = max(before.run.checkpoint_every, experiment.run.checkpoint_every)
+                cluster.by_first(lambda: resume(run, state, often, progress.say))
             if state is None:
                 state = fresh or initial(run, progress.say)
             start = int(state.step)  # a step takes a batch, so the step is the position
@@ -116,6 +118,9 @@ def write(run: Assembled, continued: bool, say: Callable[[str], None]) -> int:
     """Makes the run directory, with all that is in it before the first step. The file descriptor returned locks it while open."""
     path = run.path
     lock = rundir.claim(path, say)
+    if not continued and (path / "experiment.json").exists():
+        os.close(lock)
+        raise UserError(f"{path} was begun by another process meanwhile; {AGAIN}")
     if not continued:
         rundir.write_environment(path, run.dataset.fingerprint)
     for name, text in run.dataset.codec.files.items():
@@ -130,10 +135,10 @@ def write(run: Assembled, continued: bool, say: Callable[[str], None]) -> int:
     return lock
 
 
-def resume(run: Assembled, state: State | None, say: Callable[[str], None]) -> None:
-    """Before a run that was begun goes on. Raises UserError if it has lost its checkpoints."""
+def resume(run: Assembled, state: State | None, often: int, say: Callable[[str], None]) -> None:
+    """Before a run that was begun, and saved at every so many steps, goes on. Raises UserError if it has lost its checkpoints."""
     if state is None:
-        rundir.check_not_lost(run.path, 2 * run.experiment.run.checkpoint_every)  # the first may be unfinished until the second
+        rundir.check_not_lost(run.path, 2 * often)  # the first may be unfinished until the second
         say(f"{run.path.name}: no checkpoint was saved yet, so it begins anew")
     if state is None or int(state.step) < run.experiment.run.steps:
         rundir.write_environment(run.path, run.dataset.fingerprint)

@@ -93,7 +93,8 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
     """The lines to all others, or what is wrong, as the first process sees it and has told the others."""
     end, verdict = time.monotonic() + timeout, ""
     try:
-        server = socket.create_server(("", port))
+        both = socket.has_dualstack_ipv6()
+        server = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
     except OSError as error:
         why = os.strerror(error.errno or 0)
         return {}, f"process 0 cannot listen at port {port}: {why}; another --cluster.coordinator may be free"
@@ -144,7 +145,7 @@ def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout
     end = time.monotonic() + timeout
     while True:
         try:
-            line = Line(socket.create_connection((host, port), timeout=1))
+            line = Line(socket.create_connection((host.strip("[]"), port), timeout=1))
         except OSError as error:  # it is not there yet, or never will be
             why = error.strerror or str(error)
         else:

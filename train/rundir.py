@@ -24,7 +24,9 @@ from typing import Any
 from train.errors import UserError, nearest
 from train.experiment import Experiment, differences, from_json, to_json
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+LIBRARIES = tuple(
+    "jax jaxlib libtpu jax-cuda12-plugin jax-cuda13-plugin flax optax orbax-checkpoint tensorstore grain tokenizers numpy".split()
+)
 
 
 def find(run: str) -> Path:
@@ -58,22 +60,23 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
         raise UserError(f"{file}: {error}") from None
 
 
-def is_continued(experiment: Experiment, trusted: tuple[str, ...]) -> bool:
-    """Whether the run directory is the experiment's already, with all that it needs to go on: `experiment.json` is written last.
-    Raises UserError if it is another's, or holds other files."""
+def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
+    """What the run directory was begun with, and has all that it needs to go on, since `experiment.json` is written last: the
+    experiment, but for what may change. None if it was not begun. Raises UserError if it is another's, or holds other files."""
     path = Path(experiment.run.dir)
     if (path / "experiment.json").exists():
-        changed = differences(read_experiment(path, trusted), experiment)
+        before = read_experiment(path, trusted)
+        changed = differences(before, experiment)
         if changed:
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise UserError(
                 f"{path} holds another experiment (field: its value, this one's): {shown}. Choose another --run.dir, or remove it"
             )
-        return True
+        return before
     was_started = (path / "lock").is_file()  # and ended before it had written all
     if path.exists() and not was_started and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is no run directory; choose another --run.dir")
-    return False
+    return None
 
 
 def claim(path: Path, say: Callable[[str], None]) -> int:
@@ -149,7 +152,12 @@ def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Cal
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    """Of Python, and of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:

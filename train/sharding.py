@@ -4,6 +4,7 @@ Nothing is replicated by accident: a logical axis without a rule, or a dimension
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,8 @@ def arranged(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     slices = left = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if len(set(Counter(device.slice_index for device in devices).values())) > 1:
+        raise UserError(f"mesh: the {slices} slices that the devices are in are not of one size")
     across = []
     for size in sizes[: AXES.index("tensor")]:
         across.append(math.gcd(size, left))
@@ -150,24 +153,41 @@ def shardings(mesh: jax.sharding.Mesh, rules: Rules, shapes: Any, names: Any) ->
 
 
 def like_params(tree: Any, params: Any, placed: Any, whole: NamedSharding) -> Any:
-    """The shardings of an optimizer state: a leaf whose path ends in a parameter's name, and that has its shape, is one of its
-    moments and lies where it does; the rest is `whole`."""
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    named = {name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    by_name = dict(zip(named, jax.tree.leaves(placed), strict=True))
+    """The shardings of an optimizer state: a moment lies where its parameter does; the rest is `whole`."""
+    owners = moments(tree, params)
+    by_name = dict(zip(named(params), jax.tree.leaves(placed), strict=True))
+    leaves = [by_name.get(owners[name], whole) for name in named(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
-    def place(path, leaf):
-        parts = name(path).split("/")
+
+def moments(tree: Any, params: Any) -> dict[str, str]:
+    """Of each leaf of an optimizer state, the parameter of which it is a moment, since its path ends in that one's name, and it
+    has its shape; empty where there is none."""
+    shapes, found = {name: leaf.shape for name, leaf in named(params).items()}, {}
+    for name, leaf in named(tree).items():
+        parts = name.split("/")
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
-        return next((by_name[end] for end in ends if named.get(end) == leaf.shape), whole)
+        found[name] = next((end for end in ends if shapes.get(end) == leaf.shape), "")
+    return found
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths: `model/dense/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def activations(mesh: jax.sharding.Mesh, rules: Rules) -> Layout:
-    """What a step is traced for."""
+def check_rules(rules: Rules, used: set[str | None]) -> None:
+    """Raises UserError for a rule of the user's own whose axis is not among those `used`: it has a name that nobody reads."""
+    for name in rules.keys() - RULES.keys() - used:
+        raise UserError(f"mesh.rules: nothing has the logical axis {name!r}{nearest(name, {*RULES, *used} - {None})}")
+
+
+def activations(mesh: jax.sharding.Mesh, rules: Rules, used: set[str | None]) -> Layout:
+    """What a step is traced for. The axes of its activations come to be among those `used`."""
 
     def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        used.update(names)
         if mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))

@@ -89,7 +89,8 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
     rules = experiment.mesh.rules
-    layout = sharding.activations(mesh, rules)
+    used: set[str | None] = set()
+    layout = sharding.activations(mesh, rules, used)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
@@ -196,6 +197,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     rows = sharding.batch_sharding(mesh, rules)
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
         jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
+        sharding.check_rules(rules, used.union(*jax.tree.leaves(names, is_leaf=lambda leaf: isinstance(leaf, tuple))))
     return Program(
         mesh, shapes, shardings, names, rows, experiment.data.batch_size, sharding.own_rows(rows, experiment.data.batch_size),
         init=jax.jit(init, out_shardings=shardings),

@@ -1,9 +1,7 @@
-"""Several processes on this machine are one run: the losses of one process, exact continuation, and a word where one is alone."""
+"""Several processes on this machine, also as Open MPI and Slurm start them, are one run: the losses of one process."""
 
-import functools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -11,102 +9,11 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import chex
-import numpy as np
 import pytest
 
-from train.checkpoint import read_model
-from train.cluster import Cluster, code
-from train.roll_call import IS_GONE, differs
-
-STEPS = 40
-Start = Callable[..., list[subprocess.Popen]]
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def start(front_door) -> Start:
-    """The processes of a short run in that folder, each with so many devices."""
-
-    def start(
-        folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS, under: Sequence[object] = ()
-    ) -> list[subprocess.Popen]:
-        settings = {"dir": folder, "steps": steps, "checkpoint-every": 10, "evaluate-every": 20, "log-every": 1}
-        arguments = ["run", "digits-mlp", *(f"--run.{name}={value}" for name, value in settings.items()), *options]
-        arguments += ["--model.hidden", "64", "--optimizer.warmup-steps", "5"]
-        port = free_port()
-        them = []
-        for process in range(processes):
-            of = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
-            cluster = [f"--cluster.{name}={value}" for name, value in of.items()]
-            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices, under=under))
-        return them
-
-    return start
-
-
-def finish(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
-    """What each said on stderr."""
-    said = [process.communicate(timeout=180)[1] for process in processes]
-    assert [process.returncode for process in processes] == [status] * len(processes), said
-    return said
-
-
-def losses(folder: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    found = [(row["step"], row["train/loss"]) for row in rows]
-    assert len(dict(found)) == len(found), "a step is logged twice"
-    return dict(found)
-
-
-def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None:
-    log, end = folder / "metrics.jsonl", time.monotonic() + 180
-    while all(process.poll() is None for process in processes) and time.monotonic() < end:
-        if log.exists() and f'"step": {step},' in log.read_text():
-            return
-        time.sleep(0.01)
-    for process in processes:
-        process.kill()
-    pytest.fail(f"step {step} did not come: {[process.communicate()[1] for process in processes]}")
-
-
-def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
-    assert losses(a).keys() == losses(b).keys()
-    np.testing.assert_allclose(list(losses(a).values()), list(losses(b).values()), rtol=0, atol=tolerance)
-    chex.assert_trees_all_close(read_model(a), read_model(b), rtol=0, atol=tolerance)
-
-
-SHAPES = {  # processes, devices of each, mesh
-    "1": (1, 1, ["--mesh.data=1"]),
-    "2 data": (2, 1, ["--mesh.data=2"]),
-    "2 tensor": (2, 1, ["--mesh.data=1", "--mesh.tensor=2"]),  # both processes read all rows
-    "4 replica fsdp tensor": (4, 2, ["--mesh.replica=2", "--mesh.data=1", "--mesh.fsdp=2", "--mesh.tensor=2"]),
-}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, start) -> Callable[[str], tuple[Path, list[str]]]:
-    """The run of a shape, and what its processes said."""
-
-    @functools.cache
-    def find(shape: str) -> tuple[Path, list[str]]:
-        processes, devices, mesh = SHAPES[shape]
-        folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-        return folder, finish(start(folder, processes, *mesh, devices=devices))
-
-    return find
-
-
-@pytest.fixture(scope="module")
-def alone(uninterrupted) -> Path:
-    return uninterrupted("1")[0]
+from tests.train.processes import SHAPES, STEPS, assert_same_run, finish, free_port, losses, wait_for
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "1"])
@@ -145,170 +52,31 @@ def test_two_processes_begin_where_another_run_ended_as_one_does(start, alone, t
     assert losses(one)[1] < losses(alone)[1]
 
 
-def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exactly(start, uninterrupted, tmp_path):
-    whole, killed = uninterrupted("2 data")[0], tmp_path / "killed"
-    for victim, step in ((1, 15), (0, 25)):
-        processes = start(killed, 2)
-        wait_for(killed, step, processes)
-        processes[victim].kill()
-        began = time.monotonic()
-        _, said = processes[1 - victim].communicate(timeout=120)
-        assert processes[1 - victim].returncode == 1
-        assert f"error: process {victim} of the run {IS_GONE}\n" in said, said  # among what the runtime has to say
-        assert time.monotonic() - began < 100
-        processes[victim].communicate()
-    finish(start(killed, 2))
-    assert losses(killed) == losses(whole)
-    chex.assert_trees_all_equal(read_model(killed), read_model(whole))
+def test_two_processes_of_a_language_model(front_door, tmp_path):
+    """Text, its tokenizer and its cache; what they say, and what evaluates them."""
+    (tmp_path / "notes.txt").write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(200)))
+    small = ["--data.source=files:notes.txt", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
+    small += ["--model.layers=1", "--run.steps=6", "--run.checkpoint-every=3", "--run.evaluate-every=3", "--run.log-every=1"]
 
+    def said(folder: str, processes: int, *arguments: str) -> list[str]:
+        port, of = free_port(), [[]]
+        if processes > 1:
+            of = [
+                [f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2", f"--cluster.process={i}"] for i in range(2)
+            ]
+        them = [front_door(*arguments, *each, cwd=tmp_path) for each in of]
+        out = [process.communicate(timeout=180) for process in them]
+        assert [process.returncode for process in them] == [0] * processes, out
+        return [text for text, _ in out]
 
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, uninterrupted, tmp_path):
-    """FMODELS_KILLS=50 pytest tests/train/test_cluster.py -k random -n 0 kills it fifty times."""
-    shape, rng = "4 replica fsdp tensor", random.Random(0)
-    kills, count, finished, folder = int(os.environ.get("FMODELS_KILLS", "1")), 0, False, tmp_path / "run"
-    _, devices, mesh = SHAPES[shape]
-    whole = uninterrupted(shape)[0]
-    while count < kills or not finished:
-        processes = start(folder, 4, *mesh, "--run.checkpoint-every=5", "--cluster.timeout=20", devices=devices)
-        if count < kills:
-            time.sleep(rng.uniform(0, 20))  # from the first import to the last checkpoint
-            victim = processes[rng.randrange(4)]
-            count += victim.poll() is None
-            victim.kill()
-        said = [process.communicate(timeout=120)[1] for process in processes]
-        assert not any("damaged" in text for text in said), said
-        finished = all(process.returncode == 0 for process in processes)
-        if finished:  # and anew, until it was killed often enough
-            assert losses(folder) == losses(whole)
-            chex.assert_trees_all_equal(read_model(folder), read_model(whole))
-            shutil.rmtree(folder)
-        else:
-            assert any(process.returncode == -signal.SIGKILL for process in processes), said
-
-
-def test_two_runs_in_one_directory(start, tmp_path):
-    folder = tmp_path / "run"
-    first = start(folder, 1, steps=100_000)
-    wait_for(folder, 3, first)
-    second = start(folder, 1, steps=100_000)
-    (said,) = finish(second, 2)
-    assert f"{folder} is being trained by process {first[0].pid} on " in said and said.count("\n") == 1
-    first[0].send_signal(signal.SIGTERM)
-    finish(first)
-
-
-def test_processes_that_see_other_run_directories(front_door, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    recipe = ["run", "digits-mlp", "--run.steps=2", "--run.dir=here", "--optimizer.warmup-steps=0"]
-    finish([front_door(*recipe, cwd=tmp_path)])
-    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
-    them = [front_door(*recipe, *of, f"--cluster.process={i}", cwd=tmp_path / ("elsewhere" * i)) for i in range(2)]
-    for said in finish(them, 2):
-        assert said == "error: cluster: process 1 differs from process 0: the run directory is new, not begun\n"
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-def test_processes_that_see_other_folders_under_one_name(start, front_door, tmp_path):
-    """Each of its own, and a copy."""
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-
-    def together(*arguments: str) -> list[str]:
-        of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
-        names = enumerate(("here", "there"))
-        return finish([front_door(*arguments, *of, f"--cluster.process={i}", cwd=tmp_path / name) for i, name in names], 2)
-
-    run = ["run", "digits-mlp", "--run.dir=run", "--run.steps=4", "--run.checkpoint-every=2", "--optimizer.warmup-steps=0"]
-    shared = "all need one folder, on a file system that they share\n"
-    assert together(*run) == [f"error: cluster: run of process 1 is not that of process 0; {shared}"] * 2
-    shutil.rmtree(tmp_path / "here" / "run")
-    for name in ("here", "there"):
-        finish([front_door(*run, f"--run.seed={len(name)}", cwd=tmp_path / name)])
-    shutil.copy(tmp_path / "here/run/experiment.json", tmp_path / "there/run/experiment.json")
-    for said in together("evaluate", "run"):
-        assert said.startswith("error: cluster: processes read different checkpoints in ") and said.endswith(shared)
-    for said in together(*run, "--run.seed=4"):
-        assert said.endswith(f"error: cluster: run of process 1 is not that of process 0; {shared}")
-
-
-def test_processes_with_different_commands(front_door, tmp_path):
-    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
-    commands = [["run", "digits-mlp", "--dry-run"], ["bench", "digits-mlp"]]
-    them = [front_door(*command, *of, f"--cluster.process={i}", cwd=tmp_path) for i, command in enumerate(commands)]
-    for said in finish(them, 2):
-        what = "the command is bench digits-mlp, not run digits-mlp --dry-run"
-        assert said == f"error: cluster: process 1 differs from process 0: {what}\n"
-
-
-def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
-    folder = tmp_path / "run"
-    processes = start(folder, 2, steps=100_000)
-    wait_for(folder, 3, processes)
-    processes[0].send_signal(signal.SIGINT)
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [130, 0], said
-    assert "stopped and saved at step" in said[0]
-
-
-def test_a_host_that_is_preempted_as_a_run_goes_on_stops_all_at_one_step(start, tmp_path):
-    """While its first step compiles, no step of this start has been told yet."""
-    folder = tmp_path / "run"
-    processes = start(folder, 2, steps=100_000)
-    wait_for(folder, 12, processes)
-    processes[0].send_signal(signal.SIGTERM)
-    finish(processes)
-    processes = start(folder, 2, steps=100_000)
-    assert processes[0].stderr is not None
-    before = "".join(iter(processes[0].stderr.readline, f"run: continues at step {max(losses(folder))} of 100000\n"))
-    processes[1].send_signal(signal.SIGTERM)
-    (said, _) = finish(processes)
-    assert "stopped and saved at step" in said, before
-
-
-def test_processes_that_differ_say_in_what(start, front_door, tmp_path):
-    folder, port = tmp_path / "run", free_port()
-    common = ["run", "digits-mlp", f"--run.dir={folder}", f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2"]
-    seeds = [front_door(*common, f"--cluster.process={i}", f"--run.seed={i}", cwd=tmp_path) for i in range(2)]
-    for said in finish(seeds, 2):
-        assert said.strip().endswith("error: cluster: process 1 differs from process 0: run.seed is 1, not 0")
-    assert not folder.exists()
-    assert differs(3, {"jax": "0.1"}, {"jax": "0.2"}) == "process 3 differs from process 0: jax is 0.1, not 0.2"
-
-
-def test_who_does_not_come_is_named(front_door, tmp_path):
-    common = ["run", "digits-mlp", f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=4"]
-    came = [front_door(*common, f"--cluster.process={i}", "--cluster.timeout=10", cwd=tmp_path) for i in (0, 2)]
-    for said in finish(came, 2):
-        assert said == "error: cluster: process(es) 1, 3 of 4 did not come in time\n"
-    alone = front_door(*common, "--cluster.process=1", "--cluster.timeout=1", cwd=tmp_path)
-    (said,) = finish([alone], 2)
-    assert said.startswith("error: cluster: process 0 cannot be reached at 127.0.0.1:")
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"process": 1}, "coordinator, processes and process are given together, not process alone"),
-        ({"coordinator": "here", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'here'"),
-        ({"coordinator": "1234", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not '1234'"),
-        ({"coordinator": "a:99999", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'a:99999'"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must be at least 0 and less than processes 2, not 2"),
-        ({"timeout": 0}, "timeout must be at least 1, not 0"),
-    ],
-)
-def test_what_is_no_cluster_is_named(fields, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Cluster(**fields)
-
-
-@pytest.mark.quick
-def test_the_files_beside_the_project_are_code_too(tmp_path):
-    mine = tmp_path / "mine.py"
-    mine.write_text("A = 1")
-    before = code([mine])
-    mine.write_text("A = 2")
-    assert len({before, code([mine]), code([])}) == 3
+    for processes, folder in enumerate(("one", "two"), 1):
+        said(folder, processes, "run", "bert-tiny", f"--run.dir={folder}", *small)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    (alone,) = said("one", 1, "evaluate", "two", "--best", "--json", "--mesh.data=1")
+    together = said("two", 2, "evaluate", "two", "--best", "--json")
+    assert together[1] == "", "the first speaks for all"
+    found = [json.loads(text) for text in (alone, together[0])]
+    assert found[0].keys() == found[1].keys() and found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
 
 
 def mesh_of(folder: Path) -> str:

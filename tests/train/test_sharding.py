@@ -20,7 +20,7 @@ from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer, names
 from train.recipes.digits import digits_cnn, digits_mlp
-from train.sharding import Mesh, arranged, check_batch
+from train.sharding import RULES, Mesh, arranged, check_batch, own_rows
 from train.step import Program, State, build
 
 QUICKLY = {"xla_cpu_use_fusion_emitters": False}  # as a flag of the process, the TPU compiler does not know it and aborts
@@ -346,6 +346,20 @@ def test_an_axis_without_a_rule_is_named():
             program(replace(bert(), model=Toy(), objective=Objective()), mesh, devices)
 
 
+def test_a_rule_that_nobody_reads_is_named():
+    with pytest.raises(UserError, match=r"^mesh.rules: nothing has the logical axis 'embedd'; did you mean embed\?$"):
+        program(bert(), Mesh(data=8, rules={**RULES, "embedd": ("fsdp",)}))
+    program(bert(), Mesh(data=8, rules={**RULES, "vocab": ()}))
+
+
+def test_each_process_reads_the_rows_that_its_devices_hold():
+    class Held:  # what is asked of a sharding
+        def addressable_devices_indices_map(self, shape):
+            return {"a": (slice(4, 8),), "b": (slice(12, 16),), "c": (slice(4, 8),)}
+
+    assert own_rows(Held(), 16).tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+
+
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
@@ -514,12 +528,16 @@ def test_the_slow_network_is_crossed_by_the_first_axes_and_never_by_tensor():
         device_kind: str = "pretended"
 
     chips = [Chip(i, i // 4) for i in range(8)]
-    slices = lambda mesh: np.vectorize(lambda chip: chip.slice_index)(arranged(mesh, chips))
+    slices = lambda mesh, chips=chips: np.vectorize(lambda chip: chip.slice_index)(arranged(mesh, chips))
     for sizes, axis in (((2, 1, 2, 2), 0), ((1, 2, 2, 2), 1), ((1, 1, 8, 1), 2)):
         found = slices(sizes)
         assert found.shape == sizes
         half = sizes[axis] // 2
         assert (np.take(found, range(half), axis) == 0).all() and (np.take(found, range(half, 2 * half), axis) == 1).all()
+    found = slices((2, 1, 2, 2), [Chip(i, i // 2) for i in range(8)])
+    assert (found == found[..., :1]).all() and len(np.unique(found)) == 4, "four slices, over two axes"
+    with pytest.raises(UserError, match=r"^mesh: the 2 slices that the devices are in are not of one size$"):
+        arranged((1, 1, 8, 1), [Chip(i, i // 5) for i in range(8)])
     message = "mesh: replica 1 x data 1 x fsdp 1 x tensor 8: replica, data and fsdp must divide by the 2 slices"
     with pytest.raises(UserError, match=message):
         arranged((1, 1, 1, 8), chips)

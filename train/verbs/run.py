@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from train.plan import describe
 
         run = loop.assemble(experiment)
-        if not rundir.is_continued(run.experiment, trusted) and run.experiment.init_from:  # which may not fit
+        if not rundir.begun_as(run.experiment, trusted) and run.experiment.init_from:  # which may not fit
             loop.initial(run, lambda text: print(text, file=sys.stderr))
         print(describe(run))
         return 0

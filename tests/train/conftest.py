@@ -1,0 +1,51 @@
+"""Runs of several processes on this machine."""
+
+import functools
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.train.processes import SHAPES, STEPS, finish, free_port
+
+Start = Callable[..., list[subprocess.Popen]]
+
+
+@pytest.fixture(scope="session")
+def start(front_door) -> Start:
+    """The processes of a short run in that folder, each with so many devices."""
+
+    def start(
+        folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS, under: Sequence[object] = ()
+    ) -> list[subprocess.Popen]:
+        settings = {"dir": folder, "steps": steps, "checkpoint-every": 10, "evaluate-every": 20, "log-every": 1}
+        arguments = ["run", "digits-mlp", *(f"--run.{name}={value}" for name, value in settings.items()), *options]
+        arguments += ["--model.hidden", "64", "--optimizer.warmup-steps", "5"]
+        port = free_port()
+        them = []
+        for process in range(processes):
+            of = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
+            cluster = [f"--cluster.{name}={value}" for name, value in of.items()]
+            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices, under=under))
+        return them
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, start) -> Callable[[str], tuple[Path, list[str]]]:
+    """The run of a shape, and what its processes said."""
+
+    @functools.cache
+    def find(shape: str) -> tuple[Path, list[str]]:
+        processes, devices, mesh = SHAPES[shape]
+        folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+        return folder, finish(start(folder, processes, *mesh, devices=devices))
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def alone(uninterrupted) -> Path:
+    return uninterrupted("1")[0]

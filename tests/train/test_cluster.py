@@ -25,7 +25,7 @@ def test_many_processes_learn_what_one_does(uninterrupted, alone, shape):
     assert result[0]["confusion"] == result[1]["confusion"]
 
 
-def test_what_four_processes_began_others_continue(start, alone, tmp_path):
+def test_what_four_processes_began_others_continue(start, front_door, alone, tmp_path):
     begun = tmp_path / "begun"
     began = start(begun, 4, "--mesh.data=2", "--mesh.fsdp=4", devices=2)
     wait_for(begun, 12, began)
@@ -33,6 +33,10 @@ def test_what_four_processes_began_others_continue(start, alone, tmp_path):
     said = finish(began)
     (step,) = {int(found) for found in re.findall(r"stopped and saved at step (\d+)", "".join(said))}
     assert max(losses(begun)) == step < STEPS
+    writers = (begun / "checkpoints" / str(step) / "model").glob("ocdbt.process_*")
+    assert len([folder for folder in writers if any(folder.rglob("*"))]) == 4
+    (table,) = [process.communicate(timeout=120)[0] for process in [front_door("checkpoints", begun, cwd=tmp_path)]]
+    assert re.search(rf"^ +{step} .* replica 1 x data 2 x fsdp 4 x tensor 1 +whole$", table, re.M), table
     for processes, devices in ((1, 8), (2, 2), (1, 1)):
         folder = tmp_path / f"on-{processes}-{devices}"
         subprocess.run(["cp", "-r", begun, folder], check=True)

@@ -249,6 +249,32 @@ def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(short_run,
     assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(short_run, tmp_path):
+    experiment, whole = short_run
+    folder = tmp_path / "unsaved"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "result.json").unlink()
+    often = loop.with_run(experiment, dir=str(folder), checkpoint_every=5)
+    loop.train(often)
+    assert_same_model(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match="its checkpoints are gone"):  # it would have saved by then
+        loop.train(often)
+
+
+def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(short_run, tmp_path):
+    experiment, _ = short_run
+    folder = tmp_path / "raced"
+    run = loop.assemble(loop.with_run(experiment, dir=str(folder), steps=20))
+    os.close(loop.write(run, False, print))
+    before = (folder / "experiment.json").stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"was begun by another process meanwhile; the same command continues$"):
+        loop.write(run, False, print)
+    assert (folder / "experiment.json").stat().st_mtime_ns == before
+
+
 def test_a_start_that_was_cut_short_is_started_anew_and_a_finished_run_keeps_what_it_was_trained_with(short_run, tmp_path):
     experiment, whole = short_run
     folder = tmp_path / "cut"

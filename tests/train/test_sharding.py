@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -149,6 +150,22 @@ def nothing_is_moved_against_our_will(capfd):
     """The partitioner says so where it replicates an array because it knows no other way."""
     yield
     assert "Involuntary" not in capfd.readouterr().err
+
+
+def test_what_is_moved_against_our_will_is_heard(capfd):
+    """A table that is split both ways, looked up in by rows of a batch, as it is not in the models."""
+    mesh = Mesh(data=2, fsdp=2, tensor=2).build()
+    on = lambda *axes: jax.NamedSharding(mesh, jax.P(*axes))
+
+    def loss(table, ids, kernel):
+        found = jax.lax.with_sharding_constraint(jnp.take(table, ids, axis=0), on(("data", "fsdp"), None, None))
+        return (found @ kernel).sum()
+
+    placed = (on("tensor", "fsdp"), on(("data", "fsdp")), on("fsdp", "tensor"))
+    shapes = (((40, 16), jnp.float32), ((16, 12), jnp.int32), ((16, 16), jnp.float32))
+    step = jax.jit(jax.grad(loss), in_shardings=placed, out_shardings=placed[0])
+    step.lower(*(jax.ShapeDtypeStruct(*shape) for shape in shapes)).compile()
+    assert "Involuntary" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")

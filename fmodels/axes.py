@@ -14,23 +14,30 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
+Names = tuple[str | None, ...]
+
+
+def _looked_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
+    found_BTD = jnp.take(table_VD, ids_BT, axis=0)
+    return jnp.broadcast_to(found_BTD, (rows, *found_BTD.shape[1:]))
+
 
 @dataclass(frozen=True)
 class Layout:
-    """What a trace is for: `place(x, names)` lays an activation out, `look_up` is the function below on many devices, and
-    `platform` (`cpu`, `gpu`, `tpu`) will compute it."""
+    """What a trace is for: the `platform` (`cpu`, `gpu`, `tpu`) that will compute it, and how `constrain` and `look_up` lay out
+    what they make; by default on one device of those at hand."""
 
-    place: Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-    look_up: Callable[[jax.Array, tuple[str | None, str | None], jax.Array, int], jax.Array]
-    platform: str
+    platform: str | None = None
+    constrain: Callable[[jax.Array, Names], jax.Array] = lambda x, names: x
+    look_up: Callable[[jax.Array, Names, jax.Array, int], jax.Array] = _looked_up
 
 
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_layout: ContextVar[Layout] = ContextVar("layout", default=Layout())  # noqa: B039, it is frozen
 
 
 @contextmanager
 def traced_for(layout: Layout) -> Iterator[None]:
-    """While active, every `constrain(x, *names)` that is traced becomes `layout.place(x, names)`."""
+    """While active, everything that is traced is laid out so."""
     token = _layout.set(layout)
     try:
         yield
@@ -40,24 +47,18 @@ def traced_for(layout: Layout) -> Iterator[None]:
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks that the activation `x` be laid out by these logical axes, one a dimension; None is a dimension never sharded."""
-    layout = _layout.get()
-    return x if layout is None else layout.place(x, names)
+    return _layout.get().constrain(x, names)
 
 
-def look_up(table_VD: jax.Array, names: tuple[str | None, str | None], ids_BT: jax.Array, rows: int) -> jax.Array:
+def look_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
     """[B, T, D]: the vectors of a table with the logical axes `names`, for each of so many `rows`. Of ids, one row may be that
     of all: [1, T]."""
-    layout = _layout.get()
-    if layout is not None:
-        return layout.look_up(table_VD, names, ids_BT, rows)
-    found_BTD = jnp.take(table_VD, ids_BT, axis=0)
-    return jnp.broadcast_to(found_BTD, (rows, *found_BTD.shape[1:]))
+    return _layout.get().look_up(table_VD, names, ids_BT, rows)
 
 
 def platform() -> str:
     """Of the devices that are traced for, which need not be those at hand."""
-    layout = _layout.get()
-    return jax.default_backend() if layout is None else layout.platform
+    return _layout.get().platform or jax.default_backend()
 
 
 def named(init: Callable, *names: str | None) -> Callable:

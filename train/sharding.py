@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fmodels.axes import Layout
+from fmodels.axes import Layout, Names
 from train.errors import UserError, nearest
 
 # From the axis that can bear the slowest network to the one that needs the fastest.
@@ -109,9 +109,7 @@ def arranged(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(within, (*across, 1), devices, allow_split_physical_axes=True)
 
 
-def spec(
-    mesh: jax.sharding.Mesh, rules: Rules, names: tuple[str | None, ...], shape: tuple[int, ...], what: str
-) -> PartitionSpec:
+def spec(mesh: jax.sharding.Mesh, rules: Rules, names: Names, shape: tuple[int, ...], what: str) -> PartitionSpec:
     """The partition of an array of `shape` whose dimensions are called `names`. A mesh axis is used once, by the first dimension
     that asks for it. Raises UserError, naming `what`, for a name without a rule or a dimension that does not divide."""
     taken: set[str] = set()
@@ -132,7 +130,7 @@ def spec(
     return PartitionSpec(*parts)
 
 
-def whole_because(mesh: jax.sharding.Mesh, rules: Rules, names: tuple[str | None, ...]) -> str:
+def whole_because(mesh: jax.sharding.Mesh, rules: Rules, names: Names) -> str:
     """Why nothing splits an array whose dimensions are called `names`."""
 
     def reason(name: str | None) -> str:
@@ -185,14 +183,15 @@ def check_rules(rules: Rules, used: set[str | None]) -> None:
 
 def activations(mesh: jax.sharding.Mesh, rules: Rules, used: set[str | None]) -> Layout:
     """What a step is traced for. The axes of its activations come to be among those `used`."""
+    platform = mesh.devices.flat[0].platform
+    if mesh.size == 1:
+        return Layout(platform)
 
-    def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    def place(x: jax.Array, names: Names) -> jax.Array:
         used.update(names)
-        if mesh.size == 1:
-            return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
-    def look_up(table_VD: jax.Array, names: tuple[str | None, str | None], ids_BT: jax.Array, rows: int) -> jax.Array:
+    def look_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
         """Said device by device, since the partitioner finds no good layout for it. Each gathers the vectors whole and finds
         those of its rows; what it adds to their gradient is scattered again before it is summed over copies. Of a vocabulary that
         is split otherwise than the batch, each finds what it has, and the sum over them is all."""
@@ -218,7 +217,7 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules, used: set[str | None]) ->
         everywhere = jax.shard_map(local, mesh=mesh, in_specs=(own, of_ids), out_specs=PartitionSpec(batch))
         return everywhere(table_VD, ids_BT)
 
-    return Layout(place, look_up, mesh.devices.flat[0].platform)
+    return Layout(platform, place, look_up)
 
 
 def parts(mesh: jax.sharding.Mesh, shape: tuple[int, ...]) -> NamedSharding:

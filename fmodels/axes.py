@@ -17,9 +17,14 @@ from flax.core import meta
 Names = tuple[str | None, ...]
 
 
-def _looked_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
-    found_BTD = jnp.take(table_VD, ids_BT, axis=0)
-    return jnp.broadcast_to(found_BTD, (rows, *found_BTD.shape[1:]))
+def vectors(table_VD: jax.Array, ids: jax.Array, beyond: float = jnp.nan) -> jax.Array:
+    """Those of the ids, and `beyond` where an id is not one of the table's, which the guard of a step then sees."""
+    return table_VD.at[ids].get(mode="fill", fill_value=beyond, wrap_negative_indices=False)
+
+
+def _looked_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch: int) -> jax.Array:
+    found = vectors(table_VD, ids)
+    return jnp.broadcast_to(found, (batch, *found.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return _layout.get().constrain(x, names)
 
 
-def look_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
-    """[B, T, D]: the vectors of a table with the logical axes `names`, for each of so many `rows`. Of ids, one row may be that
-    of all: [1, T]."""
-    return _layout.get().look_up(table_VD, names, ids_BT, rows)
+def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch: int) -> jax.Array:
+    """[batch, …, D]: the vectors of a table with the logical axes `names`, NaN for an id that is not in it. Of ids [batch, …],
+    one row may be that of all: [1, …]."""
+    return _layout.get().look_up(table_VD, names, ids, batch)
 
 
 def platform() -> str:

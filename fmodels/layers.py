@@ -61,19 +61,19 @@ class Dense(nn.Module):
 
 
 class Embed(nn.Module):
-    """A table of vectors. `rows` names its first dimension (`vocab`, or None for small tables that every device keeps whole)."""
+    """A table of vectors. `axis` names its first dimension (`vocab`, or None for small tables that every device keeps whole)."""
 
     size: int
     features: int
-    rows: str | None = None
+    axis: str | None = None
     init: Callable = nn.initializers.truncated_normal(0.02)
 
     def setup(self):
-        self.table = self.param("embedding", named(self.init, self.rows, "embed"), (self.size, self.features))
+        self.table = self.param("embedding", named(self.init, self.axis, "embed"), (self.size, self.features))
 
-    def __call__(self, ids: Int[Array, "#B T"], rows: int | None = None) -> Float[Array, "B T D"]:
-        """The vectors of the ids of each row, or of one row that is that of all `rows`."""
-        return look_up(self.table, (self.rows, "embed"), ids, rows or len(ids))
+    def __call__(self, ids: Int[Array, "#B *T"], batch: int | None = None) -> Float[Array, "B *T D"]:
+        """The vectors of the ids of each row, or of one row that is that of all of a `batch`."""
+        return look_up(self.table, (self.axis, "embed"), ids, batch or len(ids))
 
 
 class LayerNorm(nn.Module):

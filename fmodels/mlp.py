@@ -42,7 +42,8 @@ class Mlp(nn.Module):
         axes = ("pixels", "mlp")
         for i, width in enumerate(self.config.hidden):
             x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
-            # Whole, as each layer splits its outputs: from features in parts, XLA's partitioner makes wrong gradients of this.
+            # Whole, since each layer splits its outputs. Laid out as (batch, mlp) instead, XLA's partitioner (jax 0.10 to 0.12)
+            # makes a wrong gradient of the layer before, on a mesh with data, fsdp and tensor of 2; tests/train/test_sharding.py.
             x_BF = constrain(Dropout(self.config.dropout)(x_BF, train), "batch", None)
             axes = ("embed", "mlp")
         return {"pooled": x_BF}

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from fmodels.axes import named
 
 
-def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "B T D"]:
+def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "#B T D"]:
     """sin and cos of geometrically spaced frequencies, interleaved (Vaswani et al. 2017, §3.5). `width` is even."""
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(0, width, 2) / width)
     angle_BTF = positions_BT[..., None].astype(jnp.float32) * frequency

@@ -27,13 +27,13 @@ from fmodels.transformer import stack_layers, unstack_layers
 from train import cluster, sharding
 from train.errors import UserError
 from train.rundir import read_json, write_atomically
-from train.sharding import named
+from train.sharding import by_name
 from train.step import GuardState, Program, State
 
 FORMAT = 1  # of a checkpoint: raised when an older version could not read it
 # What an operating system says of files that are not to blame.
-NOT_ANSWERING = ("EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "EBUSY")
-UNREADABLE = {os.strerror(getattr(errno, name)) for name in NOT_ANSWERING}
+NOT_ANSWERING = "EACCES EPERM EIO ESTALE ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENOTCONN ECONNRESET EREMOTEIO EMFILE ENFILE ENOMEM"
+UNREADABLE = {os.strerror(getattr(errno, name)) for name in NOT_ANSWERING.split() if hasattr(errno, name)}
 
 
 @jax.jit
@@ -49,7 +49,9 @@ def checksum(tree: Any) -> jax.Array:
             place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dimension)
         return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
-    words = jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+    # In the order of their names, which is the same for a named tuple and for the dict that it is read as.
+    leaves = sorted(by_name(tree).items(), key=lambda item: item[0].split("/"))
+    words = jnp.stack([of(leaf) for _, leaf in leaves])
     return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
 
@@ -171,7 +173,7 @@ class Checkpoints:
         step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
         if step is None:
             raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
-        found, damage = self.attempt(step, read)
+        found, damage = _attempt(self.directory / str(step), lambda: read(step))
         if damage:
             raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({damage})")
         return found
@@ -182,7 +184,7 @@ class Checkpoints:
         damaged = []
         steps = self.steps()
         for step in reversed(steps):
-            found, damage = self.attempt(step, read)
+            found, damage = _attempt(self.directory / str(step), lambda step=step: read(step))
             if damage:
                 next_one = "; trying the one before it" if step > steps[0] else ""
                 self.say(f"checkpoint {self.directory / str(step)} is damaged ({damage}){next_one}")
@@ -193,12 +195,8 @@ class Checkpoints:
                 self.manager.reload()
             return found
         if damaged:
-            raise UserError(f"{self.directory}: no checkpoint is whole; remove the run directory to start anew")
+            raise UserError(f"{self.directory}: no checkpoint is whole; restore one, or choose another --run.dir")
         return None
-
-    def attempt(self, step: int, read: Callable[[int], Any]) -> tuple[Any, str]:
-        """What `read` makes of a checkpoint, and why it is damaged, if it is."""
-        return _attempt(self.directory / str(step), lambda: read(step))
 
     def _put_aside(self, step: int) -> None:
         aside = self.directory.parent / "damaged" / str(step)
@@ -214,10 +212,12 @@ class Checkpoints:
         """What is wrong with a checkpoint, which is read in parts on whatever `mesh` there is; empty if it is whole."""
         folder = self.directory / str(step)
         try:
-            _, damage = _attempt(folder, lambda: [_verified(folder, item, _in_parts(mesh)) for item in ("model", "optimizer")])
+            for item in ("model", "optimizer"):
+                if damage := _attempt(folder, lambda item=item: _verified(folder, item, _in_parts(mesh)))[1]:
+                    return f"damaged: {damage}"
         except UserError as error:
             return str(error)
-        return f"damaged: {damage}" if damage else ""
+        return ""
 
     def mesh(self, step: int) -> str | None:
         """The mesh that a checkpoint was written on; None if it does not say."""
@@ -248,43 +248,52 @@ class Checkpoints:
 
 def _attempt(folder: Path, read: Callable[[], Any]) -> tuple[Any, str]:
     """What `read` makes of a checkpoint, and why it is damaged, if it is. Raises UserError for what says nothing of its health: a
-    newer version, too little memory, another experiment's, a file system that does not answer."""
+    newer version, another experiment's, too little memory, a file system that does not answer."""
     try:
         return read(), ""
     except UserError:
         raise
     except Exception as error:  # whatever a reader of damaged files may raise
-        why = reason(error)
         if cluster.is_lost(error):
             raise
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(f"checkpoint {folder} does not fit into memory ({why})") from None
-        if "tree structures do not match" in str(error):
-            raise UserError(f"checkpoint {folder} is of another experiment, or other versions (environment.json)") from None
-        if why in UNREADABLE:
-            raise UserError(f"checkpoint {folder} cannot be read ({why}); it may be whole") from None
-        return None, why
+        if excuse := _excuse(error):
+            raise UserError(f"checkpoint {folder} {excuse}") from None
+        return None, reason(error)
 
 
 def _verified(folder: Path, name: str, restore: Callable[[Any], Any]) -> dict:
     """What `restore` makes of an item's folder, by a handler of Orbax itself: it waits for no other process, so that one that
-    fails can say so. Raises ValueError in every process if it is not what was saved, or one of them cannot read it."""
-    found, wanted, wrong = {}, None, ""
+    fails can say so. Raises in every process ValueError if it is not what was saved, and UserError if one of them cannot tell."""
+    found, wanted, excuse, damage = {}, None, "", ""
     try:
         wanted = read_meta(folder)[name]
         found = restore(folder.absolute() / name)
     except UserError:
         raise
     except Exception as error:  # whatever a reader of damaged files may raise
-        wrong = reason(error)
-    wrongs, sums = zip(*cluster.gathered([wrong, wanted]), strict=True)
-    if wrong := next(filter(None, wrongs), ""):
-        raise ValueError(wrong)
+        excuse, damage = _excuse(error), reason(error)
+    excuses, damages, sums = zip(*cluster.gathered([excuse, damage, wanted]), strict=True)
+    if excuse := next(filter(None, excuses), ""):
+        raise UserError(f"checkpoint {folder} {excuse}")
+    if damage := next(filter(None, damages), ""):
+        raise ValueError(damage)
     if len(set(sums)) > 1:
         raise UserError(f"cluster: processes read different checkpoints in {folder}; {cluster.ONE_FOLDER}")
     if int(checksum(found)) != wanted:
         raise ValueError(f"the checksum of {name} does not match")
     return found
+
+
+def _excuse(error: Exception) -> str:
+    """Why a checkpoint could not be read though it may be whole; empty where it is damaged."""
+    why = reason(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"does not fit into memory ({why})"
+    if "tree structures do not match" in str(error):
+        return "is of another experiment, or of other versions; environment.json says which wrote it"
+    if why in UNREADABLE:
+        return f"cannot be read ({why}), and may be whole: try again, or move it away to use the one before it"
+    return ""
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -304,9 +313,8 @@ def _say_once() -> None:
     sys.unraisablehook = lambda unraisable: None if "Event loop is closed" in str(unraisable.exc_value) else before(unraisable)
 
 
-def read_model(run_dir: Path, mesh: jax.sharding.Mesh | None = None) -> tuple[dict, dict]:
-    """(params, model state) of the newest checkpoint of a run, whatever the experiment, in parts on the devices of `mesh`, or
-    without one as numpy arrays.
+def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
+    """(params, model state) of the newest checkpoint of a run, whatever the experiment, in parts on the devices of `mesh`.
 
     Raises UserError if there is none, or it is damaged."""
     import orbax.checkpoint as ocp
@@ -323,20 +331,15 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh | None = None) -> tuple[di
     return model["params"], model["model_state"]
 
 
-def _in_parts(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
-    """Restores an item whatever it holds, in parts on the devices of a mesh, or as numpy arrays."""
-    import numpy as np
+def _in_parts(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+    """Restores an item whatever it holds, in parts on the devices of a mesh."""
     import orbax.checkpoint as ocp
-
-    def wanted(leaf: Any) -> Any:
-        if mesh is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
-        return ocp.ArrayRestoreArgs(sharding=sharding.parts(mesh, leaf.shape))
 
     def restore(item: Any) -> Any:
         handler = ocp.PyTreeCheckpointHandler()
         shapes: Any = handler.metadata(item).tree
-        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=jax.tree.map(wanted, dict(shapes))))
+        wanted = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=sharding.parts(mesh, leaf.shape)), dict(shapes))
+        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=wanted))
 
     return restore
 
@@ -346,9 +349,9 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     `new`, and were `left over`. Raises UserError where a name agrees and its shape does not, or where one of the model is
     missing."""
     params, model_state = read_model(run_dir, program.mesh)
-    given = named({**stacked_as(params, state.params), "state": model_state})
+    given = by_name({**stacked_as(params, state.params), "state": model_state})
     ours = {**state.params, "state": state.model_state}
-    wanted = named(ours)
+    wanted = by_name(ours)
     taken = [name for name in wanted if name in given]
     missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
@@ -366,7 +369,7 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes do not fit: {'; '.join(wrong[:3])}{more}")
 
-    placed = named({**program.shardings.params, "state": program.shardings.model_state})
+    placed = by_name({**program.shardings.params, "state": program.shardings.model_state})
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in taken})
     moved = move({name: given[name] for name in taken})
     found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])

@@ -29,6 +29,7 @@ ONE_FOLDER = "all need one folder, on a file system that they share"
 TOGETHER = 5  # seconds in which processes that meet one error all end
 SHARED = 5  # seconds in which what one of them has written is seen by the others
 MISSED = 5  # seconds in which the watch ends a process that has lost another
+LONGEST_WAIT = 7 * 24 * 3600  # seconds for the others at the start
 HEARTBEAT = 30  # seconds without one, after which a process is taken for dead
 
 
@@ -50,12 +51,14 @@ class Cluster:
         if given and len(given) < 3 and not (given == ["processes"] and self.processes == 1):
             raise ValueError(f"coordinator, processes and process are given together, not {given[0]} alone")
         host, _, port = (self.coordinator or "here:1").rpartition(":")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"coordinator must be HOST:PORT, with an IPv6 address in brackets, not {self.coordinator!r}")
         if not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"coordinator must be HOST:PORT, not {self.coordinator!r}")
         if self.processes is not None and self.process is not None and not 0 <= self.process < self.processes:
             raise ValueError(f"process must be at least 0 and less than processes {self.processes}, not {self.process}")
-        if self.timeout < 1:
-            raise ValueError(f"timeout must be at least 1, not {self.timeout}")
+        if not 1 <= self.timeout <= LONGEST_WAIT:
+            raise ValueError(f"timeout must be at least 1 and at most {LONGEST_WAIT}, a week, not {self.timeout}")
 
     def join(self, beside: Sequence[Path] = ()) -> None:
         """Waits for all processes, if there are others. To be called before any device is used. Raises UserError that names those
@@ -75,6 +78,9 @@ class Cluster:
         import jax
 
         jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
+        # The runtime's connections would go through a web proxy that is set for other things, and wait there.
+        direct, host = "no_grpc_proxy", coordinator.rpartition(":")[0].strip("[]")
+        os.environ[direct] = ",".join(filter(None, (os.environ.get(direct) or os.environ.get("no_proxy"), host)))
         given = (self.coordinator, self.processes, self.process)
         jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
         atexit.register(_end)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from train import sharding
-from train.optim import names
+from train.sharding import by_name
 from train.step import Program
 
 
@@ -16,25 +16,22 @@ def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> s
     other array of the state that does not lie as a parameter does. `spec` is that of a batch."""
     rows = [("parameter", "shape", "logical axes", "mesh axes", "bytes a device", "whole because")]
 
-    def add(name: str, shape: Any, place: Any, logical: str, why: str) -> None:
+    def add(name: str, shape: Any, place: Any, logical: tuple[str | None, ...], why: str) -> None:
         parts = (place.spec[i] if i < len(place.spec) else None for i in range(len(shape.shape)))
         on = ", ".join("-" if part is None else part if isinstance(part, str) else " x ".join(part) for part in parts)
-        size = ", ".join(map(str, shape.shape))
-        rows.append((name, size, logical, on, f"{held(shape, place):,}", why if place.is_fully_replicated else ""))
+        size, called = ", ".join(map(str, shape.shape)), ", ".join(axis or "-" for axis in logical)
+        rows.append((name, size, called, on, f"{held(shape, place):,}", why if place.is_fully_replicated else ""))
 
     shapes, placed = program.shapes, program.shardings
-    axes = jax.tree.leaves(program.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
-    of_params = zip(names(shapes.params), jax.tree.leaves(shapes.params), jax.tree.leaves(placed.params), axes, strict=True)
-    for name, shape, place, logical in of_params:
-        why = sharding.whole_because(program.mesh, rules, logical)
-        add(name, shape, place, ", ".join(axis or "-" for axis in logical), why)
-    state, owners = shapes.model_state, sharding.moments(shapes.opt_state, shapes.params)
-    for name, shape, place in zip(names(state), jax.tree.leaves(state), jax.tree.leaves(placed.model_state), strict=True):
-        add(f"state/{name}", shape, place, "-", "a statistic over the batch")
-    leaves = zip(owners.items(), jax.tree.leaves(shapes.opt_state), jax.tree.leaves(placed.opt_state), strict=True)
-    for (name, owner), shape, place in leaves:
-        if shape.ndim and not owner:
-            add(f"optimizer/{name}", shape, place, "-", "it has the shape of no parameter")
+    parts = (("", shapes.params, placed.params), ("state/", shapes.model_state, placed.model_state))
+    for (prefix, of, to), names in zip(parts, program.axes, strict=True):
+        axes = jax.tree.leaves(names, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        for (name, shape), place, logical in zip(by_name(of).items(), jax.tree.leaves(to), axes, strict=True):
+            add(prefix + name, shape, place, logical, sharding.whole_because(program.mesh, rules, logical))
+    owners = sharding.moments(shapes.opt_state, shapes.params)
+    for (name, shape), place in zip(by_name(shapes.opt_state).items(), jax.tree.leaves(placed.opt_state), strict=True):
+        if shape.ndim and not owners[name]:
+            add(f"optimizer/{name}", shape, place, (None,) * shape.ndim, "no parameter has its name and shape")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     totals = {

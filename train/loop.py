@@ -22,9 +22,8 @@ from train.errors import UserError
 from train.experiment import Experiment, leaves, resolve
 from train.meter import Counted, Meter
 from train.objectives import Sums
-from train.optim import names
 from train.progress import Progress
-from train.sharding import said
+from train.sharding import by_name, said
 from train.step import Program, State, build
 
 AGAIN = "the same command continues"
@@ -131,7 +130,8 @@ def write(run: Assembled, continued: bool, say: Callable[[str], None]) -> int:
     if run.program.mesh.size > 1:
         table = layout.table(run.program, run.experiment.mesh.rules, run.spec)
         rundir.write_atomically(path / "shardings.txt", f"{table}\n")
-    rundir.write_experiment(run.experiment)  # last: from here on the run is begun
+    if not continued:
+        rundir.write_experiment(run.experiment)  # last: from here on the run is begun
     return lock
 
 
@@ -140,6 +140,8 @@ def resume(run: Assembled, state: State | None, often: int, say: Callable[[str],
     if state is None:
         rundir.check_not_lost(run.path, 2 * often)  # the first may be unfinished until the second
         say(f"{run.path.name}: no checkpoint was saved yet, so it begins anew")
+        rundir.cut_metrics(run.path, 0)
+    rundir.write_experiment(run.experiment)  # how often it saves may have changed
     if state is None or int(state.step) < run.experiment.run.steps:
         rundir.write_environment(run.path, run.dataset.fingerprint)
 
@@ -252,7 +254,7 @@ def check_guard(run: Assembled, guard: Any) -> None:
     leaf = int(guard.bad_leaf)
     what = "the loss or the gradient norm is not finite, or spiked"
     if leaf >= 0:
-        what = f"the gradient of {names(run.program.shapes.params)[leaf]} is not finite"
+        what = f"the gradient of {list(by_name(run.program.shapes.params))[leaf]} is not finite"
     count = ""
     if policy.policy == "skip":
         count = f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "

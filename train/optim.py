@@ -11,6 +11,7 @@ import optax
 import optax.contrib
 
 from train.errors import UserError
+from train.sharding import by_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class Optimizer:
 
     def build(self, params: Any, steps: int) -> optax.GradientTransformation:
         """The transformation for this tree (of arrays or shapes). Raises UserError for a parameter that no rule covers."""
-        rules = {name: self.rule(name) for name in names(params)}
+        rules = {name: self.rule(name) for name in by_name(params)}
         rates = {
             name: rule.learning_rate * rate for (name, rule), rate in zip(rules.items(), self.layer_rates(params), strict=True)
         }
@@ -153,7 +154,7 @@ class Optimizer:
     def layer_rates(self, params: Any) -> list[Any]:
         """layer_decay to the number of layers above, for each parameter: heads and final norms have none above, embeddings all.
         A scanned parameter has one rate for each of its layers."""
-        leaves = list(zip(names(params), jax.tree.leaves(params), strict=True))
+        leaves = list(by_name(params).items())
         stacked = [leaf.shape[0] for name, leaf in leaves if "/layers/" in name]
         depth = max([*stacked, *(int(match[1]) + 1 for name, _ in leaves if (match := _LAYER.search(name)))], default=0)
 
@@ -172,11 +173,6 @@ _LAYER = re.compile(r"/layer_(\d+)/")
 
 def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def names(params: Any) -> list[str]:
-    """The name of every leaf, as rules see it: the keys from the root, joined by slashes."""
-    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def _matrices(params: Any) -> Any:

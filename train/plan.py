@@ -7,14 +7,13 @@ import numpy as np
 
 from train import flops
 from train.loop import Assembled
-from train.optim import names
-from train.sharding import said
+from train.sharding import by_name, said
 
 
 def describe(run: Assembled) -> str:
     """Compiles the step of an assembled run for its mesh, and tells in a few lines. Trains nothing and writes nothing."""
     program, shapes = run.program, run.program.shapes
-    leaves = list(zip(names(shapes.params), jax.tree.leaves(shapes.params), strict=True))
+    leaves = list(by_name(shapes.params).items())
     placed = jax.tree.leaves(program.shardings.params)
     count = lambda prefix: sum(int(np.prod(leaf.shape)) for name, leaf in leaves if name.startswith(prefix))
     work = flops.training(run.experiment.objective, run.experiment.model.build(), shapes.params, shapes.model_state, run.spec)

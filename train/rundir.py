@@ -61,8 +61,9 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
 
 
 def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
-    """What the run directory was begun with, and has all that it needs to go on, since `experiment.json` is written last: the
-    experiment, but for what may change. None if it was not begun. Raises UserError if it is another's, or holds other files."""
+    """What the run directory was last started with, and has all that it needs to go on, since `experiment.json` is written last:
+    the experiment, but for what may change. None if it was not begun. Raises UserError if it is another's, or holds other
+    files."""
     path = Path(experiment.run.dir)
     if (path / "experiment.json").exists():
         before = read_experiment(path, trusted)
@@ -180,6 +181,12 @@ def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def cut_metrics(path: Path, step: int) -> None:
+    """Drops the lines of a log after a step."""
+    kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
+    write_atomically(path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+
+
 class MetricsLog:
     """metrics.jsonl and TensorBoard events. Continuing at a step drops the lines after it, which will be written again."""
 
@@ -187,8 +194,7 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self.path = path / "metrics.jsonl"
-        kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        cut_metrics(path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.events = SummaryWriter(str(path), purge_step=step + 1 if step else None)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fmodels.axes import Layout, Names
+from fmodels.axes import Layout, Names, vectors
 from train.errors import UserError, nearest
 
 # From the axis that can bear the slowest network to the one that needs the fastest.
@@ -153,23 +153,23 @@ def shardings(mesh: jax.sharding.Mesh, rules: Rules, shapes: Any, names: Any) ->
 def like_params(tree: Any, params: Any, placed: Any, whole: NamedSharding) -> Any:
     """The shardings of an optimizer state: a moment lies where its parameter does; the rest is `whole`."""
     owners = moments(tree, params)
-    by_name = dict(zip(named(params), jax.tree.leaves(placed), strict=True))
-    leaves = [by_name.get(owners[name], whole) for name in named(tree)]
+    of_params = dict(zip(by_name(params), jax.tree.leaves(placed), strict=True))
+    leaves = [of_params.get(owners[name], whole) for name in by_name(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def moments(tree: Any, params: Any) -> dict[str, str]:
     """Of each leaf of an optimizer state, the parameter of which it is a moment, since its path ends in that one's name, and it
     has its shape; empty where there is none."""
-    shapes, found = {name: leaf.shape for name, leaf in named(params).items()}, {}
-    for name, leaf in named(tree).items():
+    shapes, found = {name: leaf.shape for name, leaf in by_name(params).items()}, {}
+    for name, leaf in by_name(tree).items():
         parts = name.split("/")
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         found[name] = next((end for end in ends if shapes.get(end) == leaf.shape), "")
     return found
 
 
-def named(tree: Any) -> dict[str, Any]:
+def by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths: `model/dense/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -177,47 +177,47 @@ def named(tree: Any) -> dict[str, Any]:
 
 def check_rules(rules: Rules, used: set[str | None]) -> None:
     """Raises UserError for a rule of the user's own whose axis is not among those `used`: it has a name that nobody reads."""
-    for name in rules.keys() - RULES.keys() - used:
+    for name in sorted(rules.keys() - RULES.keys() - used):
         raise UserError(f"mesh.rules: nothing has the logical axis {name!r}{nearest(name, {*RULES, *used} - {None})}")
 
 
-def activations(mesh: jax.sharding.Mesh, rules: Rules, used: set[str | None]) -> Layout:
-    """What a step is traced for. The axes of its activations come to be among those `used`."""
-    platform = mesh.devices.flat[0].platform
+def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str | None]]:
+    """What a step is traced for, and the names of the axes that activations have, as far as any was traced on several devices."""
+    platform, used = mesh.devices.flat[0].platform, set[str | None]()
     if mesh.size == 1:
-        return Layout(platform)
+        return Layout(platform), used
 
     def place(x: jax.Array, names: Names) -> jax.Array:
         used.update(names)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
-    def look_up(table_VD: jax.Array, names: Names, ids_BT: jax.Array, rows: int) -> jax.Array:
+    def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, rows: int) -> jax.Array:
         """Said device by device, since the partitioner finds no good layout for it. Each gathers the vectors whole and finds
         those of its rows; what it adds to their gradient is scattered again before it is summed over copies. Of a vocabulary that
         is split otherwise than the batch, each finds what it has, and the sum over them is all."""
-        batch, own = rules["batch"], spec(mesh, rules, names, table_VD.shape, "table")
-        split, width = ((axes,) if isinstance(axes, str) else axes or () for axes in own)
-        gathered, split = (split, ()) if {*split} & {*batch} else ((), split)
+        batch = rules["batch"]
+        own = [(axes,) if isinstance(axes, str) else axes or () for axes in spec(mesh, rules, names, table_VD.shape, "table")]
+        gathered, width = (tuple(axis for axis in axes if axis in batch) for axes in own)  # the partitioner gathers the rest
+        split = () if gathered else own[0]
+        copies = tuple(axis for axis in batch if axis not in (*gathered, *width))
 
-        copies = tuple(axis for axis in batch if axis not in (*split, *gathered, *width))
-
-        def local(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+        def local(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
             table_VD = jax.lax.pcast(table_VD, copies, to="varying")
             for axes, dimension in ((gathered, 0), (width, 1)):
                 if axes:
                     table_VD = jax.lax.all_gather(table_VD, axes, axis=dimension, tiled=True)
-            ids_BT = ids_BT - len(table_VD) * (jax.lax.axis_index(split) if split else 0)
-            found_BTD = jnp.take(table_VD, ids_BT, axis=0, mode="clip")
             if split:
-                here_BT = (ids_BT >= 0) & (ids_BT < len(table_VD))
-                found_BTD = jax.lax.psum(jnp.where(here_BT[..., None], found_BTD, 0), split)
-            return jnp.broadcast_to(found_BTD, (rows // batch_ways(mesh, rules), *found_BTD.shape[1:]))
+                found = vectors(table_VD, ids - len(table_VD) * jax.lax.axis_index(split), beyond=0.0)
+                found = jnp.where(((ids >= 0) & (ids < size))[..., None], jax.lax.psum(found, split), jnp.nan)
+            else:
+                found = vectors(table_VD, ids)
+            return jnp.broadcast_to(found, (rows // batch_ways(mesh, rules), *found.shape[1:]))
 
-        of_ids = PartitionSpec(batch if len(ids_BT) == rows else None)
-        everywhere = jax.shard_map(local, mesh=mesh, in_specs=(own, of_ids), out_specs=PartitionSpec(batch))
-        return everywhere(table_VD, ids_BT)
+        size, of_ids = len(table_VD), PartitionSpec(batch if len(ids) == rows else None)
+        of_table = PartitionSpec(gathered or split or None, width or None)
+        return jax.shard_map(local, mesh=mesh, in_specs=(of_table, of_ids), out_specs=PartitionSpec(batch))(table_VD, ids)
 
-    return Layout(platform, place, look_up)
+    return Layout(platform, place, look_up), used
 
 
 def parts(mesh: jax.sharding.Mesh, shape: tuple[int, ...]) -> NamedSharding:

@@ -5,6 +5,7 @@ Building and lowering it needs shapes and a mesh, never arrays, so it compiles a
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -69,7 +70,7 @@ class Program:
     mesh: jax.sharding.Mesh
     shapes: State  # of ShapeDtypeStruct
     shardings: State
-    axes: Any  # the logical axes of each parameter
+    axes: tuple[Any, Any]  # the logical axes of each parameter, and of each array of the model state
     batch_sharding: NamedSharding
     batch_size: int
     own_rows: np.ndarray  # places in a batch of the rows that this process reads
@@ -89,8 +90,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
     rules = experiment.mesh.rules
-    used: set[str | None] = set()
-    layout = sharding.activations(mesh, rules, used)
+    layout, used = sharding.activations(mesh, rules)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
@@ -155,9 +155,9 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         norms = {"gradient_norm": (optax.tree.norm(grads), one), "update_norm": (optax.tree.norm(updates), one)}
         return new, {"sums": Sums(sums.terms, {**sums.metrics, **norms}), "guard": guard}
 
-    def evaluate(params, model_state, batch: Batch) -> Sums:
+    def evaluate(params, model_state, batch: Batch, train: bool = False) -> Sums:
         with axes.traced_for(layout):
-            return sums_of(params, model_state, batch, jax.random.key(0), False)[0]
+            return sums_of(params, model_state, batch, jax.random.key(0), train)[0]
 
     def predict(params, model_state, batch: Batch) -> dict:
         with axes.traced_for(layout):
@@ -196,10 +196,12 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     )
     rows = sharding.batch_sharding(mesh, rules)
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
-        jax.eval_shape(evaluate, shapes.params, shapes.model_state, batch_spec)
-        sharding.check_rules(rules, used.union(*jax.tree.leaves(names, is_leaf=lambda leaf: isinstance(leaf, tuple))))
+        for train in (True, False):
+            jax.eval_shape(partial(evaluate, train=train), shapes.params, shapes.model_state, batch_spec)
+        sharding.check_rules(rules, used.union(jax.tree.leaves([names, state_names])))
+    size = experiment.data.batch_size
     return Program(
-        mesh, shapes, shardings, names, rows, experiment.data.batch_size, sharding.own_rows(rows, experiment.data.batch_size),
+        mesh, shapes, shardings, (names, state_names), rows, size, sharding.own_rows(rows, size),
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0),
         evaluate=jax.jit(evaluate, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from train.checkpoint import read_model
+from train.sharding import Mesh
 
 STEPS = 40
 
@@ -45,10 +46,14 @@ def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None
     pytest.fail(f"step {step} did not come: {[process.communicate()[1] for process in processes]}")
 
 
+def model_of(folder: Path) -> tuple[dict, dict]:
+    return read_model(folder, Mesh().build())
+
+
 def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     assert losses(a).keys() == losses(b).keys()
     np.testing.assert_allclose(list(losses(a).values()), list(losses(b).values()), rtol=0, atol=tolerance)
-    chex.assert_trees_all_close(read_model(a), read_model(b), rtol=0, atol=tolerance)
+    chex.assert_trees_all_close(model_of(a), model_of(b), rtol=0, atol=tolerance)
 
 
 SHAPES = {  # processes, devices of each, mesh

@@ -79,7 +79,8 @@ def test_processes_that_differ_say_in_what(start, front_door, tmp_path):
     package = tmp_path / "libraries" / "numpy-0.0.1.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.0.1\n")
-    theirs = front_door(*common, "--cluster.process=1", cwd=tmp_path, under=["env", f"PYTHONPATH={package.parent}"])
+    path = f"PYTHONPATH={package.parent}:{Path(__file__).parents[2]}"
+    theirs = front_door(*common, "--cluster.process=1", cwd=tmp_path, under=["env", path])
     for said in finish([ours, theirs], 2):
         assert said == f"error: cluster: process 1 differs from process 0: numpy is 0.0.1, not {np.__version__}\n"
 
@@ -121,7 +122,12 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
         ({"coordinator": "1234", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not '1234'"),
         ({"coordinator": "a:99999", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'a:99999'"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must be at least 0 and less than processes 2, not 2"),
-        ({"timeout": 0}, "timeout must be at least 1, not 0"),
+        (
+            {"coordinator": "::1:99", "processes": 2, "process": 0},
+            "coordinator must be HOST:PORT, with an IPv6 address in brackets, not '::1:99'",
+        ),
+        ({"timeout": 0}, "timeout must be at least 1 and at most 604800, a week, not 0"),
+        ({"timeout": 10**11}, "timeout must be at least 1 and at most 604800, a week, not 100000000000"),
     ],
 )
 def test_what_is_no_cluster_is_named(fields, message):

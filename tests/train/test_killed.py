@@ -11,8 +11,7 @@ import time
 import chex
 import pytest
 
-from tests.train.processes import SHAPES, finish, losses, wait_for
-from train.checkpoint import read_model
+from tests.train.processes import SHAPES, finish, losses, model_of, wait_for
 from train.roll_call import IS_GONE
 
 
@@ -30,7 +29,7 @@ def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exac
         processes[victim].communicate()
     finish(start(killed, 2))
     assert losses(killed) == losses(whole)
-    chex.assert_trees_all_equal(read_model(killed), read_model(whole))
+    chex.assert_trees_all_equal(model_of(killed), model_of(whole))
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, uninterrupted, tmp_path):
@@ -51,7 +50,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, uninterrupte
         finished = all(process.returncode == 0 for process in processes)
         if finished:  # and anew, until it was killed often enough
             assert losses(folder) == losses(whole)
-            chex.assert_trees_all_equal(read_model(folder), read_model(whole))
+            chex.assert_trees_all_equal(model_of(folder), model_of(whole))
             shutil.rmtree(folder)
         else:
             assert any(process.returncode == -signal.SIGKILL for process in processes), said
@@ -71,7 +70,7 @@ def test_killed_while_a_checkpoint_is_being_written(start, uninterrupted, tmp_pa
         processes[victim].communicate()
     finish(start(folder, 2, "--run.checkpoint-every=2"))
     assert losses(folder) == losses(whole)
-    chex.assert_trees_all_equal(read_model(folder), read_model(whole))
+    chex.assert_trees_all_equal(model_of(folder), model_of(whole))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed"])
@@ -92,7 +91,7 @@ def test_several_processes_agree_on_what_is_damaged(start, uninterrupted, tmp_pa
     assert f"checkpoint {last} is damaged (" in said[0] and "continues at step 30" in said[0]
     assert (folder / "damaged" / "40").is_dir()
     assert losses(folder) == losses(whole)
-    chex.assert_trees_all_equal(read_model(folder), read_model(whole))
+    chex.assert_trees_all_equal(model_of(folder), model_of(whole))
 
 
 def test_ctrl_c_in_the_first_process_saves_in_all(start, tmp_path):
@@ -114,7 +113,9 @@ def test_a_host_that_is_preempted_as_a_run_goes_on_stops_all_at_one_step(start, 
     finish(processes)
     processes = start(folder, 2, steps=100_000)
     assert processes[0].stderr is not None
-    before = "".join(iter(processes[0].stderr.readline, f"run: continues at step {max(losses(folder))} of 100000\n"))
-    processes[1].send_signal(signal.SIGTERM)
+    for line in processes[0].stderr:
+        if line == f"run: continues at step {max(losses(folder))} of 100000\n":
+            processes[1].send_signal(signal.SIGTERM)
+            break
     (said, _) = finish(processes)
-    assert "stopped and saved at step" in said, before
+    assert "stopped and saved at step" in said

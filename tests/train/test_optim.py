@@ -15,7 +15,8 @@ from fmodels.axes import split
 from fmodels.bert import BertConfig
 from fmodels.transformer import stack_layers, unstack_layers
 from train.errors import UserError
-from train.optim import Optimizer, Rule, names
+from train.optim import Optimizer, Rule
+from train.sharding import by_name
 
 HINTS = get_type_hints(Optimizer)
 OPTIMIZERS, SCHEDULES = get_args(HINTS["name"]), get_args(HINTS["schedule"])
@@ -44,8 +45,8 @@ def first_update(optimizer: Optimizer, params, gradients=None):
     return update(jax.tree.map(jnp.ones_like, params) if gradients is None else gradients, params)
 
 
-def by_name(tree) -> dict[str, np.ndarray]:
-    return dict(zip(names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
+def arrays(tree) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in by_name(tree).items()}
 
 
 @pytest.mark.parametrize(("name", "schedule"), [*((n, "constant") for n in OPTIMIZERS), *(("adamw", s) for s in SCHEDULES)])
@@ -69,7 +70,7 @@ def test_every_name_lowers_a_loss(name, schedule):
 
     (moved, _), losses = train(params)
     assert losses[-1] < 0.7 * losses[0]
-    for (leaf, before), after in zip(by_name(params).items(), jax.tree.leaves(moved), strict=True):
+    for (leaf, before), after in zip(arrays(params).items(), jax.tree.leaves(moved), strict=True):
         assert (before != after).all(), leaf
 
 
@@ -146,8 +147,8 @@ def unscanned(params: dict) -> dict:
 @pytest.mark.parametrize("scan", [False, True])
 def test_biases_and_norms_do_not_decay(scan):
     params = bert_params(scan)
-    updates = by_name(first_update(plain(weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params)))
-    for name, before in by_name(params).items():
+    updates = arrays(first_update(plain(weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params)))
+    for name, before in arrays(params).items():
         decays = name.endswith(("/kernel", "/embedding")) and "relative_bias" not in name
         assert decays != (name.endswith("/bias") or "norm" in name or "relative_bias" in name), name
         np.testing.assert_allclose(updates[name], -0.1 * before if decays else 0 * before, rtol=1e-6, err_msg=name)
@@ -170,7 +171,7 @@ def test_the_first_rule_that_matches_holds():
         Rule(pattern=r"model/norm", learning_rate=99.0),  # not the whole of any name
         Rule(pattern=r".*", learning_rate=0.5),
     )
-    updates = by_name(first_update(plain(rules=rules), toy_params()))
+    updates = arrays(first_update(plain(rules=rules), toy_params()))
     found = {name: set(-update.ravel()) for name, update in updates.items()}
     assert found == {"model/embedding": {0.5}, "model/mlp/kernel": {2.0}, "model/mlp/bias": {3.0}, "model/norm/scale": {0.5}}
 
@@ -200,7 +201,7 @@ def test_what_is_frozen_stays_and_carries_no_moments(name):
     for _ in range(2):
         updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, moved)
         moved = jax.tree.map(jnp.add, moved, updates)
-    before, after = by_name(params), by_name(moved)
+    before, after = arrays(params), arrays(moved)
     for leaf in before:
         is_frozen = leaf in ("model/embedding", "model/mlp/kernel")
         assert (before[leaf].tobytes() == after[leaf].tobytes()) == is_frozen, leaf
@@ -214,13 +215,13 @@ def test_layer_decay(scan):
     """d for the top layer, d^2 below it, …; heads and what is after the layers 1, embeddings below them all."""
     params, d = bert_params(scan), 0.5
     updates = first_update(plain(layer_decay=d), params)
-    for name, update in by_name(unscanned(updates) if scan else updates).items():
+    for name, update in arrays(unscanned(updates) if scan else updates).items():
         if "/layer_" in name:
             above = LAYERS - int(name.split("/layer_")[1][0])
         else:
             above = LAYERS + 1 if "embedding" in name else 0
         np.testing.assert_allclose(update, np.full(update.shape, -(d**above)), rtol=1e-6, err_msg=name)
-    assert by_name(updates)["model/encoder/final_norm/scale"][0] == by_name(updates)["head/classifier/dense/kernel"][0, 0] == -1
+    assert arrays(updates)["model/encoder/final_norm/scale"][0] == arrays(updates)["head/classifier/dense/kernel"][0, 0] == -1
 
 
 def test_muon_moves_kernels_and_adam_the_rest():
@@ -231,17 +232,17 @@ def test_muon_moves_kernels_and_adam_the_rest():
     optimizer = plain(name="muon")
     moved = first_update(optimizer, params, params)
     nesterov = optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps, nesterov=True)
-    adam = by_name(nesterov.update(params, nesterov.init(params), params)[0])
-    for name, update in by_name(moved).items():
+    adam = arrays(nesterov.update(params, nesterov.init(params), params)[0])
+    for name, update in arrays(moved).items():
         if "mlp/kernel" in name:
             singular = np.linalg.svd(update, compute_uv=False) / (0.2 * math.sqrt(8))
             assert singular.min() > 0.6 and singular.max() < 1.3, f"{name}: orthogonal, as far as Newton and Schulz make it"
-            assert np.corrcoef(-update.ravel(), by_name(params)[name].ravel())[0, 1] > 0.5, "and along the gradient"
+            assert np.corrcoef(-update.ravel(), arrays(params)[name].ravel())[0, 1] > 0.5, "and along the gradient"
         else:
             np.testing.assert_allclose(update, -adam[name], rtol=1e-5, err_msg=name)
 
-    each = by_name(moved | {"encoder": unstack_layers(first_update(optimizer, scanned, scanned)["encoder"])})
-    for name, update in by_name(moved).items():
+    each = arrays(moved | {"encoder": unstack_layers(first_update(optimizer, scanned, scanned)["encoder"])})
+    for name, update in arrays(moved).items():
         np.testing.assert_allclose(each[name], update, rtol=0, atol=1e-5, err_msg=f"{name}: each scanned layer is a matrix")
 
 

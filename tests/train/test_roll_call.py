@@ -46,6 +46,19 @@ def knock(coordinator: str, *said: bytes) -> socket.socket:
         return connection
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_they_meet_at_any_kind_of_address(coordinator, host):
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    place = f"{host}:{coordinator.rpartition(':')[2]}"
+    with ThreadPoolExecutor() as threads:
+        met = list(threads.map(lambda process: roll_call(place, 2, process, {}, timeout=20), (0, 1)))
+    assert [list(lines) for lines in met] == [[1], [0]]
+    for lines in met:
+        for line in lines.values():
+            line.close()
+
+
 def test_who_dies_while_it_waits_may_come_again_and_is_missed_if_it_does_not(coordinator):
     with ThreadPoolExecutor() as threads:
         first = threads.submit(roll_call, coordinator, 3, 0, {}, 20)

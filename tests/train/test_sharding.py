@@ -12,16 +12,16 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from data.labelled_text import LabelledText
 from data.text import Text
-from fmodels.axes import named
+from fmodels.axes import Layout, look_up, named, traced_for
 from fmodels.bert import BertConfig
 from train.checkpoint import checksum
 from train.errors import UserError
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
-from train.optim import Optimizer, names
+from train.optim import Optimizer
 from train.recipes.digits import digits_cnn, digits_mlp
-from train.sharding import RULES, Mesh, arranged, check_batch, own_rows
+from train.sharding import RULES, Mesh, activations, arranged, by_name, check_batch, own_rows
 from train.step import Program, State, build
 
 QUICKLY = {"xla_cpu_use_fusion_emitters": False}  # as a flag of the process, the TPU compiler does not know it and aborts
@@ -273,7 +273,7 @@ def assert_laid_out(state: State, built: Program) -> None:
         assert {shard.data.shape for shard in leaf.addressable_shards} == {wanted}, place
         assert len(leaf.addressable_shards) == 8, place
         seen += [found[1]] if found else []
-    assert sorted(seen) == sorted(3 * names(built.shapes.params))
+    assert sorted(seen) == sorted(3 * list(by_name(built.shapes.params)))
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "lion", "muon"])
@@ -283,22 +283,60 @@ def test_moments_lie_where_their_parameters_do(optimizer):
     seen = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(built.shapes.opt_state):
         place = jax.tree_util.keystr(path, simple=True, separator="/")
-        name = next((name for name in names(built.shapes.params) if place.endswith(f"/{name}")), None)
+        name = next((name for name in by_name(built.shapes.params) if place.endswith(f"/{name}")), None)
         axes = layout(name) if name else ()
         seen |= {name} - {None}
         sharding = next(s for p, s in jax.tree_util.tree_leaves_with_path(built.shardings.opt_state) if p == path)
         assert sharding.spec == jax.P(*axes), place
         assert name or leaf.size < 4, f"{place} is whole on every device, and not a count or a coefficient"
-    assert seen == set(names(built.shapes.params))
+    assert seen == set(by_name(built.shapes.params))
 
 
 def test_scanned_layers_lie_as_each_does():
-    place = lambda built: dict(zip(names(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True))
+    place = lambda built: dict(zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True))
     mesh = Mesh(data=2, fsdp=2, tensor=2)
     unscanned, scanned = (place(program(bert(scan=scan), mesh)) for scan in (False, True))
     for name, sharding in unscanned.items():
         stacked = scanned[name.replace("layer_0", "layers")].spec
         assert stacked == (jax.P(None, *sharding.spec) if "layer_0" in name else sharding.spec), name
+
+
+ROW_RULES = {
+    "as they are": {},
+    "vocabulary and width on one": {"vocab": ("fsdp",)},
+    "width on tensor": {"embed": ("tensor",), "vocab": ("fsdp",)},
+    "width on both": {"embed": ("fsdp", "tensor"), "vocab": ()},
+    "vocabulary on both": {"embed": (), "vocab": ("fsdp", "tensor")},
+    "vocabulary on both, the other way": {"embed": (), "vocab": ("tensor", "fsdp")},
+    "batch without fsdp": {"batch": ("replica", "data")},
+    "batch on tensor": {"batch": ("tensor",)},
+    "batch whole": {"batch": ()},
+}
+
+
+@pytest.mark.parametrize("changed", ROW_RULES.values(), ids=ROW_RULES.keys())
+def test_vectors_are_found_wherever_they_lie(changed):
+    """And their gradients; an id that is in no table gives NaN, which the guard sees."""
+    mesh, rules = Mesh(data=2, fsdp=2, tensor=2).build(), {**RULES, **changed}
+    rng, names = np.random.default_rng(0), ("vocab", "embed")
+    table, ids = rng.normal(size=(40, 16)).astype(np.float32), rng.integers(40, size=(16, 12))
+    weights = rng.normal(size=(16, 12, 16)).astype(np.float32)
+
+    def loss(table, ids, weights):
+        return (look_up(table, names, ids, 16) * weights).sum()
+
+    def both(layout: Layout, ids):
+        with traced_for(layout):
+            return jax.jit(jax.value_and_grad(loss))(table, ids, weights)
+
+    for of in (ids, ids[:1]):
+        wanted, found = both(Layout(), of), both(activations(mesh, rules)[0], of)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for wrong in (-1, 40):
+        ids[3, 4] = wrong
+        with traced_for(activations(mesh, rules)[0]):
+            found = np.asarray(jax.jit(lambda table, ids: look_up(table, names, ids, 16))(table, ids))
+        assert np.isnan(found[3, 4]).all() and np.isfinite(np.delete(found, 3, 0)).all()
 
 
 def test_the_batch_is_in_parts():
@@ -313,9 +351,9 @@ def test_the_batch_is_in_parts():
 
 def test_fsdp_leaves_whole_what_has_no_dimension_of_the_width():
     built = program(bert(), Mesh(data=1, fsdp=8))
-    shardings = zip(names(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True)
+    shardings = zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True)
     whole = {name for name, sharding in shardings if sharding.is_fully_replicated}
-    assert whole == {name for name in names(built.shapes.params) if "fsdp" not in layout(name)}
+    assert whole == {name for name in by_name(built.shapes.params) if "fsdp" not in layout(name)}
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from train.experiment import Experiment, Run
 from train.objectives import Sums
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
-from train.optim import Optimizer, names
-from train.sharding import Mesh
+from train.optim import Optimizer
+from train.sharding import Mesh, by_name
 from train.step import WARM_STEPS, Guard, Program, State, build
 
 # What takes long here is to compile.
@@ -229,7 +229,7 @@ def test_skip_counts_and_goes_on():
         assert same(before, after, "step", "guard") == (batch is not GOOD)
     assert [int(m["guard"].skipped) for m in metrics] == [1, 1, 2, 2, 3]
     assert [int(m["guard"].bad_step) for m in metrics] == [0, 0, 2, 2, 4]
-    leaves = names(program.shapes.params)
+    leaves = list(by_name(program.shapes.params))
     assert [leaves[int(metrics[i]["guard"].bad_leaf)] for i in (0, 2)] == ["model/a", "model/b"]
     for step in metrics[:4]:
         check_guard(program, experiment, step)

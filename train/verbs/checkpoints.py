@@ -9,6 +9,8 @@ from tyro.conf import Positional, arg
 from train import cli, rundir
 from train.errors import UserError
 
+LOOKS = 10  # at a run that goes on, and may replace all that it has saved while it is read
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -28,7 +30,11 @@ def main(arguments: list[str]) -> int:
 
     mesh = Mesh().build()
     with Checkpoints(path, 1, print, read_only=True) as checkpoints:
-        rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, mesh))]
+        rows, looks = [], 0
+        while not rows and checkpoints.steps() and looks < LOOKS:
+            rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, mesh))]
+            checkpoints.manager.reload()
+            looks += 1
     if wanted.json:
         print(json.dumps(rows))
     if not rows:

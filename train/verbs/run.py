@@ -51,9 +51,8 @@ def stoppable(work: Callable[[], int]) -> int:
     def stop(number, _frame):
         """While nothing is being trained, and what was trained is saved. It ends at once: an exception may be raised within a
         callback that swallows it."""
-        if cluster.is_first():
-            cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
-            os.write(sys.stderr.fileno(), f"{cursor}stopped; {AGAIN}\n".encode())
+        cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
+        os.write(sys.stderr.fileno(), f"{cursor}stopped; {AGAIN}\n".encode())
         roll_call.stop_all(0 if number == signal.SIGTERM else 128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

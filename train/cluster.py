@@ -78,11 +78,12 @@ class Cluster:
         import jax
 
         jax.config.update("jax_enable_preemption_service", False)  # until something is trained that can be saved
-        # The runtime's connections would go through a web proxy that is set for other things, and wait there.
-        direct, host = "no_grpc_proxy", coordinator.rpartition(":")[0].strip("[]")
-        os.environ[direct] = ",".join(filter(None, (os.environ.get(direct) or os.environ.get("no_proxy"), host)))
         given = (self.coordinator, self.processes, self.process)
-        jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
+        proxies = {name: os.environ.pop(name) for name in list(os.environ) if "_proxy" in name.lower()}
+        try:  # the runtime's connections would go through a proxy that is set for other things, and wait there
+            jax.distributed.initialize(*given, initialization_timeout=self.timeout, heartbeat_timeout_seconds=HEARTBEAT)
+        finally:
+            os.environ.update(proxies)
         atexit.register(_end)
         _speak(process == 0)
         gathered("here")  # Gloo gives the first exchange half a minute, and later ones all the time that they need

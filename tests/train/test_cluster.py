@@ -57,7 +57,7 @@ def test_two_processes_begin_where_another_run_ended_as_one_does(start, alone, t
 
 
 def test_two_processes_of_a_language_model(front_door, tmp_path):
-    """Text, its tokenizer and its cache; what they say, and what evaluates them."""
+    """Text, its tokenizer and its cache; what they say, and what evaluates them. A web proxy is nothing to them."""
     (tmp_path / "notes.txt").write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(200)))
     small = ["--data.source=files:notes.txt", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
     small += ["--model.layers=1", "--run.steps=6", "--run.checkpoint-every=3", "--run.evaluate-every=3", "--run.log-every=1"]
@@ -68,7 +68,8 @@ def test_two_processes_of_a_language_model(front_door, tmp_path):
             of = [
                 [f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2", f"--cluster.process={i}"] for i in range(2)
             ]
-        them = [front_door(*arguments, *each, cwd=tmp_path) for each in of]
+        proxy = ["env", "http_proxy=http://127.0.0.1:9", "https_proxy=http://127.0.0.1:9"]  # that nobody serves
+        them = [front_door(*arguments, *each, cwd=tmp_path, under=proxy) for each in of]
         out = [process.communicate(timeout=180) for process in them]
         assert [process.returncode for process in them] == [0] * processes, out
         return [text for text, _ in out]

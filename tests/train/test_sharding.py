@@ -24,7 +24,8 @@ from train.recipes.digits import digits_cnn, digits_mlp
 from train.sharding import RULES, Mesh, activations, arranged, by_name, check_batch, own_rows
 from train.step import Program, State, build
 
-QUICKLY = {"xla_cpu_use_fusion_emitters": False}  # as a flag of the process, the TPU compiler does not know it and aborts
+# As a flag of the process, the TPU compiler does not know it and aborts; nor does jaxlib 0.12.
+QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
 STEPS, ROWS, LENGTH = 4, 16, 12
 # Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
 ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)

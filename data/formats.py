@@ -181,21 +181,20 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
         reader = csv.reader(decoded(stream), strict=True)
         header: list[str] = []
         while True:
-            begin = reader.line_num + 1
-            at = f"{part.where}, line {begin}"
+            begin, wrong = reader.line_num + 1, ""
+            fields: list[str] | Bad = []
             try:
-                fields: list[str] | Bad = next(reader)
+                fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                fields = Bad(at, f"not CSV: {error}; a line for each row, quotes in pairs, and what is very long as JSON lines")
-            if reader.line_num > begin:
-                at += f" to {reader.line_num}"
-            if isinstance(fields, Bad):
-                fields = fields._replace(where=at)
+                wrong = f"not CSV: {error}; a line for each row, quotes in pairs, and what is very long as JSON lines"
+            at = f"{part.where}, line {begin}" + (f" to {reader.line_num}" if reader.line_num > begin else "")
             if undecoded:
                 fields = undecoded[0]
                 undecoded.clear()
+            elif wrong:
+                fields = Bad(at, wrong)
             if not header:
                 header = _header(at, fields)
             elif isinstance(fields, Bad):

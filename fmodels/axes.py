@@ -22,9 +22,9 @@ def vectors(table_VD: jax.Array, ids: jax.Array, beyond: float = jnp.nan) -> jax
     return table_VD.at[ids].get(mode="fill", fill_value=beyond, wrap_negative_indices=False)
 
 
-def _looked_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch: int) -> jax.Array:
+def _looked_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
     found = vectors(table_VD, ids)
-    return jnp.broadcast_to(found, (batch, *found.shape[1:]))
+    return jnp.broadcast_to(found, (batch_size, *found.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return _layout.get().constrain(x, names)
 
 
-def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch: int) -> jax.Array:
+def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
     """[batch, …, D]: the vectors of a table with the logical axes `names`, NaN for an id that is not in it. Of ids [batch, …],
     one row may be that of all: [1, …]."""
-    return _layout.get().look_up(table_VD, names, ids, batch)
+    return _layout.get().look_up(table_VD, names, ids, batch_size)
 
 
 def platform() -> str:

@@ -43,7 +43,7 @@ class Mlp(nn.Module):
         for i, width in enumerate(self.config.hidden):
             x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
             # Whole, since each layer splits its outputs. Laid out as (batch, mlp) instead, XLA's partitioner (jax 0.10 to 0.12)
-            # makes a wrong gradient of the layer before, on a mesh with data, fsdp and tensor of 2; tests/train/test_sharding.py.
+            # makes a wrong gradient of the layer before, where data, fsdp and tensor are 2; see tests/train/test_invariance.py.
             x_BF = constrain(Dropout(self.config.dropout)(x_BF, train), "batch", None)
             axes = ("embed", "mlp")
         return {"pooled": x_BF}

@@ -224,6 +224,8 @@ def _steps(
                 found = record(step, pending, meter.take(), held_out if last else [run.dataset.held_out] * evaluates)
                 pending = []
                 if saves:
+                    if log:
+                        log.flush()
                     checkpoints.save(state, run.dataset.fingerprint, said(program.mesh.shape), found.get(run.dataset.held_out))
                 meter.restart()
             elif step % settings.log_every == 0:

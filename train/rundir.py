@@ -17,7 +17,8 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from train.experiment import Experiment, differences, from_json, to_json
 LIBRARIES = tuple(
     "jax jaxlib libtpu jax-cuda12-plugin jax-cuda13-plugin flax optax orbax-checkpoint tensorstore grain tokenizers numpy".split()
 )
+FLUSH_EVERY = 30  # seconds, for who looks on in TensorBoard
 
 
 def find(run: str) -> Path:
@@ -191,27 +193,50 @@ class MetricsLog:
     """metrics.jsonl and TensorBoard events. Continuing at a step drops the lines after it, which will be written again."""
 
     def __init__(self, path: Path, step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self.path = path / "metrics.jsonl"
         cut_metrics(path, step)
-        self.file = self.path.open("a", encoding="utf-8")
-        self.events = SummaryWriter(str(path), purge_step=step + 1 if step else None)
+        self.folder, self.file = path, (path / "metrics.jsonl").open("a", encoding="utf-8")
+        # Not by a thread, as tensorboardX' SummaryWriter does: on a full disk it ends, and who has more to write waits for ever.
+        self.events, self.flushed = EventsWriter(str(path / "events")), time.monotonic()
+        if step:
+            self._event(step + 1, session_log={"status": "START"})  # TensorBoard drops what it has from there on
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Raises OSError if a log cannot be written."""
         finite = {name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in values.items()}
-        try:
+        scalars = [{"tag": name, "simple_value": value} for name, value in values.items() if isinstance(value, int | float)]
+        with self._named():
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
             self.file.flush()
+            self._event(step, summary={"value": scalars})
+        if time.monotonic() > self.flushed + FLUSH_EVERY:
+            self.flush()
+
+    def _event(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], it is made when it is imported
+
+        self.events.write_event(Event(wall_time=time.time(), step=step, **what))
+
+    def flush(self) -> None:
+        """All is on disk, TensorBoard's events, too, as it is to be before a checkpoint, from which a run that is killed goes on.
+        Raises OSError if it cannot be."""
+        with self._named():
+            self.events.flush()
+        self.flushed = time.monotonic()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self.events.add_scalar(name, value, step)
+            raise OSError(error.errno, error.strerror, f"{self.folder}: a log could not be written") from None
 
     def close(self) -> None:
-        self.file.close()
-        self.events.close()
+        with contextlib.suppress(OSError):  # of what could not be written, which was said
+            self.events.close()
+        with contextlib.suppress(OSError):
+            self.file.close()
 
 
 def read_lines(path: Path) -> list[str]:

@@ -191,7 +191,7 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str 
         used.update(names)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
-    def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, rows: int) -> jax.Array:
+    def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
         """Said device by device, since the partitioner finds no good layout for it. Each gathers the vectors whole and finds
         those of its rows; what it adds to their gradient is scattered again before it is summed over copies. Of a vocabulary that
         is split otherwise than the batch, each finds what it has, and the sum over them is all."""
@@ -211,9 +211,9 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str 
                 found = jnp.where(((ids >= 0) & (ids < size))[..., None], jax.lax.psum(found, split), jnp.nan)
             else:
                 found = vectors(table_VD, ids)
-            return jnp.broadcast_to(found, (rows // batch_ways(mesh, rules), *found.shape[1:]))
+            return jnp.broadcast_to(found, (batch_size // batch_ways(mesh, rules), *found.shape[1:]))
 
-        size, of_ids = len(table_VD), PartitionSpec(batch if len(ids) == rows else None)
+        size, of_ids = len(table_VD), PartitionSpec(batch if len(ids) == batch_size else None)
         of_table = PartitionSpec(gathered or split or None, width or None)
         return jax.shard_map(local, mesh=mesh, in_specs=(of_table, of_ids), out_specs=PartitionSpec(batch))(table_VD, ids)
 

@@ -1,4 +1,4 @@
-"""Runs of several processes on this machine."""
+"""Short runs of one process or several on this machine."""
 
 import functools
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.processes import SHAPES, STEPS, finish, free_port
+from tests.train.processes import SHAPES, SHORT, finish, free_port
 
 Start = Callable[..., list[subprocess.Popen]]
 
@@ -17,11 +17,11 @@ def start(front_door) -> Start:
     """The processes of a short run in that folder, each with so many devices."""
 
     def start(
-        folder: Path, processes: int, *options: str, devices: int = 1, steps: int = STEPS, under: Sequence[object] = ()
+        folder: Path, processes: int, *options: str, devices: int = 1, under: Sequence[object] = (), **settings: int
     ) -> list[subprocess.Popen]:
-        settings = {"dir": folder, "steps": steps, "checkpoint-every": 10, "evaluate-every": 20, "log-every": 1}
-        arguments = ["run", "digits-mlp", *(f"--run.{name}={value}" for name, value in settings.items()), *options]
-        arguments += ["--model.hidden", "64", "--optimizer.warmup-steps", "5"]
+        run = {"dir": folder, **SHORT, **settings}
+        arguments = ["run", "digits-mlp", "--model.hidden", "64", "--optimizer.warmup-steps", "5"]
+        arguments += [*(f"--run.{name.replace('_', '-')}={value}" for name, value in run.items()), *options]
         port = free_port()
         them = []
         for process in range(processes):

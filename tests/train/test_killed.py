@@ -39,7 +39,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, uninterrupte
     _, devices, mesh = SHAPES[shape]
     whole = uninterrupted(shape)[0]
     while count < kills or not finished:
-        processes = start(folder, 4, *mesh, "--run.checkpoint-every=5", "--cluster.timeout=20", devices=devices)
+        processes = start(folder, 4, *mesh, "--cluster.timeout=20", devices=devices, checkpoint_every=5)
         if count < kills:
             time.sleep(rng.uniform(0, 20))  # from the first import to the last checkpoint
             victim = processes[rng.randrange(4)]
@@ -59,7 +59,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(start, uninterrupte
 def test_killed_while_a_checkpoint_is_being_written(start, uninterrupted, tmp_path):
     whole, folder = uninterrupted("2 data")[0], tmp_path / "run"
     for victim in (0, 1):
-        processes, met = start(folder, 2, "--run.checkpoint-every=2"), False
+        processes, met = start(folder, 2, checkpoint_every=2), False
         before = {path.name for path in (folder / "checkpoints").glob("*")}
         while not met and all(process.poll() is None for process in processes):
             now = {path.name for path in (folder / "checkpoints").glob("*")} - before
@@ -68,7 +68,7 @@ def test_killed_while_a_checkpoint_is_being_written(start, uninterrupted, tmp_pa
         said = finish([processes[1 - victim]], 1)
         assert met and f"process {victim} of the run {IS_GONE}" in said[0], said
         processes[victim].communicate()
-    finish(start(folder, 2, "--run.checkpoint-every=2"))
+    finish(start(folder, 2, checkpoint_every=2))
     assert losses(folder) == losses(whole)
     chex.assert_trees_all_equal(model_of(folder), model_of(whole))
 

@@ -22,8 +22,6 @@ from train.step import Program, build
 PAD, UNKNOWN, CLS, SEP, MASK = range(5)
 LOW, HIGH, LENGTH = 5, 40, 32  # ordinary ids, and tokens a row
 COUNT = 1024  # rows: one shape for (nearly) all, so that little is compiled
-# What takes long here is to compile.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False}
 MODEL = BertConfig(layers=1, width=16, heads=2, hidden=24, vocab_size=HIGH, max_length=LENGTH, dropout=0.0, attention_dropout=0.0)
 
 
@@ -53,7 +51,7 @@ def rows(count: int = COUNT, longest_word: int = 3, fewest: int = 1, seed: int =
 
 @cache
 def jitted(objective: MaskedLM, train: bool):
-    return jax.jit(lambda batch, rng: objective.corrupt(batch, rng, train), compiler_options=QUICKLY)
+    return jax.jit(lambda batch, rng: objective.corrupt(batch, rng, train))
 
 
 def corrupt(batch, rng=0, train: bool = True, compiled: bool = True, **changes) -> tuple[np.ndarray, np.ndarray]:
@@ -197,11 +195,11 @@ def test_the_head_at_hidden_positions_is_the_whole_head():
         sums, _ = told.loss(apply, params, {}, batch, rng, True)
         return sum(n / d for n, d in sums.terms.values()), (sums, seen.pop())
 
-    (loss, (sums, corrupted)), gradients = jax.jit(jax.value_and_grad(gathered, has_aux=True), compiler_options=QUICKLY)(params())
+    (loss, (sums, corrupted)), gradients = jax.jit(jax.value_and_grad(gathered, has_aux=True))(params())
     after, hidden = corrupt(batch, jax.random.split(rng)[0], mask_rate=0.3)
     np.testing.assert_array_equal(after, corrupted, "these are the positions of the loss above")
 
-    whole = jax.jit(jax.value_and_grad(full_loss, has_aux=True), compiler_options=QUICKLY)
+    whole = jax.jit(jax.value_and_grad(full_loss, has_aux=True))
     (full, parts), full_gradients = whole(params(), batch, corrupted, jnp.asarray(hidden))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     close(loss, full)
@@ -220,24 +218,20 @@ def test_the_head_at_hidden_positions_is_the_whole_head():
 def program(seed: int = 0, **changes) -> Program:
     told, data = objective(next_sentence=True, **changes), Text(layout="pairs", length=LENGTH)
     experiment = Experiment(model=MODEL, objective=told, data=data, run=Run(seed=seed))
-    return build(experiment, shapes_of(small_batch()), Mesh().build(jax.devices()[:1]))
-
-
-def shapes_of(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in small_batch().items()}
+    return build(experiment, spec, Mesh().build(jax.devices()[:1]))
 
 
 def test_the_step_draws_from_seed_and_step_alone():
     """The losses of real steps on one batch, of a state whose guard lets no update pass."""
     batch, fixed, built = rows(6, fewest=12), params(), program()
-    step = built.step.lower(built.shapes, shapes_of(batch)).compile(compiler_options=QUICKLY)
 
     def losses(batch: dict, steps: int, seed: int = 0) -> list[float]:
         state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), built.shapes)
         state = replace(state, params=jax.tree.map(jnp.copy, fixed), seed=jnp.uint32(seed))
         found = []
         for _ in range(steps):
-            state, metrics = step(state, batch)
+            state, metrics = built.step(state, batch)
             found.append(float(np.divide(*metrics["sums"].terms["masked_lm"])))
         return found
 
@@ -250,12 +244,8 @@ def test_the_step_draws_from_seed_and_step_alone():
 
 def test_evaluation_is_the_same_at_each_call():
     batch, fixed = small_batch(), params()
-
-    def evaluated(built: Program):
-        return built.evaluate.lower(built.shapes.params, {}, shapes_of(batch)).compile(compiler_options=QUICKLY)
-
-    ours, theirs = evaluated(program()), evaluated(program(seed=5, mask_rate=0.6, whole_words=True))
-    sums = [jax.device_get(evaluate(fixed, {}, batch)) for evaluate in (ours, ours, theirs)]
+    ours, theirs = program(), program(seed=5, mask_rate=0.6, whole_words=True)
+    sums = [jax.device_get(built.evaluate(fixed, {}, batch)) for built in (ours, ours, theirs)]
     assert sums[0] == sums[1] == sums[2]
     assert sums[0].terms["masked_lm"][1] == sum(max(1, round(0.15 * (row >= 0).sum())) for row in np.asarray(batch["words"])[:5])
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import get_args, get_type_hints
 
 import jax
@@ -21,7 +20,6 @@ from train.sharding import by_name
 HINTS = get_type_hints(Optimizer)
 OPTIMIZERS, SCHEDULES = get_args(HINTS["name"]), get_args(HINTS["schedule"])
 LAYERS = 3
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False}
 
 
 def plain(**changes) -> Optimizer:
@@ -41,7 +39,7 @@ def toy_params() -> dict:
 
 def first_update(optimizer: Optimizer, params, gradients=None):
     tx = optimizer.build(params, 100)
-    update = jax.jit(lambda gradients, params: tx.update(gradients, tx.init(params), params)[0], compiler_options=QUICKLY)
+    update = jax.jit(lambda gradients, params: tx.update(gradients, tx.init(params), params)[0])
     return update(jax.tree.map(jnp.ones_like, params) if gradients is None else gradients, params)
 
 
@@ -58,7 +56,7 @@ def test_every_name_lowers_a_loss(name, schedule):
     tx = optimizer.build(params, steps)
     loss = lambda params: sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.square(x - y).sum(), params, target)))
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def train(params):
         def step(carry, _):
             params, state = carry

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -18,44 +19,25 @@ import jax.numpy as jnp
 import optax
 import pytest
 from flax import serialization
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], it is made when it is imported
 
-from tests.train.processes import model_of
+from tests.train.processes import finish, losses, model_of, wait_for
 from train import loop, recipes
 from train.__main__ import main
 from train.checkpoint import FORMAT, Checkpoints, checksum
 from train.errors import UserError
+from train.experiment import Experiment
 from train.progress import Progress
 from train.verbs.run import named
 
-STEPS = 600
+# So long that it can be met on its way, and stopped.
+LONG = {"steps": 1000, "checkpoint_every": 50, "evaluate_every": 100, "log_every": 10}
 
 
 @pytest.fixture(scope="module")
-def start(front_door) -> Callable[[Path], subprocess.Popen]:
-    """A short run in that folder, from nothing or from where it was."""
-
-    def start(folder: Path) -> subprocess.Popen:
-        settings = {"dir": folder, "steps": STEPS, "checkpoint-every": 50, "evaluate-every": 100, "log-every": 10}
-        options = [f"--run.{name}={value}" for name, value in settings.items()]
-        return front_door("run", "digits-mlp", *options, cwd=folder.parent)
-
-    return start
-
-
-def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
-    """Until the run has logged `step`."""
-    log = folder / "metrics.jsonl"
-    while process.poll() is None:
-        if log.exists() and any(f'"step": {n},' in log.read_text() for n in range(step, step + 50)):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"the run ended before step {step}: {process.communicate()[1]}")
-
-
-def finish(process: subprocess.Popen) -> str:
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+def begin(start) -> Callable[[Path], list[subprocess.Popen]]:
+    """A run in that folder, of which checkpoints are larger than logs."""
+    return lambda folder: start(folder, 1, "--model.hidden=512", **LONG)
 
 
 def assert_same_model(a: Path, b: Path) -> None:
@@ -63,88 +45,115 @@ def assert_same_model(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, start) -> Path:
+def whole(tmp_path_factory, begin) -> Path:
+    """The folder of the long run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    finish(start(folder))
+    finish(begin(folder))
     return folder
 
 
-def losses(folder: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    found = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
-    assert len(dict(found)) == len(found), "a step is logged twice"
-    return dict(found)
-
-
-def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(start, uninterrupted, tmp_path):
+def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(begin, whole, tmp_path):
     folder = tmp_path / "killed"
     for step in (70, 230, 470):
-        process = start(folder)
-        wait_for(process, folder, step)
-        process.kill()
-        process.communicate()
-    assert "continues at step" in finish(start(folder))
-    assert_same_model(uninterrupted, folder)
-    assert losses(folder) == losses(uninterrupted)
+        wait_for(folder, step, processes := begin(folder))
+        processes[0].kill()
+        processes[0].communicate()
+    assert "continues at step" in finish(begin(folder))[0]
+    assert_same_model(whole, folder)
+    assert losses(folder) == losses(whole)
 
 
-def test_sigterm_saves_says_how_to_continue_and_exits_0(start, uninterrupted, tmp_path):
+def test_sigterm_saves_says_how_to_continue_and_exits_0(begin, whole, tmp_path):
     folder = tmp_path / "stopped"
-    process = start(folder)
-    wait_for(process, folder, 310)
-    process.send_signal(signal.SIGTERM)
-    said = finish(process)
+    wait_for(folder, 210, processes := begin(folder))
+    processes[0].send_signal(signal.SIGTERM)
+    (said,) = finish(processes)
     assert "stopped and saved at step" in said and "the same command continues" in said
     assert "Traceback" not in said
-    finish(start(folder))
-    assert_same_model(uninterrupted, folder)
+    finish(begin(folder))
+    assert_same_model(whole, folder)
 
 
-def test_a_signal_before_the_first_step_says_how_to_continue(start, tmp_path):
+def test_a_signal_before_the_first_step_says_how_to_continue(begin, tmp_path):
     folder = tmp_path / "early"
-    process = start(folder)
+    (process,) = begin(folder)
     while not folder.exists() and process.poll() is None:  # it is claimed when the data is read, and then the step is compiled
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
-    said = finish(process)
+    (said,) = finish([process])
     assert said.count("the same command continues") == 1 and "Traceback" not in said
-    process = start(folder)
-    wait_for(process, folder, 10)
-    process.kill()
-    process.communicate()
+    wait_for(folder, 10, processes := begin(folder))
+    processes[0].kill()
+    processes[0].communicate()
 
 
-def test_ctrl_c_saves_too(start, uninterrupted, tmp_path):
+def test_ctrl_c_saves_too(begin, whole, tmp_path):
     folder = tmp_path / "interrupted"
-    process = start(folder)
-    wait_for(process, folder, 110)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in said and "Traceback" not in said
-    finish(start(folder))
-    assert_same_model(uninterrupted, folder)
+    wait_for(folder, 110, processes := begin(folder))
+    processes[0].send_signal(signal.SIGINT)
+    (said,) = finish(processes, 130)
+    assert "the same command continues" in said and "Traceback" not in said
+    finish(begin(folder))
+    assert_same_model(whole, folder)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(start, uninterrupted, tmp_path):
+def events(folder: Path) -> list[tuple[int, float]]:
+    """Steps and losses as TensorBoard has them, which drops what a later start writes anew."""
+    found: list[tuple[int, float]] = []
+    for file in sorted(folder.glob("events.*"), key=lambda file: file.stat().st_mtime):
+        data = file.read_bytes()
+        while len(data) >= 12 + (size := int.from_bytes(data[:8], "little")) + 4:  # size and its sum, the event and its sum
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            if event.HasField("session_log"):
+                found = [(step, loss) for step, loss in found if step < event.step]
+            found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == "train/loss"]
+    return found
+
+
+def end_at(size: int, process: subprocess.Popen) -> str:
+    """What a process says that has to live with files of that size."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    (said,) = finish([process], 2)
+    assert "Traceback" not in said
+    return said.strip().splitlines()[-1]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(begin, whole, tmp_path):
     folder = tmp_path / "full"
-    process = start(folder)
-    wait_for(process, folder, 210)
-    # No file may grow past this: what a full disk does to a checkpoint, and not to the short lines of a log.
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 2, said
-    assert said.strip().splitlines()[-1].startswith("error: ") and "could not be written" in said and "Traceback" not in said
-    finish(start(folder))
-    assert_same_model(uninterrupted, folder)
+    wait_for(folder, 110, processes := begin(folder))
+    said = end_at(100_000, *processes)
+    assert said.startswith(f"error: {folder / 'checkpoints'}: a checkpoint could not be written (File too large); the checkpoint")
+    finish(begin(folder))
+    assert_same_model(whole, folder)
+    assert events(folder) == events(whole)
+    assert dict(events(whole)) == pytest.approx(losses(whole), rel=1e-6)
+
+
+def test_a_log_that_cannot_be_written_ends_a_run_with_one_line(start, tmp_path):
+    folder = tmp_path / "full"
+    small = partial(start, folder, 1, "--model.hidden=16", **LONG)
+    wait_for(folder, 110, processes := small())
+    assert end_at(30_000, *processes) == f"error: {folder}: a log could not be written: File too large"
+    finish(small())
+    assert [step for step, _ in events(folder)] == list(losses(folder)) == list(range(10, 1001, 10))
+
+
+def short(folder: Path) -> Experiment:
+    return loop.with_run(recipes.find("digits-mlp")[1](), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
 @pytest.fixture(scope="module")
-def short_run(tmp_path_factory) -> tuple:
-    experiment = recipes.find("digits-mlp")[1]()
-    folder = tmp_path_factory.mktemp("runs") / "short"
-    experiment = loop.with_run(experiment, dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
-    loop.train(experiment)
-    return experiment, folder
+def unharmed(tmp_path_factory) -> Path:
+    """The folder of a short run, with checkpoints of steps 20 and 40."""
+    folder = tmp_path_factory.mktemp("runs") / "unharmed"
+    loop.train(short(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(unharmed, tmp_path) -> Path:
+    """A copy of it for a test to harm."""
+    return shutil.copytree(unharmed, tmp_path / "copy")
 
 
 def flip(file: Path) -> None:
@@ -170,14 +179,11 @@ DAMAGE = {  # of the folder of a checkpoint
 }
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(short_run, tmp_path, capsys):
-    experiment, whole = short_run
-    folder = tmp_path / "newer"
-    shutil.copytree(whole, folder)
+def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, capsys):
     meta = folder / "checkpoints" / "40" / "meta" / "metadata"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
     with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
-        loop.train(loop.with_run(experiment, dir=str(folder)))
+        loop.train(short(folder))
     assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
     begin = ["run", "digits-mlp", f"--init-from={folder}", f"--run.dir={tmp_path / 'from-it'}"]
     assert main(begin) == 2 and "made by a newer version" in capsys.readouterr().err
@@ -203,10 +209,8 @@ def collected():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-def test_what_is_not_to_blame_is_not_put_aside(short_run, tmp_path):
-    experiment, whole = short_run
-    folder = tmp_path / "kept"
-    shutil.copytree(whole, folder)
+def test_what_is_not_to_blame_is_not_put_aside(folder):
+    experiment = short(folder)
     other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
     with Checkpoints(folder, 3, print) as checkpoints:
         program = loop.assemble(experiment).program
@@ -226,68 +230,55 @@ def test_what_is_not_to_blame_is_not_put_aside(short_run, tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(short_run, tmp_path, capsys, damage):
-    experiment, whole = short_run
-    folder = tmp_path / "damaged"
-    shutil.copytree(whole, folder)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, folder, capsys, damage):
     DAMAGE[damage](folder / "checkpoints" / "40")
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]
     assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
     assert found.err == f"error: {folder}: not readable: 40\n"
-    loop.train(loop.with_run(experiment, dir=str(folder)))
+    loop.train(short(folder))
     said = capsys.readouterr().err
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
     assert (folder / "damaged" / "40").is_dir()
-    assert_same_model(whole, folder)
+    assert_same_model(unharmed, folder)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often(short_run, tmp_path):
-    experiment, whole = short_run
-    folder = tmp_path / "lost"
-    shutil.copytree(whole, folder)
+def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often(folder):
     for file in (folder / "checkpoints").rglob("*"):
         if file.is_file():
             os.truncate(file, 0)
     before = (folder / "metrics.jsonl").read_text()
     for _ in range(2):
         with pytest.raises(UserError, match="no checkpoint is whole"):
-            loop.train(loop.with_run(experiment, dir=str(folder)))
+            loop.train(short(folder))
     assert (folder / "metrics.jsonl").read_text() == before
 
 
-def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(short_run, tmp_path):
-    experiment, whole = short_run
-    folder = tmp_path / "gone"
-    shutil.copytree(whole, folder)
+def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(unharmed, folder):
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UserError, match=r"gone: its checkpoints are gone; restore them, or choose another --run.dir"):
-        loop.train(loop.with_run(experiment, dir=str(folder)))
-    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"copy: its checkpoints are gone; restore them, or choose another --run.dir"):
+        loop.train(short(folder))
+    assert (folder / "metrics.jsonl").read_text() == (unharmed / "metrics.jsonl").read_text()
 
 
-def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(short_run, tmp_path):
-    experiment, whole = short_run
-    folder = tmp_path / "unsaved"
-    shutil.copytree(whole, folder)
+def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(unharmed, folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "result.json").unlink()
-    often = loop.with_run(experiment, dir=str(folder), checkpoint_every=5)
+    often = loop.with_run(short(folder), checkpoint_every=5)
     loop.train(often)
-    assert_same_model(whole, folder)
+    assert_same_model(unharmed, folder)
     shutil.rmtree(folder / "checkpoints")
     (folder / "result.json").unlink()
     with pytest.raises(UserError, match="its checkpoints are gone"):  # it would have saved by then
         loop.train(often)
 
 
-def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(short_run, tmp_path):
-    experiment, _ = short_run
+def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(tmp_path):
     folder = tmp_path / "raced"
-    run = loop.assemble(loop.with_run(experiment, dir=str(folder), steps=20))
+    run = loop.assemble(short(folder))
     os.close(loop.write(run, False, print))
     before = (folder / "experiment.json").stat().st_mtime_ns
     with pytest.raises(UserError, match=r"was begun by another process meanwhile; the same command continues$"):
@@ -295,19 +286,15 @@ def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(short_run, tmp_path):
     assert (folder / "experiment.json").stat().st_mtime_ns == before
 
 
-def test_a_start_that_was_cut_short_is_started_anew_and_a_finished_run_keeps_what_it_was_trained_with(short_run, tmp_path):
-    experiment, whole = short_run
-    folder = tmp_path / "cut"
-    shutil.copytree(whole, folder)
+def test_a_start_that_was_cut_short_is_started_anew_and_a_finished_run_keeps_what_it_was_trained_with(unharmed, folder):
     for path in ("experiment.json", "result.json", "metrics.jsonl"):  # the first is written last, when all else is there
         (folder / path).unlink()
     shutil.rmtree(folder / "checkpoints")
     (folder / "environment.json").write_text("{")
-    experiment = loop.with_run(experiment, dir=str(folder))
-    loop.train(experiment)
-    assert_same_model(whole, folder)
+    loop.train(short(folder))
+    assert_same_model(unharmed, folder)
     made = (folder / "environment.json").stat().st_mtime_ns
-    loop.train(experiment)
+    loop.train(short(folder))
     assert (folder / "environment.json").stat().st_mtime_ns == made
 
 
@@ -373,10 +360,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_evaluated(tmp_path, m
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(evaluated[best], rel=1e-6)
 
 
-def test_who_only_reads_leaves_a_checkpoint_that_is_being_written(short_run, tmp_path, capsys):
-    _, whole = short_run
-    folder = tmp_path / "live"
-    shutil.copytree(whole, folder)
+def test_who_only_reads_leaves_a_checkpoint_that_is_being_written(folder):
     unfinished = folder / "checkpoints" / "50.orbax-checkpoint-tmp"
     unfinished.mkdir()
     assert main(["evaluate", str(folder), "--json"]) == 0

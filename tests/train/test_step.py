@@ -24,9 +24,6 @@ from train.optim import Optimizer
 from train.sharding import Mesh, by_name
 from train.step import WARM_STEPS, Guard, Program, State, build
 
-# What takes long here is to compile.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False}
-
 
 def shapes_of(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
@@ -34,10 +31,6 @@ def shapes_of(tree):
 
 def one_device(experiment: Experiment, batch: dict) -> Program:
     return build(experiment, shapes_of(batch), Mesh().build(jax.devices()[:1]))
-
-
-def compiled(function, *shapes):
-    return function.lower(*shapes).compile(compiler_options=QUICKLY)
 
 
 def copy(tree):
@@ -96,7 +89,7 @@ def one_step(experiment: Experiment, batch: dict) -> tuple[State, State, dict]:
     """(before, after, metrics)"""
     program = one_device(experiment, batch)
     before = random_state(program)
-    after, metrics = compiled(program.step, program.shapes, shapes_of(batch))(copy(before), batch)
+    after, metrics = program.step(copy(before), batch)
     return before, after, metrics
 
 
@@ -303,7 +296,7 @@ def test_batch_statistics_are_kept_and_used():
     before = random_state(program)
     old = {"norm": {"mean": jnp.float32([1, 2, 3, 4]), "var": jnp.float32([4, 3, 2, 1])}}
     before = replace(before, model_state={"batch_stats": {"stage_0_0": old}})
-    after, metrics = compiled(program.step, program.shapes, shapes_of(batch))(copy(before), batch)
+    after, metrics = program.step(copy(before), batch)
 
     def features(params) -> np.ndarray:
         kernel = np.asarray(params["model"]["stage_0_0"]["kernel"])[:, :, 0]
@@ -324,6 +317,5 @@ def test_batch_statistics_are_kept_and_used():
     kept = {"mean": 0.9 * np.float32([1, 2, 3, 4]) + 0.1 * mean, "var": 0.9 * np.float32([4, 3, 2, 1]) + 0.1 * var}
     assert_close(found, kept, 1e-5)
 
-    inputs = (after.params, after.model_state, batch)
-    sums = compiled(program.evaluate, *shapes_of(inputs))(*inputs)
+    sums = program.evaluate(after.params, after.model_state, batch)
     assert np.divide(*sums.terms["classification"]) == pytest.approx(loss(after.params, **kept), rel=1e-5)

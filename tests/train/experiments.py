@@ -1,0 +1,78 @@
+"""Small experiments of every family, and their program on a mesh."""
+
+from dataclasses import replace
+
+import jax
+
+from data.labelled_text import LabelledText
+from data.text import Text
+from fmodels.bert import BertConfig
+from train.experiment import Experiment, Run
+from train.objectives.classification import Classification
+from train.objectives.masked_lm import MaskedLM
+from train.optim import Optimizer
+from train.recipes.digits import digits_cnn, digits_mlp
+from train.sharding import Mesh
+from train.step import Program, build
+
+STEPS, ROWS, LENGTH = 4, 16, 12
+# Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
+ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)
+
+
+def bert(**changes) -> Experiment:
+    sizes = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
+    return Experiment(
+        model=BertConfig(**{**sizes, "dropout": 0.0, "attention_dropout": 0.0, **changes}),
+        objective=MaskedLM(mask_rate=0.3, next_sentence=True, mask_id=4, random_ids=(5, 40)),
+        data=Text(layout="pairs", length=LENGTH, batch_size=ROWS),
+        optimizer=ADAMW,
+        run=Run(steps=STEPS),
+    )
+
+
+def bert_with_dropout() -> Experiment:
+    return bert(dropout=0.1, attention_dropout=0.2)
+
+
+def scanned() -> Experiment:
+    return bert(scan=True, layers=2)
+
+
+def packed() -> Experiment:
+    """Several sequences a row, whole words hidden."""
+    objective = replace(bert().objective, next_sentence=False, whole_words=True)
+    return replace(bert(), objective=objective, data=Text(layout="packed", length=LENGTH, batch_size=ROWS))
+
+
+def classes() -> Experiment:
+    objective = Classification(classes=10, label_shares=(0.1,) * 10, label_smoothing=0.1)
+    return replace(bert(), objective=objective, data=LabelledText(length=LENGTH, batch_size=ROWS))
+
+
+def muon() -> Experiment:
+    return replace(bert(), optimizer=replace(ADAMW, name="muon"))
+
+
+def rmsprop() -> Experiment:
+    return replace(bert(), optimizer=replace(ADAMW, name="rmsprop", schedule="wsd"))
+
+
+def mlp() -> Experiment:
+    recipe = digits_mlp()
+    objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
+    model, data = replace(recipe.model, hidden=(32, 16)), replace(recipe.data, batch_size=ROWS)
+    return replace(recipe, model=model, objective=objective, data=data, optimizer=ADAMW, run=Run(steps=STEPS))
+
+
+def cnn() -> Experiment:
+    """The recipe's network, dropout and all, with a stage less."""
+    recipe = digits_cnn()
+    objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
+    model, data = replace(recipe.model, channels=(8, 16)), replace(recipe.data, batch_size=ROWS)
+    return replace(recipe, model=model, objective=objective, data=data, optimizer=ADAMW, run=Run(steps=STEPS))
+
+
+def program(experiment: Experiment, mesh: Mesh, devices: int = 8) -> Program:
+    spec = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in experiment.data.spec().items()}
+    return build(replace(experiment, mesh=mesh), spec, mesh.build(jax.devices()[:devices]))

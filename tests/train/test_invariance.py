@@ -1,0 +1,296 @@
+"""Eight devices learn what one does, and each holds the parts that the rules give it."""
+
+import re
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from fmodels.axes import Layout, look_up, traced_for
+from tests.train.experiments import (
+    ADAMW,
+    LENGTH,
+    ROWS,
+    STEPS,
+    bert,
+    bert_with_dropout,
+    classes,
+    cnn,
+    mlp,
+    muon,
+    packed,
+    program,
+    rmsprop,
+    scanned,
+)
+from train.experiment import Experiment
+from train.sharding import RULES, Mesh, activations, by_name
+from train.step import Program, State
+
+# As a flag of the process, the TPU compiler does not know it and aborts; nor does jaxlib 0.12.
+QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
+
+
+def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
+    rng, spec = np.random.default_rng(seed), experiment.data.spec()
+    real, place = rng.integers(1, LENGTH - 1, ROWS)[:, None], np.arange(LENGTH)
+    ordinary, second = (place >= 1) & (place <= real), place > real // 2
+    known = {
+        "example": np.arange(ROWS, dtype=np.uint32) + ROWS * seed,
+        "valid": np.ones(ROWS, np.float32),
+        "image": rng.random((ROWS, 8, 8, 1), np.float32),
+        "label": rng.integers(10, size=ROWS, dtype=np.int32),
+        "tokens": np.where(ordinary, rng.integers(5, 40, (ROWS, LENGTH)), 2).astype(np.int32),
+        "words": np.where(ordinary, place, -1).astype(np.int32),
+        "segments": second.astype(np.int32),
+        "mask": place <= real + 1,
+        "sequences": np.where(place <= real + 1, 1 + second, 0).astype(np.int32),
+        "positions": (place - second * (real // 2 + 1)).astype(np.int32),
+        "is_random": rng.integers(2, size=ROWS, dtype=np.int32),
+    }
+    return {name: known[name] for name in spec}
+
+
+def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]:
+    """The state after some steps from the same parameters, and the losses on the way."""
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), built.shapes)
+    guard, params = replace(zeros.guard, bad_step=np.int32(-1)), jax.tree.map(draw, built.shapes.params)
+    state = jax.device_put(replace(zeros, params=params, guard=guard), built.shardings)
+    batches = [jax.device_put(batch(experiment, step), built.batch_sharding) for step in range(STEPS)]
+    step = built.step.lower(built.shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0]))
+    step, losses = step.compile(compiler_options=QUICKLY), []
+    for rows in batches:
+        state, metrics = step(state, rows)
+        losses.append(sum(float(n / d) for n, d in metrics["sums"].terms.values()))
+    return state, losses
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uncached():
+    """What is compiled anew: of what is taken from the cache, the partitioner says nothing."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_moved_against_our_will(capfd):
+    """The partitioner says so where it replicates an array because it knows no other way."""
+    yield
+    assert "Involuntary" not in capfd.readouterr().err
+
+
+def test_what_is_moved_against_our_will_is_heard(capfd):
+    """Rows in parts, of which the width is asked for in parts."""
+    mesh = Mesh(data=2, fsdp=2, tensor=2).build()
+    rows, width = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((("data", "fsdp"), None, None), (None, None, "tensor")))
+    move = jax.jit(lambda x: jax.lax.with_sharding_constraint(x, width), in_shardings=rows)
+    move.lower(jax.ShapeDtypeStruct((16, 12, 16), jnp.float32)).compile()
+    assert "Involuntary" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one device makes of an experiment."""
+    known = {}
+
+    def find(make):
+        if make not in known:
+            known[make] = trained(program(make(), Mesh(), devices=1), make())
+        return known[make]
+
+    return find
+
+
+MESHES = {
+    "data 8": (bert, Mesh(data=8), 1),
+    "replica 8": (bert, Mesh(replica=8), 1),
+    "fsdp 8": (bert, Mesh(data=1, fsdp=8), 1),
+    "tensor 4": (bert_with_dropout, Mesh(data=2, tensor=4), 1),
+    "data 2 fsdp 2 tensor 2 accumulation 2": (bert, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "data 2 fsdp 4": (bert, Mesh(data=2, fsdp=4), 1),
+    "replica 2 fsdp 2 tensor 2 accumulation 2": (bert, Mesh(replica=2, data=1, fsdp=2, tensor=2), 2),
+    "scanned fsdp 4 tensor 2": (scanned, Mesh(data=1, fsdp=4, tensor=2), 1),
+    "scanned data 2 fsdp 2 tensor 2 accumulation 2": (scanned, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "packed fsdp 2 tensor 4": (packed, Mesh(data=1, fsdp=2, tensor=4), 1),
+    "packed replica 2 fsdp 4 accumulation 2": (packed, Mesh(replica=2, data=1, fsdp=4), 2),
+    "classes data 2 fsdp 2 tensor 2 accumulation 2": (classes, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "classes tensor 4": (classes, Mesh(replica=2, data=1, tensor=4), 1),
+    "muon data 2 fsdp 2 tensor 2": (muon, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "rmsprop fsdp 4 tensor 2": (rmsprop, Mesh(data=1, fsdp=4, tensor=2), 1),
+    "mlp replica 2 fsdp 2 tensor 2": (mlp, Mesh(replica=2, data=1, fsdp=2, tensor=2), 1),
+    "mlp tensor 8": (mlp, Mesh(data=1, tensor=8), 1),
+    "mlp data 2 fsdp 2 tensor 2": (mlp, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "cnn data 8": (cnn, Mesh(data=8), 1),
+    "cnn data 2 fsdp 4": (cnn, Mesh(data=2, fsdp=4), 1),
+    "cnn replica 2 fsdp 2 tensor 2": (cnn, Mesh(replica=2, data=1, fsdp=2, tensor=2), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "mesh", "accumulation"), MESHES.values(), ids=MESHES.keys())
+def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
+    state, losses = alone(make)
+    experiment = make()
+    experiment = replace(experiment, run=replace(experiment.run, accumulation=accumulation))
+    built = program(experiment, mesh)
+    sharded, sharded_losses = trained(built, experiment)
+    assert max(losses) - min(losses) > 1e-2
+    np.testing.assert_allclose(sharded_losses, losses, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(sharded.params, state.params, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(sharded.model_state, state.model_state, rtol=0, atol=1e-5)
+    if experiment.optimizer is ADAMW:
+        assert_laid_out(sharded, built)
+
+
+# Every choice of a block is in one of these.
+BLOCKS = {
+    "modern": {"position": "rotary", "norm": "rms", "activation": "swiglu", "norm_position": "pre", "bias": False},
+    "alibi": {"position": "alibi", "activation": "geglu", "norm_position": "pre", "init": "fan_in", "remat": "full"},
+    "relative": {"position": "relative", "activation": "relu", "scan": True, "layers": 2, "remat": "dots"},
+    "directional": {"position": "directional", "activation": "gelu_tanh", "pooling": "mean", "norm_position": "pre"},
+    "sinusoidal": {"position": "sinusoidal", "activation": "tanh", "norm": "rms"},
+    "none": {"position": "none", "activation": "sigmoid", "segments": 2},
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+def test_every_block_learns_on_eight_devices_what_it_does_on_one(block):
+    experiment = bert(**block)
+    state, losses = trained(program(experiment, Mesh(), devices=1), experiment)
+    sharded, sharded_losses = trained(program(experiment, Mesh(replica=2, data=1, fsdp=2, tensor=2)), experiment)
+    np.testing.assert_allclose(sharded_losses, losses, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(sharded.params, state.params, rtol=0, atol=1e-5)
+
+
+ROW_RULES = {
+    "as they are": {},
+    "vocabulary and width on one": {"vocab": ("fsdp",)},
+    "width on tensor": {"embed": ("tensor",), "vocab": ("fsdp",)},
+    "width on both": {"embed": ("fsdp", "tensor"), "vocab": ()},
+    "vocabulary on both": {"embed": (), "vocab": ("fsdp", "tensor")},
+    "vocabulary on both, the other way": {"embed": (), "vocab": ("tensor", "fsdp")},
+    "batch without fsdp": {"batch": ("replica", "data")},
+    "batch on tensor": {"batch": ("tensor",)},
+    "batch whole": {"batch": ()},
+}
+
+
+@pytest.mark.parametrize("changed", ROW_RULES.values(), ids=ROW_RULES.keys())
+def test_vectors_are_found_wherever_they_lie(changed):
+    """And their gradients; an id that is in no table gives NaN, which the guard sees."""
+    mesh, rules = Mesh(data=2, fsdp=2, tensor=2).build(), {**RULES, **changed}
+    rng, names = np.random.default_rng(0), ("vocab", "embed")
+    table, ids = rng.normal(size=(40, 16)).astype(np.float32), rng.integers(40, size=(16, 12))
+    weights = rng.normal(size=(16, 12, 16)).astype(np.float32)
+
+    def loss(table, ids, weights):
+        return (look_up(table, names, ids, 16) * weights).sum()
+
+    def both(layout: Layout, ids):
+        with traced_for(layout):
+            return jax.jit(jax.value_and_grad(loss))(table, ids, weights)
+
+    for of in (ids, ids[:1]):
+        wanted, found = both(Layout(), of), both(activations(mesh, rules)[0], of)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for wrong in (-1, 40):
+        ids[3, 4] = wrong
+        with traced_for(activations(mesh, rules)[0]):
+            found = np.asarray(jax.jit(lambda table, ids: look_up(table, names, ids, 16))(table, ids))
+        assert np.isnan(found[3, 4]).all() and np.isfinite(np.delete(found, 3, 0)).all()
+
+
+# Mesh axes of each dimension, as a person writes them down.
+LAYOUT = {
+    r".*/layers/.*/(query|key|value|up)/kernel": (None, "fsdp", "tensor"),
+    r".*/layers/.*/(query|key|value|up)/bias": (None, "tensor"),
+    r".*/layers/.*/(out|down)/kernel": (None, "tensor", "fsdp"),
+    r".*/layers/.*": (None, "fsdp"),
+    r"model/dense_0/kernel": (None, "tensor"),
+    r"model/dense_1/kernel": ("fsdp", "tensor"),
+    r"model/dense_\d/bias": ("tensor",),
+    r"model/token_embedding/embedding": ("tensor", "fsdp"),
+    r"model/(segment|position)_embedding/embedding": (None, "fsdp"),
+    r".*norm/(scale|bias)": ("fsdp",),
+    r".*/attention/(query|key|value)/kernel": ("fsdp", "tensor"),
+    r".*/attention/(query|key|value)/bias": ("tensor",),
+    r".*/attention/out/kernel": ("tensor", "fsdp"),
+    r".*/mlp/up/kernel": ("fsdp", "tensor"),
+    r".*/mlp/up/bias": ("tensor",),
+    r".*/mlp/down/kernel": ("tensor", "fsdp"),
+    r".*/(out|down)/bias": ("fsdp",),
+    r"model/pooler/kernel|head/masked_lm/dense/kernel": ("fsdp", "tensor"),
+    r"model/pooler/bias|head/masked_lm/dense/bias": ("tensor",),
+    r"head/.*/dense/kernel": ("fsdp", None),
+    r"head/.*/dense/bias": (None,),
+    r"head/masked_lm/bias": ("tensor",),
+    r"model/stage_\d_\d/kernel": (None, None, None, "fsdp"),
+}
+
+
+def layout(name: str) -> tuple[str | None, ...]:
+    return next(axes for pattern, axes in LAYOUT.items() if re.fullmatch(pattern, name))
+
+
+def assert_laid_out(state: State, built: Program) -> None:
+    """Parameters and both moments lie in parts where the table has a mesh axis, and nothing else of the state does."""
+    sizes, seen = built.mesh.shape, []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = re.fullmatch(r"(?:params|opt_state/.*/(?:mu|nu))/(.*)", place)
+        axes = layout(found[1]) if found else (None,) * leaf.ndim
+        wanted = tuple(size // (sizes[axis] if axis else 1) for size, axis in zip(leaf.shape, axes, strict=True))
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {wanted}, place
+        assert len(leaf.addressable_shards) == 8, place
+        seen += [found[1]] if found else []
+    assert sorted(seen) == sorted(3 * list(by_name(built.shapes.params)))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "lion", "muon"])
+def test_moments_lie_where_their_parameters_do(optimizer):
+    experiment = replace(bert(), optimizer=replace(ADAMW, name=optimizer))
+    built = program(experiment, Mesh(data=2, fsdp=2, tensor=2))
+    seen = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(built.shapes.opt_state):
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = next((name for name in by_name(built.shapes.params) if place.endswith(f"/{name}")), None)
+        axes = layout(name) if name else ()
+        seen |= {name} - {None}
+        sharding = next(s for p, s in jax.tree_util.tree_leaves_with_path(built.shardings.opt_state) if p == path)
+        assert sharding.spec == jax.P(*axes), place
+        assert name or leaf.size < 4, f"{place} is whole on every device, and not a count or a coefficient"
+    assert seen == set(by_name(built.shapes.params))
+
+
+def test_scanned_layers_lie_as_each_does():
+    place = lambda built: dict(zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True))
+    mesh = Mesh(data=2, fsdp=2, tensor=2)
+    unscanned, scanned = (place(program(bert(scan=scan), mesh)) for scan in (False, True))
+    for name, sharding in unscanned.items():
+        stacked = scanned[name.replace("layer_0", "layers")].spec
+        assert stacked == (jax.P(None, *sharding.spec) if "layer_0" in name else sharding.spec), name
+
+
+def test_the_batch_is_in_parts():
+    built = program(bert(), Mesh(data=2, fsdp=4))
+    rows = jax.device_put(batch(bert(), 0), built.batch_sharding)
+    for x in rows.values():
+        assert {shard.data.shape for shard in x.addressable_shards} == {(ROWS // 8, *x.shape[1:])}
+    built = program(bert(), Mesh(data=2, tensor=4))
+    rows = jax.device_put(batch(bert(), 0), built.batch_sharding)
+    assert {shard.data.shape for shard in rows["tokens"].addressable_shards} == {(ROWS // 2, LENGTH)}
+
+
+def test_fsdp_leaves_whole_what_has_no_dimension_of_the_width():
+    built = program(bert(), Mesh(data=1, fsdp=8))
+    shardings = zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True)
+    whole = {name for name, sharding in shardings if sharding.is_fully_replicated}
+    assert whole == {name for name in by_name(built.shapes.params) if "fsdp" not in layout(name)}

@@ -19,7 +19,7 @@ from fmodels.transformer import Encoder, TransformerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig(TransformerConfig):
-    """Defaults to BERT-base, uncased."""
+    """The sizes of a BERT; BERT-base, uncased, where nothing else is said."""
 
     vocab_size: int | None = 30_522
     "rows of the token embedding, V; at least as many as the tokenizer has tokens; None is that, rounded up to a multiple of 128"

@@ -44,16 +44,21 @@ def main(arguments: list[str]) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")
-        return importlib.import_module(f"train.verbs.{verb}").main(rest)
+        status = importlib.import_module(f"train.verbs.{verb}").main(rest)
+        sys.stdout.flush()
+        return status
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
         if error.filename is None and error.strerror is None:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what cannot be written, and what is left of it would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+            return 128 + signal.SIGPIPE
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 2
     except Exception as error:

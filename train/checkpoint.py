@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import jax
@@ -85,6 +86,8 @@ class Checkpoints:
         self.best_file, self.has_failed = run_dir / "best.json", False
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder; remove it, and checkpoints can be written there")
+        if not read_only:
+            cluster.by_first(self._read_best)  # before anything is learned that could then not be saved
         _say_once()
         policy = None if read_only else NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(
@@ -100,8 +103,17 @@ class Checkpoints:
 
     def best(self) -> dict[str, float]:
         """`step` and `loss` of the checkpoint of least validation loss; empty if none was evaluated."""
-        best = read_json(self.best_file) if self.best_file.exists() else {}
+        best = self._read_best()
         return best if best.get("step") in self.manager.all_steps() else {}  # a run that was killed may have lost it
+
+    def _read_best(self) -> dict[str, float]:
+        """Raises UserError if the file does not say what it is to say."""
+        if not self.best_file.exists():
+            return {}
+        match best := read_json(self.best_file):
+            case {"step": int(), "loss": int() | float()}:
+                return best
+        raise UserError(f"{self.best_file} is damaged: restore it, or remove it to forget which was best")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -222,7 +234,7 @@ class Checkpoints:
     def mesh(self, step: int) -> str | None:
         """The mesh that a checkpoint was written on; None if it does not say."""
         try:
-            return read_meta(self.directory / str(step)).get("mesh")
+            return str(read_meta(self.directory / str(step)).get("mesh", "")) or None
         except (OSError, ValueError, UserError):
             return None
 
@@ -298,10 +310,17 @@ def _excuse(error: Exception) -> str:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """What is said of a checkpoint within it. Raises ValueError or OSError if it is damaged."""
-    meta = json.loads((folder / "meta" / "metadata").read_text("utf-8"))
-    if meta.get("format", FORMAT) > FORMAT:
-        raise UserError(f"checkpoint {folder} is of format {meta['format']}, made by a newer version; this one reads {FORMAT}")
-    return meta
+    text = (folder / "meta" / "metadata").read_text("utf-8", "replace")
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
+        meta = None
+    match meta:
+        case {"format": int(version)} if version > FORMAT:
+            raise UserError(f"checkpoint {folder} is of format {version}, made by a newer version; this one reads {FORMAT}")
+        case {"format": int(), "model": int(), "optimizer": int()}:
+            return meta
+    raise ValueError("its sums, in meta, are not what is written there")
 
 
 def _say_once() -> None:
@@ -310,7 +329,13 @@ def _say_once() -> None:
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     before = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: None if "Event loop is closed" in str(unraisable.exc_value) else before(unraisable)
+
+    def hook(unraisable: Any) -> None:
+        """Not of the reads of other arrays, which end with the event loop that they belong to."""
+        if not isinstance(unraisable.object, CoroutineType) and "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
@@ -326,8 +351,10 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
         if step is None:
             raise UserError(f"{directory}: there is no checkpoint: none was saved yet, or they are gone")
         model, damage = _attempt(directory / str(step), lambda: _verified(directory / str(step), "model", _in_parts(mesh)))
+        earlier = len(manager.all_steps()) > 1
     if damage:
-        raise UserError(f"checkpoint {directory / str(step)} is damaged ({damage})")
+        what_to_do = "; move it away to begin from the one before it" if earlier else ""
+        raise UserError(f"checkpoint {directory / str(step)} is damaged ({damage}){what_to_do}")
     return model["params"], model["model_state"]
 
 
@@ -390,6 +417,8 @@ def stacked_as(given: Any, wanted: Any) -> Any:
 
 def reason(error: BaseException) -> str:
     """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
+    while error.__cause__ is not None:  # Orbax says first in which array
+        error = error.__cause__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". See full TensorStore")[0]

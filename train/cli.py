@@ -54,7 +54,7 @@ def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, des
         tyro.cli(what, args=["--help"], prog=prog, description=description or None, **options)
     caught = io.StringIO()
     try:
-        with _wide(), contextlib.redirect_stderr(caught):
+        with _plain(), contextlib.redirect_stderr(caught):
             return tyro.cli(what, args=arguments, prog=prog, description=description or None, **options)
     except SystemExit as end:
         if not end.code:
@@ -70,23 +70,24 @@ def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, des
 def known_options(what: Any, **options: Any) -> set[str]:
     """Every option that tyro reads for `what`."""
     help_text = io.StringIO()
-    with _wide(), contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+    with _plain(), contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         tyro.cli(what, args=["--help"], **options)
     return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", help_text.getvalue())) | {"--help"}
 
 
 @contextlib.contextmanager
-def _wide():
-    """tyro wraps its words to the terminal; an error is to be one line."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000"
+def _plain():
+    """tyro wraps its words to the terminal, and colours them; an error is to be one plain line."""
+    plain = {"COLUMNS": "1000", "TERM": "dumb"}
+    before = {name: os.environ.get(name) for name in plain}
+    os.environ.update(plain)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _one_line(box: str, known: set[str]) -> str:

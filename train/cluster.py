@@ -53,7 +53,7 @@ class Cluster:
         host, _, port = (self.coordinator or "here:1").rpartition(":")
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise ValueError(f"coordinator must be HOST:PORT, with an IPv6 address in brackets, not {self.coordinator!r}")
-        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        if not (is_name(host) and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"coordinator must be HOST:PORT, not {self.coordinator!r}")
         if self.processes is not None and self.process is not None and not 0 <= self.process < self.processes:
             raise ValueError(f"process must be at least 0 and less than processes {self.processes}, not {self.process}")
@@ -87,6 +87,14 @@ class Cluster:
         atexit.register(_end)
         _speak(process == 0)
         gathered("here")  # Gloo gives the first exchange half a minute, and later ones all the time that they need
+
+
+def is_name(host: str) -> bool:
+    """Whether it could be one of a host."""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _detected(timeout: int) -> tuple[str | None, int | None, int | None]:

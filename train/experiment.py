@@ -143,6 +143,9 @@ def from_json(value: Any, declared: Any = Experiment, where: str = "", trusted: 
         for key in value:
             if key not in known:
                 raise UserError(f"{_join(where, key)}: unknown key{nearest(key, known)}")
+        for f in dataclasses.fields(declared):
+            if f.name not in value and f.default is f.default_factory is dataclasses.MISSING:
+                raise UserError(f"{_join(where, f.name)} is missing")
         parts = {key: from_json(item, hints[key], _join(where, key), trusted) for key, item in value.items()}
         try:
             return declared(**parts)

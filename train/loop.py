@@ -184,7 +184,7 @@ def _steps(
     settings, program = run.experiment.run, run.program
     start, steps = int(state.step), settings.steps
     progress.begin(start)
-    log = rundir.MetricsLog(run.path, start) if cluster.is_first() else None
+    log = cluster.by_first(lambda: rundir.MetricsLog(run.path, start))
     meter = Meter(run.experiment, program, run.spec)
     if start:
         progress.say(f"{run.path.name}: continues at step {start} of {steps}")

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NoReturn, cast
 
 from train.errors import UserError
@@ -29,6 +30,7 @@ FAREWELL = "farewell"
 LONGEST = 1 << 16  # bytes of a line
 # Seconds, seconds and times: a machine may be lost too, and is missed so before the runtime misses it (cluster.HEARTBEAT).
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+NAMED = 100  # of those who did not come
 KNOCKING = 0.5  # seconds without another who comes, after which no more are told of a verdict
 HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too
 SPEAKING = 1.0  # seconds in which the watch may say who is gone, before it is said that the runtime has ended
@@ -126,8 +128,7 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
                         line.close()
                         came.pop(line, None)
             if time.monotonic() > end and not verdict:
-                missing = ", ".join(str(i) for i in range(1, processes) if i not in came.values())
-                verdict = f"process(es) {missing} of {processes} did not come in time" if missing else ""
+                verdict = _missing(processes, set(came.values()))
         server.settimeout(KNOCKING)
         with contextlib.suppress(OSError):
             while verdict and len(knocked) < 2 * processes:  # those who are still to come need not wait for nothing
@@ -138,6 +139,14 @@ def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -
         if verdict or line not in came:
             line.close()
     return {number: line for line, number in came.items()}, verdict
+
+
+def _missing(processes: int, came: set[int]) -> str:
+    """In words, who did not come; empty if all did."""
+    absent = processes - 1 - len(came)
+    named = ", ".join(map(str, islice((i for i in range(1, processes) if i not in came), NAMED)))
+    more = f" and {absent - NAMED} more" if absent > NAMED else ""
+    return f"process(es) {named}{more} of {processes} did not come in time" if absent else ""
 
 
 def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> tuple[Lines, str]:
@@ -229,9 +238,11 @@ def stop_all(status: int) -> NoReturn:
 
 
 def _depart(gone: int | None, mine: int, theirs: int) -> NoReturn:
-    for line in list(_watched.values()):
+    lines = dict(_watched)
+    _watched.clear()  # and with it the watch: the others will say in turn that this one is gone
+    for line in lines.values():
         line.tell(gone, theirs)
-    if _watched and 0 not in _watched:  # the runtime of the others ends with that of the first, and says less
+    if lines and 0 not in lines:  # the runtime of the others ends with that of the first, and says less
         time.sleep(HEARING)
     os._exit(mine)
 

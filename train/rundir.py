@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -67,6 +68,7 @@ def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | N
     the experiment, but for what may change. None if it was not begun. Raises UserError if it is another's, or holds other
     files."""
     path = Path(experiment.run.dir)
+    check_name(path)
     if (path / "experiment.json").exists():
         before = read_experiment(path, trusted)
         changed = differences(before, experiment)
@@ -80,6 +82,19 @@ def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | N
     if path.exists() and not was_started and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is no run directory; choose another --run.dir")
     return None
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError for an address, which would become a folder here, and for a path under which Orbax does not find again
+    what it has saved."""
+    if address := re.match(r"[a-z0-9]+:/", os.fspath(path)):
+        raise UserError(f"run.dir {address[0]}/{path.relative_to(path.parts[0])}: mount it, and give the path of a folder")
+    if unfit := re.search(r"\[.*\]|\\|gs:/|[\ud800-\udfff]", os.fspath(path.absolute())):
+        raise UserError(
+            f"run.dir {path.absolute()}: no checkpoint could be read where a path holds {unfit[0]}: choose another --run.dir"
+        )
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"run.dir {path} is a link that leads nowhere; remove it, or choose another --run.dir")
 
 
 def claim(path: Path, say: Callable[[str], None]) -> int:
@@ -129,9 +144,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
+    """Raises OSError, which names the file, if it cannot be written; then it is what it was."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Callable[[str], None]) -> None:
@@ -149,8 +168,8 @@ def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Cal
         say(f"{path}: the data changed since the run was started ({changed}), which is accepted")
     elif changed:
         raise UserError(
-            f"{path}: the data changed since the run was started ({changed}); restore it, start another run, or say "
-            "--data.accept-changed"
+            f"{path}: the data changed since the run was started ({changed}); restore it, start another run, or continue "
+            "this one with --data.accept-changed"
         )
 
 

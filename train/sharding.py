@@ -79,7 +79,9 @@ class Mesh:
         filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
         if math.prod(filled.values()) != len(devices):
             there = f"{len(devices)} {devices[0].platform} device(s)"
-            advice = f"what is given makes {fixed}" if -1 in sizes.values() else "--mesh.data -1 takes what the others leave"
+            advice = (
+                f"what is given makes {fixed}" if -1 in sizes.values() else "--mesh.AXIS changes one, and -1 takes what is left"
+            )
             raise UserError(f"mesh: {said(sizes)} does not fit {there}; {advice}")
         return jax.sharding.Mesh(arranged(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

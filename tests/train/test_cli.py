@@ -2,14 +2,18 @@
 
 import json
 import os
+import pty
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.train.processes import free_port
 from train import cli, recipes
 from train.__main__ import VERBS, main
+from train.errors import UserError
+from train.rundir import check_name
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "cli.json"
 MLP = ["run", "digits-mlp", "--run.steps", "2"]
@@ -73,6 +77,7 @@ QUICK_MISTAKES = {
     "run": (["evaluate", "nothing"], "there is no run nothing"),
     "no run": (["evaluate"], "RUN is missing: its directory, or its name in runs/"),
     "no number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: no number: 'fast'"),
+    "nothing of data": (["data"], "data what? There are: inspect, prepare"),
     "nothing to look at": (["data", "inspect"], "which recipe?"),
     "no run in it": (["predict", "occupied"], "occupied is no run directory: it has no experiment.json"),
     "no text": (["predict", "nothing", "--text"], "--text is empty"),
@@ -91,6 +96,9 @@ QUICK_MISTAKES = {
     "tokenizer": ([*TEXT, "--data.source=files:good.txt", "--data.tokenizer=no.json"], "tokenizer no.json: No such file"),
     "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
     "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
+    "an address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run: mount it, and give the path of a folder"),
+    "a pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: no checkpoint could be read where a path holds [2]"),
+    "a backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: no checkpoint could be read where a path holds \\"),
 }  # fmt: skip
 
 FILES = {
@@ -137,6 +145,36 @@ def files():
 def test_a_mistake_is_one_line_and_exit_status_2(capsys, files, mistake):
     arguments, right = QUICK_MISTAKES[mistake]
     assert right in refused(capsys, arguments)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [([*MLP, "--run.seed", "many"], "--run.seed: 'many' is no whole number"), (["evaluate"], "RUN is missing: its directory")],
+)
+def test_a_mistake_is_the_same_line_on_a_terminal(front_door, tmp_path, arguments, right):
+    ours, theirs = pty.openpty()
+    under = ["env", "TERM=xterm-256color", "sh", "-c", f'"$@" >{os.ttyname(theirs)} 2>&1', "sh"]
+    process = front_door(*arguments, cwd=tmp_path, under=under)
+    process.communicate(timeout=120)
+    assert process.returncode == 2
+    said = os.read(ours, 10_000).decode()
+    assert said.startswith(f"error: {right}") and said.count("\n") == 1 and "\x1b" not in said
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("processes", [1, 2])
+def test_output_that_cannot_be_written_is_an_error(front_door, tmp_path, processes):
+    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+    each = [[*of, f"--cluster.process={i}"] for i in range(2)] if processes == 2 else [[]]
+    under = ["sh", "-c", '"$@" >/dev/full', "sh"]
+    them = [front_door("run", "digits-mlp", "--dry-run", *options, cwd=tmp_path, under=under) for options in each]
+    first, *others = [process.communicate(timeout=120)[1] for process in them]
+    assert [process.returncode for process in them] == [2, 1][:processes]
+    assert first == "error: output: No space left on device\n"
+    assert all(said.startswith("error: process 0 of the run is gone") and said.count("\n") == 1 for said in others)
 
 
 @pytest.mark.quick
@@ -217,3 +255,8 @@ def test_what_is_allowed_and_may_surprise_is_said(capsys):
     said = capsys.readouterr().err
     assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never gets to its peak" in said
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch holds some of them twice" in said
+
+
+def test_a_path_that_is_not_unicode_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint could be read where a path holds \udce9"):
+        check_name(tmp_path / "caf\udce9")

@@ -111,6 +111,19 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
     alone = front_door(*common, "--cluster.process=1", "--cluster.timeout=1", cwd=tmp_path)
     (said,) = finish([alone], 2)
     assert said.startswith("error: cluster: process 0 cannot be reached at 127.0.0.1:")
+    common[-1] = "--cluster.processes=999999999"
+    (said,) = finish([front_door(*common, "--cluster.process=0", "--cluster.timeout=1", cwd=tmp_path)], 2)
+    assert said.startswith("error: cluster: process(es) 1, 2, 3, ") and "99, 100 and 999999898 more of 999999999 did" in said
+
+
+def test_what_only_the_first_meets_is_told_to_all(start, tmp_path):
+    """The log of a run, which it alone reads and writes."""
+    folder = tmp_path / "run"
+    finish(start(folder, 2, steps=20))
+    shutil.rmtree(folder / "checkpoints" / "20")
+    (folder / "metrics.jsonl").write_text("garbage\n")
+    for said in finish(start(folder, 2, steps=20), 2):
+        assert said.endswith(f"error: {folder / 'metrics.jsonl'}, line 1: damaged; remove the line\n") and "gone" not in said
 
 
 @pytest.mark.quick
@@ -120,6 +133,7 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
         ({"process": 1}, "coordinator, processes and process are given together, not process alone"),
         ({"coordinator": "here", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'here'"),
         ({"coordinator": "1234", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not '1234'"),
+        ({"coordinator": "x..y:1", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'x..y:1'"),
         ({"coordinator": "a:99999", "processes": 2, "process": 0}, "coordinator must be HOST:PORT, not 'a:99999'"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "process must be at least 0 and less than processes 2, not 2"),
         (

@@ -28,6 +28,7 @@ from train.checkpoint import FORMAT, Checkpoints, checksum
 from train.errors import UserError
 from train.experiment import Experiment
 from train.progress import Progress
+from train.rundir import write_atomically
 from train.verbs.run import named
 
 # So long that it can be met on its way, and stopped.
@@ -174,6 +175,9 @@ DAMAGE = {  # of the folder of a checkpoint
     "moments emptied": lambda step: os.truncate(files_of(step / "optimizer")[0], 0),
     "optimizer removed": lambda step: shutil.rmtree(step / "optimizer"),
     "sums removed": lambda step: shutil.rmtree(step / "meta"),
+    "no sums": lambda step: (step / "meta" / "metadata").write_text("[]"),
+    "sums of a form of their own": lambda step: (step / "meta" / "metadata").write_text('{"format": "x"}'),
+    "sums cut off": lambda step: os.truncate(step / "meta" / "metadata", 20),
     "half removed": lambda step: [file.unlink() for file in files_of(step)[::2]],
     "all removed": lambda step: [file.unlink() for file in files_of(step)],
 }
@@ -198,6 +202,36 @@ def test_whatever_an_optimizer_keeps_is_verified():
     state = optax.MultiSteps(optax.adafactor(1e-3), 2).init({"kernel": jnp.ones((256, 256)), "bias": jnp.ones(3)})
     as_dicts = serialization.to_state_dict(state)
     assert len(jax.tree.leaves(state)) > 5 and int(checksum(state)) == int(checksum(as_dicts))
+
+
+@pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "loss": null}', "folder"])
+def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, capsys, text):
+    experiment, best = loop.with_run(short(folder), steps=40), folder / "best.json"
+    shutil.rmtree(folder / "checkpoints" / "40")
+    best.unlink()
+    best.mkdir() if text == "folder" else best.write_text(text)
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"best\.json (is damaged|cannot be read)"):
+        loop.train(experiment)
+    assert (folder / "metrics.jsonl").read_text() == before
+    assert main(["evaluate", str(folder), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["checkpoints", str(folder)]) == 2
+    found = capsys.readouterr()
+    assert found.out.splitlines()[1].endswith("whole") and "best.json" in found.err and found.err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_named_and_is_what_it_was(tmp_path):
+    file = tmp_path / "result.json"
+    write_atomically(file, "short")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/result\.json'"):
+            write_atomically(file, "longer than that")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_text() == "short"
 
 
 @pytest.fixture
@@ -242,6 +276,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
     assert (folder / "damaged" / "40").is_dir()
     assert_same_model(unharmed, folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "array removed"])
+def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, folder, damage):
+    """In a process of its own, to its end."""
+    DAMAGE[damage](folder / "checkpoints" / "40")
+    (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
+    assert said == f"error: {folder}: not readable: 40\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

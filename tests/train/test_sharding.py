@@ -75,9 +75,18 @@ def test_each_process_reads_the_rows_that_its_devices_hold():
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (Mesh(data=3), "data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
-        (Mesh(data=16), "data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
-        (Mesh(data=1), "data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.data -1 takes what the others leave"),
+        (
+            Mesh(data=3),
+            "data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.AXIS changes one, and -1 takes what is left",
+        ),
+        (
+            Mesh(data=16),
+            "data 16 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.AXIS changes one, and -1 takes what is left",
+        ),
+        (
+            Mesh(data=1),
+            "data 1 x fsdp 1 x tensor 1 does not fit 8 cpu device(s); --mesh.AXIS changes one, and -1 takes what is left",
+        ),
         (Mesh(fsdp=3), "data -1 x fsdp 3 x tensor 1 does not fit 8 cpu device(s); what is given makes 3"),
         (Mesh(tensor=16), "data -1 x fsdp 1 x tensor 16 does not fit 8 cpu device(s); what is given makes 16"),
     ],

@@ -25,7 +25,7 @@ def digits_mlp() -> Experiment:
 def digits_cnn() -> Experiment:
     """A small convolutional network with batch norm on 8x8 digits.
 
-    `python -m train run digits-cnn`: 24 s on two CPU cores, 99.4 % on the held-out fifth.
+    `python -m train run digits-cnn`: 24 s on two CPU cores, 99.7 % on the held-out fifth.
     """
     return Experiment(
         model=ConvNetConfig(channels=(16, 32, 64), dropout=0.2),

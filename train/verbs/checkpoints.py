@@ -30,11 +30,17 @@ def main(arguments: list[str]) -> int:
 
     mesh = Mesh().build()
     with Checkpoints(path, 1, print, read_only=True) as checkpoints:
-        rows, looks = [], 0
+        rows, looks, wrong = [], 0, []
         while not rows and checkpoints.steps() and looks < LOOKS:
             rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, mesh))]
             checkpoints.manager.reload()
             looks += 1
+        try:
+            best = checkpoints.best().get("step")
+        except UserError as error:
+            best, wrong = None, [str(error)]
+    for row in rows:
+        row["best"] = row["step"] == best
     if wanted.json:
         print(json.dumps(rows))
     if not rows:
@@ -44,8 +50,10 @@ def main(arguments: list[str]) -> int:
         for row in rows:
             state = row["wrong"] or ("whole, the best" if row["best"] else "whole")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
-    if wrong := [str(row["step"]) for row in rows if row["wrong"]]:
-        raise UserError(f"{path}: not readable: {', '.join(wrong)}")
+    if damaged := [str(row["step"]) for row in rows if row["wrong"]]:
+        wrong.insert(0, f"{path}: not readable: {', '.join(damaged)}")
+    if wrong:
+        raise UserError("; ".join(wrong))
     return 0
 
 
@@ -62,6 +70,5 @@ def describe(checkpoints: Any, step: int, mesh: Any) -> dict[str, Any] | None:
         "step": step,
         "bytes": sum(file.st_size for file in files),
         "mesh": checkpoints.mesh(step),
-        "best": checkpoints.best().get("step") == step,
         "wrong": wrong,
     }

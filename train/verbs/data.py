@@ -55,7 +55,9 @@ SUBCOMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        raise UserError(f"data what? There are: {', '.join(SUBCOMMANDS)}; python -m train data --help says more")
+    if arguments[0] in ("-h", "--help"):
         lines = [f"  {name}  {text}" for name, (_, text) in SUBCOMMANDS.items()]
         print("\n".join(["usage: python -m train data SUBCOMMAND …", "", *lines]))
         return 0

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import CoroutineType
+from types import CoroutineType, MappingProxyType
 from typing import Any
 
 import jax
@@ -338,8 +338,9 @@ def _say_once() -> None:
     sys.unraisablehook = hook
 
 
-def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
-    """(params, model state) of the newest checkpoint of a run, whatever the experiment, in parts on the devices of `mesh`.
+def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> tuple[dict, dict]:
+    """(params, model state) of the newest checkpoint of a run, whatever the experiment: laid out as the arrays `like` them, by
+    name and shape, and otherwise in parts on the devices of `mesh`.
 
     Raises UserError if there is none, or it is damaged."""
     import orbax.checkpoint as ocp
@@ -350,7 +351,7 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
         step = cluster.gathered(manager.latest_step())[0]
         if step is None:
             raise UserError(f"{directory}: there is no checkpoint: none was saved yet, or they are gone")
-        model, damage = _attempt(directory / str(step), lambda: _verified(directory / str(step), "model", _in_parts(mesh)))
+        model, damage = _attempt(directory / str(step), lambda: _verified(directory / str(step), "model", _in_parts(mesh, like)))
         earlier = len(manager.all_steps()) > 1
     if damage:
         what_to_do = "; move it away to begin from the one before it" if earlier else ""
@@ -358,15 +359,19 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh) -> tuple[dict, dict]:
     return model["params"], model["model_state"]
 
 
-def _in_parts(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-    """Restores an item whatever it holds, in parts on the devices of a mesh."""
+def _in_parts(mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> Callable[[Any], Any]:
+    """Restores an item whatever it holds, in parts on the devices of a mesh, or as the array `like` one of it is laid out."""
     import orbax.checkpoint as ocp
+
+    def laid(name: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        return like[name].sharding if name in like and like[name].shape == shape else sharding.parts(mesh, shape)
 
     def restore(item: Any) -> Any:
         handler = ocp.PyTreeCheckpointHandler()
-        shapes: Any = handler.metadata(item).tree
-        wanted = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=sharding.parts(mesh, leaf.shape)), dict(shapes))
-        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=wanted))
+        shapes: Any = dict(handler.metadata(item).tree)
+        wanted = [ocp.ArrayRestoreArgs(sharding=laid(name, leaf.shape)) for name, leaf in by_name(shapes).items()]
+        restore_args = jax.tree.unflatten(jax.tree.structure(shapes), wanted)
+        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=restore_args))
 
     return restore
 
@@ -375,7 +380,8 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
     """The fresh state with the parameters and the model state of another run, as far as names agree, and which were `taken`, are
     `new`, and were `left over`. Raises UserError where a name agrees and its shape does not, or where one of the model is
     missing."""
-    params, model_state = read_model(run_dir, program.mesh)
+    like = by_name({"params": state.params, "model_state": state.model_state})
+    params, model_state = read_model(run_dir, program.mesh, like)
     given = by_name({**stacked_as(params, state.params), "state": model_state})
     ours = {**state.params, "state": state.model_state}
     wanted = by_name(ours)

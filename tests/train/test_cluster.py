@@ -83,6 +83,11 @@ def test_two_processes_of_a_language_model(front_door, tmp_path):
     found = [json.loads(text) for text in (alone, together[0])]
     assert found[0].keys() == found[1].keys() and found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
 
+    for verb in (["predict", "two", "--text", "a [MASK] thing", "note 3 is [MASK]"], ["checkpoints", "two"], ["report", "two"]):
+        here = ["--mesh.data=1"] * (verb[0] != "checkpoints")
+        (alone,) = said("one", 1, *verb, *here)
+        assert said("two", 2, *verb) == [alone, ""] and alone
+
 
 def mesh_of(folder: Path) -> str:
     meta = json.loads((folder / "checkpoints" / "40" / "meta" / "metadata").read_text())

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from train import cli, rundir
+from train import cli, cluster, rundir
+from train.cluster import Cluster
 from train.errors import UserError
 
 LOOKS = 10  # at a run that goes on, and may replace all that it has saved while it is read
@@ -20,10 +21,12 @@ class Arguments:
     "its directory, or its name in runs/"
     json: bool = False
     "print one JSON value and nothing else"
+    cluster: Cluster = Cluster()
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train checkpoints")
+    wanted.cluster.join()
     path = rundir.find(wanted.run)
     from train.checkpoint import Checkpoints
     from train.sharding import Mesh
@@ -32,7 +35,7 @@ def main(arguments: list[str]) -> int:
     with Checkpoints(path, 1, print, read_only=True) as checkpoints:
         rows, looks, wrong = [], 0, []
         while not rows and checkpoints.steps() and looks < LOOKS:
-            rows = [row for step in checkpoints.steps() if (row := describe(checkpoints, step, mesh))]
+            rows = [row for step in checkpoints.steps() if (row := cluster.gathered(describe(checkpoints, step, mesh))[0])]
             checkpoints.manager.reload()
             looks += 1
         try:

@@ -33,6 +33,11 @@ class OfRun:
     import_file: Annotated[str | None, arg(name="import")] = None
     "a Python file that the run's experiment needs"
     mesh: Sizes = Sizes()
+    cluster: Cluster = Cluster()
+
+    def join(self) -> None:
+        """Waits for the other processes, if there are any."""
+        self.cluster.join(list(self.beside().values()))
 
     def beside(self) -> dict[str, Path]:
         """The modules that the user named, which are imported, and their files."""
@@ -63,12 +68,11 @@ class Arguments(OfRun):
     "the checkpoint of least loss on the split that was evaluated in training instead of the last"
     json: bool = False
     "print one JSON value and nothing else"
-    cluster: Cluster = Cluster()
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
-    wanted.cluster.join(list(wanted.beside().values()))
+    wanted.join()
     from train import loop
 
     opened = assemble(wanted)

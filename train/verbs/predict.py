@@ -12,10 +12,10 @@ import numpy as np
 
 from data.dataset import Codec
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
-from train import cli, rundir
+from train import cli, cluster, rundir
 from train.errors import UserError
 from train.experiment import Experiment
-from train.verbs.evaluate import OfRun, load
+from train.verbs.evaluate import OfRun, load, say
 
 ROWS = 8  # computed at once, or what all devices can share: a masked LM makes logits at every position
 
@@ -38,13 +38,15 @@ def main(arguments: list[str]) -> int:
         raise UserError("--text and --input are both given; one of them is to be predicted")
     if wanted.text is not None and not all(map(str.strip, wanted.text or [""])):
         raise UserError("--text is empty: a text is needed")
+    wanted.join()
     experiment = wanted.read()
-    rows = read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
+    read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
+    rows = cluster.gathered(cluster.by_first(read))[0]
     predictor = reopen(experiment)
     arrays, notes = predictor.codec.encode(rows)
     described = predictor(arrays)
     for note in notes:
-        print(note, file=sys.stderr)
+        say(note)
     print(json.dumps(described) if wanted.json else "\n".join(map(show, rows, described)))
     return 0
 
@@ -93,13 +95,16 @@ class Predictor:
         import jax
 
         from data.loader import fill
-        from train.sharding import batch_ways
+        from train.sharding import batch_ways, laid, own_rows
 
         ways = batch_ways(self.program.mesh, self.experiment.mesh.rules)
         size, rows, found = ways * math.ceil(ROWS / ways), len(next(iter(arrays.values()))), []
+        over = self.program.batch_sharding
+        own = own_rows(over, size)
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in arrays.items()}
             batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
+            batch = laid({name: column[own] for name, column in batch.items()}, over, size, own)
             outputs = jax.device_get(self.program.predict(self.params, self.model_state, batch))
             found += self.experiment.objective.describe(outputs, self.codec)
         return found[:rows]

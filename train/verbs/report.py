@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train import cli, rundir
+from train import cli, cluster, rundir
 from train.verbs.evaluate import OfRun, assemble, load
 from train.verbs.predict import Predictor
 
@@ -18,13 +18,14 @@ class Arguments(OfRun):
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train report")
+    wanted.join()
     from train.report import of_run
 
     opened = assemble(wanted)
     labels = opened.dataset.codec.labels
     shown = samples(opened) if labels and (opened.path / "result.json").exists() else []
     page = opened.path / "report.html"
-    rundir.write_atomically(page, of_run(opened.path, labels, shown))
+    cluster.by_first(lambda: rundir.write_atomically(page, of_run(opened.path, labels, shown)))
     print(page)
     return 0
 

@@ -320,7 +320,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise UserError(f"checkpoint {folder} is of format {version}, made by a newer version; this one reads {FORMAT}")
         case {"format": int(), "model": int(), "optimizer": int()}:
             return meta
-    raise ValueError("its sums, in meta, are not what is written there")
+    raise ValueError("its meta does not hold the sums of what was saved")
 
 
 def _say_once() -> None:

@@ -218,9 +218,11 @@ def _watch(lines: Lines) -> None:
                     words = [key.data, 1]
                 if key.data not in _watched:  # this process has said farewell itself
                     return
-                if words == [FAREWELL]:
+                if words is None:
+                    continue
+                if words[0] in (FAREWELL, *_me):  # or it has heard that this one is going, and says so in turn
                     selector.unregister(line)
-                elif words is not None:
+                else:
                     gone, status = words
                     if gone is not None:
                         _say(f"process {gone} of the run {IS_GONE}")
@@ -238,11 +240,9 @@ def stop_all(status: int) -> NoReturn:
 
 
 def _depart(gone: int | None, mine: int, theirs: int) -> NoReturn:
-    lines = dict(_watched)
-    _watched.clear()  # and with it the watch: the others will say in turn that this one is gone
-    for line in lines.values():
+    for line in list(_watched.values()):
         line.tell(gone, theirs)
-    if lines and 0 not in lines:  # the runtime of the others ends with that of the first, and says less
+    if _watched and 0 not in _watched:  # the runtime of the others ends with that of the first, and says less
         time.sleep(HEARING)
     os._exit(mine)
 

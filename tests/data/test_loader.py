@@ -1,5 +1,6 @@
 """The batch at a step is the same for any number of hosts, threads and worker processes, and from wherever a run continues."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,13 @@ from data.mixture import weighted
 EXAMPLES = Columns({"x": np.arange(110, dtype=np.int32), "y": np.random.default_rng(0).random((110, 3), np.float32)})
 MIXED = weighted(EXAMPLES, np.arange(110) % 2, (0.25, 0.75), "x")
 BATCH = 8
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What processes share is let go of here: Python 3.12.1 warns where that happens while the next ones are started."""
+    yield
+    gc.collect()
 
 
 def read(loader: Loader, count: int) -> list[list[int]]:

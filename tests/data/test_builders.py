@@ -208,5 +208,5 @@ def test_the_verb_knows_its_words():
         verb.main(["prepar"])
     with pytest.raises(UserError, match="data prepare digits: only tfds:NAME is prepared"):
         verb.main(["prepare", "digits"])
-    with pytest.raises(UserError, match="data what. There are: inspect, prepare; python -m train data --help says more"):
+    with pytest.raises(UserError, match=r"data what. There are: inspect, prepare; python -m train data --help says more"):
         verb.main([])

@@ -34,33 +34,24 @@ def main(arguments: list[str]) -> int:
     from data.errors import DataError
     from train.errors import UserError, nearest
 
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(usage())
-        return 0
     verb, *rest = arguments or ["quickstart"]
     # What was compiled once is not compiled again, also by the next process.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
+        if verb in ("-h", "--help"):
+            print(usage())
+            return 0
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb}{nearest(verb, VERBS)}")
-        status = importlib.import_module(f"train.verbs.{verb}").main(rest)
-        sys.stdout.flush()
-        return status
+        return importlib.import_module(f"train.verbs.{verb}").main(rest)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that cannot be written
         if error.filename is None and error.strerror is None:
             raise
-        try:
-            sys.stdout.flush()
-        except OSError:  # it is what cannot be written, and what is left of it would be tried again at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
-            return 128 + signal.SIGPIPE
-        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 2
+        return unwritten(error)
     except Exception as error:
         from train import cluster
         from train.roll_call import IS_GONE
@@ -71,6 +62,32 @@ def main(arguments: list[str]) -> int:
         why = (str(error).splitlines() or [""])[0][:200]
         print(f"error: another process of the run {IS_GONE}; the runtime says: {why}", file=sys.stderr)
         return 1
+
+
+def unwritten(error: OSError) -> int:
+    """The status where something could not be written, which is said. Nobody minds who reads our output and has seen enough."""
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+    return 2
+
+
+def flushed(status: int) -> int:
+    """The status, once all output is written; another where all was well but that it cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left goes at the end
+        return status or unwritten(error)
+    return status
+
+
+def open_what_is_closed() -> None:
+    """Standard streams that the caller has closed lead nowhere; otherwise the next file that is opened would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115, until the process ends
 
 
 def is_heard(_record: logging.LogRecord) -> bool:
@@ -89,6 +106,7 @@ def interrupted(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupted)
+    open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: what data holds may be no Unicode
     heard = logging.StreamHandler()
@@ -98,9 +116,12 @@ if __name__ == "__main__":
     logging.getLogger("data").propagate = False  # TFDS gives the root a handler of its own
     try:
         status = main(sys.argv[1:])
+    except SystemExit as end:  # of tyro, after --help
+        status = int(end.code or 0)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 1
+    status = flushed(status)
     if "train.cluster" in sys.modules:
         sys.modules["train.cluster"].leave(status)
     sys.exit(status)

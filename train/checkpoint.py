@@ -80,8 +80,6 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], read_only: bool = False):
         """Who only reads leaves everything as it is: the run may be writing at this moment."""
-        import orbax.checkpoint as ocp
-
         self.directory, self.say, self.read_only = run_dir / "checkpoints", say, read_only
         self.best_file, self.has_failed = run_dir / "best.json", False
         if self.directory.exists() and not self.directory.is_dir():
@@ -90,13 +88,13 @@ class Checkpoints:
             cluster.by_first(self._read_best)  # before anything is learned that could then not be saved
         _say_once()
         policy = None if read_only else NewestAndBest(keep, self.best)
-        options = ocp.CheckpointManagerOptions(
+        self.manager = _manager(
+            self.directory,
             preservation_policy=policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             single_host_load_and_broadcast=cluster.is_joined(),
         )
-        self.manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
         # The loop asks for preemption, at every step. Asked about an older one as well, by a thread that has just written it, the
         # runtime may agree on a step that others have passed.
         self.manager.reached_preemption = lambda step: False
@@ -144,9 +142,13 @@ class Checkpoints:
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
             meta=ocp.args.JsonSave(meta),
         )
-        if cluster.is_first() and metrics and metrics["loss"] < self.best().get("loss", math.inf):
-            write_atomically(self.best_file, json.dumps({"step": step, "loss": metrics["loss"]}) + "\n")
+        if metrics:
+            cluster.by_first(lambda: self._note_best(step, metrics["loss"]))
         self._guarded(lambda: self.manager.save(step, args=args))
+
+    def _note_best(self, step: int, loss: float) -> None:
+        if loss < self.best().get("loss", math.inf):
+            write_atomically(self.best_file, json.dumps({"step": step, "loss": loss}) + "\n")
 
     def wait(self) -> None:
         """Until everything is on disk. Raises UserError if it could not be written."""
@@ -157,7 +159,7 @@ class Checkpoints:
             write()
         except (OSError, ValueError, RuntimeError) as error:
             self.has_failed = True
-            if cluster.is_lost(error):
+            if cluster.is_lost(_root(error)):
                 raise
             there = [int(folder.name) for folder in self.directory.glob("*") if folder.name.isdigit()]
             kept = f"the checkpoint of step {max(there)} is whole" if there else "there is none before it"
@@ -266,7 +268,7 @@ def _attempt(folder: Path, read: Callable[[], Any]) -> tuple[Any, str]:
     except UserError:
         raise
     except Exception as error:  # whatever a reader of damaged files may raise
-        if cluster.is_lost(error):
+        if cluster.is_lost(_root(error)):
             raise
         if excuse := _excuse(error):
             raise UserError(f"checkpoint {folder} {excuse}") from None
@@ -276,17 +278,18 @@ def _attempt(folder: Path, read: Callable[[], Any]) -> tuple[Any, str]:
 def _verified(folder: Path, name: str, restore: Callable[[Any], Any]) -> dict:
     """What `restore` makes of an item's folder, by a handler of Orbax itself: it waits for no other process, so that one that
     fails can say so. Raises in every process ValueError if it is not what was saved, and UserError if one of them cannot tell."""
-    found, wanted, excuse, damage = {}, None, "", ""
+    found, wanted, refusal, damage = {}, None, "", ""
     try:
         wanted = read_meta(folder)[name]
         found = restore(folder.absolute() / name)
-    except UserError:
-        raise
+    except UserError as error:
+        refusal = str(error)
     except Exception as error:  # whatever a reader of damaged files may raise
         excuse, damage = _excuse(error), reason(error)
-    excuses, damages, sums = zip(*cluster.gathered([excuse, damage, wanted]), strict=True)
-    if excuse := next(filter(None, excuses), ""):
-        raise UserError(f"checkpoint {folder} {excuse}")
+        refusal = excuse and f"checkpoint {folder} {excuse}"
+    refusals, damages, sums = zip(*cluster.gathered([refusal, damage, wanted]), strict=True)
+    if refusal := next(filter(None, refusals), ""):
+        raise UserError(refusal)
     if damage := next(filter(None, damages), ""):
         raise ValueError(damage)
     if len(set(sums)) > 1:
@@ -296,15 +299,15 @@ def _verified(folder: Path, name: str, restore: Callable[[Any], Any]) -> dict:
     return found
 
 
-def _excuse(error: Exception) -> str:
+def _excuse(error: BaseException) -> str:
     """Why a checkpoint could not be read though it may be whole; empty where it is damaged."""
-    why = reason(error)
+    error, why = _root(error), reason(error)
+    if why in UNREADABLE:
+        return f"cannot be read ({why}), and may be whole: try again, or move it away to use the one before it"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"does not fit into memory ({why})"
     if "tree structures do not match" in str(error):
         return "is of another experiment, or of other versions; environment.json says which wrote it"
-    if why in UNREADABLE:
-        return f"cannot be read ({why}), and may be whole: try again, or move it away to use the one before it"
     return ""
 
 
@@ -338,16 +341,32 @@ def _say_once() -> None:
     sys.unraisablehook = hook
 
 
-def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> tuple[dict, dict]:
-    """(params, model state) of the newest checkpoint of a run, whatever the experiment: laid out as the arrays `like` them, by
-    name and shape, and otherwise in parts on the devices of `mesh`.
-
-    Raises UserError if there is none, or it is damaged."""
+def _manager(directory: Path, **options: Any) -> Any:
+    """Orbax' manager of the checkpoints in a folder. Raises UserError where it cannot read its own note on one of them."""
     import orbax.checkpoint as ocp
 
+    try:
+        return ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(**options))
+    except (ValueError, TypeError):
+        for step in ocp.path.step.standard_name_format().find_all(directory.absolute()):
+            try:
+                _ = step.commit_timestamp_nsecs
+            except (ValueError, TypeError):
+                folder = directory / str(step.step)
+                raise UserError(
+                    f"checkpoint {folder} is damaged (its _CHECKPOINT_METADATA); move it away to use the others"
+                ) from None
+        raise
+
+
+def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> tuple[dict, dict]:
+    """(params, model state) of the newest checkpoint of a run, whatever the experiment: laid out as the arrays `like` them, by
+    name and shape, and otherwise (where layers are yet to be stacked, too) in parts on the devices of `mesh`.
+
+    Raises UserError if there is none, or it is damaged."""
     _say_once()
     directory = run_dir / "checkpoints"
-    with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with _manager(directory, read_only=True) as manager:
         step = cluster.gathered(manager.latest_step())[0]
         if step is None:
             raise UserError(f"{directory}: there is no checkpoint: none was saved yet, or they are gone")
@@ -421,10 +440,14 @@ def stacked_as(given: Any, wanted: Any) -> Any:
     return {name: stacked_as(part, wanted.get(name)) for name, part in given.items()}
 
 
+def _root(error: BaseException) -> BaseException:
+    """What began it: Orbax says first in which array."""
+    return _root(error.__cause__) if error.__cause__ else error
+
+
 def reason(error: BaseException) -> str:
     """What an error of a library says, in a few words: the reason of the operating system, if there is one."""
-    while error.__cause__ is not None:  # Orbax says first in which array
-        error = error.__cause__
+    error = _root(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". See full TensorStore")[0]

@@ -180,7 +180,7 @@ def by_first(work: Callable[[], T]) -> T | None:
         except UserError as error:
             wrong = str(error)
         except OSError as error:
-            wrong = f"{error.filename or 'output'}: {error.strerror}"
+            wrong = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or repr(error)
     if wrong := gathered(wrong)[0]:
         raise UserError(wrong)
     return made
@@ -257,7 +257,7 @@ def code(beside: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_lost(error: Exception) -> bool:
+def is_lost(error: BaseException) -> bool:
     """Whether an error is that of a process whose peer is gone."""
     found = re.search(r"Gloo|UNAVAILABLE|heartbeat|coordination service|Connection (closed|reset)", str(error))
     return is_joined() and found is not None
@@ -270,7 +270,6 @@ def leave(status: int) -> None:
         return
     if not is_joined():
         depart(status)
-    sys.stdout.flush()
     sys.stderr.flush()
     from jax._src import distributed
 

@@ -195,6 +195,11 @@ def leaves(value: Any, where: str = "", is_how: bool = False) -> Iterator[tuple[
         yield from leaves(getattr(value, f.name), _join(where, f.name), is_how or f.metadata.get("how", f.type is Mesh))
 
 
+def fields(experiment: Experiment) -> dict[str, str]:
+    """The value of every field by its dotted name, as processes tell each other."""
+    return {name: repr(value) for name, value, _ in leaves(experiment)}
+
+
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """`field: a's value, b's value` of every field that changes what is learned."""
     of_a, of_b = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))

@@ -19,7 +19,7 @@ from data.tokenizer import TOKENIZER_FILE, Tokenizer
 from train import cluster, layout, rundir, sharding
 from train.checkpoint import Checkpoints, initialise_from
 from train.errors import UserError
-from train.experiment import Experiment, leaves, resolve
+from train.experiment import Experiment, fields, resolve
 from train.meter import Counted, Meter
 from train.objectives import Sums
 from train.progress import Progress
@@ -109,8 +109,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
 
 def identity(run: Assembled) -> dict[str, str]:
     """All that must be the same in every process of a run, by name."""
-    fields = {name: repr(value) for name, value, _ in leaves(run.experiment)}
-    return fields | {f"data {name}": value for name, value in run.dataset.fingerprint.items()}
+    return fields(run.experiment) | {f"data {name}": value for name, value in run.dataset.fingerprint.items()}
 
 
 def write(run: Assembled, continued: bool, say: Callable[[str], None]) -> int:
@@ -237,7 +236,7 @@ def _steps(
         checkpoints.wait()
         file = run.path / "result.json"
         if start == steps and cluster.gathered(file.exists())[0]:
-            return rundir.read_json(file)
+            return rundir.read_result(run.path)
         result = found or {split: evaluate(run, state.params, state.model_state, split) for split in held_out}
         cluster.by_first(lambda: rundir.write_atomically(file, json.dumps(result, indent=2) + "\n"))
         if interrupted["by"] is not None:

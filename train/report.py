@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from train.curves import THEME, curves, note, number
-from train.rundir import read_json, read_metrics
+from train.rundir import read_json, read_metrics, read_result
 
 PANELS = (  # of a run
     *("loss", "masked_lm_accuracy", "next_sentence_accuracy", "accuracy", "learning_rate"),
@@ -30,8 +30,9 @@ TEXT_SHOWN = 480  # characters of a passage
 
 def of_run(path: Path, labels: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> str:
     """The page of a run directory. `labels` names the classes, if there are any; `samples` are rows for `predictions`."""
-    files = [path / f"{name}.json" for name in ("experiment", "environment", "result")]
-    experiment, environment, results = (read_json(file) if file.exists() else {} for file in files)
+    files = [path / f"{name}.json" for name in ("experiment", "environment")]
+    experiment, environment = (read_json(file) if file.exists() else {} for file in files)
+    results = read_result(path) if (path / "result.json").exists() else {}
     log = read_metrics(path)
     logged = sorted({name for row in log for name in row}, key=lambda name: (not name.startswith("train/"), name))
     names = [name for metric in PANELS for name in logged if name.rpartition("/")[2] == metric]

@@ -69,6 +69,8 @@ def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | N
     files."""
     path = Path(experiment.run.dir)
     check_name(path)
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"run.dir {path} is a link that leads nowhere; remove it, or choose another --run.dir")
     if (path / "experiment.json").exists():
         before = read_experiment(path, trusted)
         changed = differences(before, experiment)
@@ -87,14 +89,12 @@ def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | N
 def check_name(path: Path) -> None:
     """Raises UserError for an address, which would become a folder here, and for a path under which Orbax does not find again
     what it has saved."""
-    if address := re.match(r"[a-z0-9]+:/", os.fspath(path)):
+    if address := re.match(r"(?i)[a-z][a-z0-9+.-]*:/", os.fspath(path)):
         raise UserError(f"run.dir {address[0]}/{path.relative_to(path.parts[0])}: mount it, and give the path of a folder")
-    if unfit := re.search(r"\[.*\]|\\|gs:/|[\ud800-\udfff]", os.fspath(path.absolute())):
+    if unfit := re.search(r"\[[^/\]]+\]|\\|gs:/|[\ud800-\udfff]", os.fspath(path.absolute())):
         raise UserError(
-            f"run.dir {path.absolute()}: no checkpoint could be read where a path holds {unfit[0]}: choose another --run.dir"
+            f"run.dir {path.absolute()}: what is saved where a path holds {unfit[0]} cannot be read; choose another --run.dir"
         )
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"run.dir {path} is a link that leads nowhere; remove it, or choose another --run.dir")
 
 
 def claim(path: Path, say: Callable[[str], None]) -> int:
@@ -150,15 +150,32 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise OSError(error.errno, error.strerror, os.fspath(error.filename or path)) from None
+
+
+def read_fingerprint(path: Path) -> dict[str, str]:
+    """What the data was, as the run was started. Raises UserError if the file does not say."""
+    file = path / "environment.json"
+    found = read_json(file).get("data")
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is damaged: it does not say what the data was; restore it, or start another run")
+    return found
+
+
+def read_result(path: Path) -> dict[str, dict[str, Any]]:
+    """The metrics of a finished run on each split. Raises UserError if the file is not of that form."""
+    file = path / "result.json"
+    found = read_json(file)
+    if not all(isinstance(metrics, dict) for metrics in found.values()):
+        raise UserError(
+            f"{file} is damaged: it does not say the metrics of each split; without it the same command makes it anew"
+        )
+    return found
 
 
 def same_data(path: Path, fingerprint: Mapping[str, str], accept: bool, say: Callable[[str], None]) -> None:
     """Raises UserError, naming what differs, if the run was started on other data; only says so if that is accepted."""
-    file = path / "environment.json"
-    before = read_json(file).get("data") if file.exists() else fingerprint
-    if not isinstance(before, dict):
-        raise UserError(f"{file} is damaged: it does not say what the data was; restore it, or start another run")
+    before = read_fingerprint(path) if (path / "environment.json").exists() else fingerprint
     changed = "; ".join(
         f"{name} was {before.get(name, 'absent')}, is {fingerprint.get(name, 'absent')}"
         for name in sorted(before.keys() | fingerprint.keys())
@@ -273,6 +290,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
             assert isinstance(rows[-1]["step"], int)
-        except (ValueError, TypeError, KeyError, AssertionError):
+            assert all(isinstance(value, int | float | None) for value in rows[-1].values())
+        except (ValueError, TypeError, KeyError, AssertionError, RecursionError):
             raise UserError(f"{file}, line {number}: damaged; remove the line") from None
     return rows

@@ -97,8 +97,8 @@ QUICK_MISTAKES = {
     "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
     "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
     "an address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run: mount it, and give the path of a folder"),
-    "a pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: no checkpoint could be read where a path holds [2]"),
-    "a backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: no checkpoint could be read where a path holds \\"),
+    "a pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: what is saved where a path holds [2] cannot be read"),
+    "a backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: what is saved where a path holds \\ cannot be read"),
 }  # fmt: skip
 
 FILES = {
@@ -158,10 +158,23 @@ def test_a_mistake_is_the_same_line_on_a_terminal(front_door, tmp_path, argument
     process = front_door(*arguments, cwd=tmp_path, under=under)
     process.communicate(timeout=120)
     assert process.returncode == 2
-    said = os.read(ours, 10_000).decode()
-    assert said.startswith(f"error: {right}") and said.count("\n") == 1 and "\x1b" not in said
-    os.close(ours)
     os.close(theirs)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said.startswith(f"error: {right}") and said.count("\n") == 1 and "\x1b" not in said
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["recipes"], ["--help"], ["run", "digits-mlp", "--help"]], ids=" ".join)
+def test_output_that_nobody_can_have(front_door, tmp_path, command, buffered):
+    """On a full disk; by who reads no more; and where there is none, which is as it was asked for."""
+    python = f"PYTHONUNBUFFERED={'' if buffered else '1'}"
+    ends = {">/dev/full": (2, "error: output: No space left on device\n"), "| true": (0, ""), ">&-": (0, "")}
+    for end, (status, right) in ends.items():
+        process = front_door(*command, cwd=tmp_path, under=["env", python, "sh", "-c", f'"$@" {end}', "sh"])
+        said = process.communicate(timeout=120)[1]
+        assert (process.returncode, said) == (status, right), end
 
 
 @pytest.mark.quick
@@ -258,5 +271,5 @@ def test_what_is_allowed_and_may_surprise_is_said(capsys):
 
 
 def test_a_path_that_is_not_unicode_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint could be read where a path holds \udce9"):
+    with pytest.raises(UserError, match="what is saved where a path holds \udce9 cannot be read"):
         check_name(tmp_path / "caf\udce9")

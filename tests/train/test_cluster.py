@@ -88,6 +88,15 @@ def test_two_processes_of_a_language_model(front_door, tmp_path):
         (alone,) = said("one", 1, *verb, *here)
         assert said("two", 2, *verb) == [alone, ""] and alone
 
+    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+    different = [["--text", "a", "--mesh.data=2"], ["--text", "b", "--mesh.data=1", "--mesh.tensor=2"]]
+    them = [front_door("predict", "two", *different[i], *of, f"--cluster.process={i}", cwd=tmp_path) for i in range(2)]
+    for text in finish(them, 2):
+        assert (
+            text == "error: cluster: process 1 differs from process 0: --text is ['b'], not ['a']; mesh.data is 1, not 2; "
+            "mesh.tensor is 2, not 1\n"
+        )
+
 
 def mesh_of(folder: Path) -> str:
     meta = json.loads((folder / "checkpoints" / "40" / "meta" / "metadata").read_text())

@@ -206,21 +206,27 @@ def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(cap
     assert main(["evaluate", "run", "--import", "mine.py"]) == 0
 
 
-DAMAGE = {
-    "environment.json": ("{", "environment.json cannot be read"),
-    "metrics.jsonl": ("[1]\n", "metrics.jsonl, line 1: damaged"),
-    "result.json": ("[1]", "result.json is damaged"),
-    "experiment.json": ("[" * 100_000, "experiment.json cannot be read"),
-    "labels.json": ('["a", "a"]', "labels.json: a list of two distinct labels or more is needed"),
-}
+REPORT, PREDICT = ["report", "run"], ["predict", "run", "--text", "a"]
+DAMAGE = (
+    ("environment.json", "{", REPORT, "environment.json cannot be read"),
+    ("environment.json", '{"data": null}', PREDICT, "environment.json is damaged: it does not say what the data was"),
+    ("metrics.jsonl", "[1]\n", REPORT, "metrics.jsonl, line 1: damaged"),
+    ("metrics.jsonl", '{"step": 1, "train/loss": "low"}\n', REPORT, "metrics.jsonl, line 1: damaged"),
+    ("metrics.jsonl", "[" * 100_000 + "\n", REPORT, "metrics.jsonl, line 1: damaged"),
+    ("result.json", "[1]", REPORT, "result.json is damaged"),
+    ("result.json", '{"test": 3}', REPORT, "result.json is damaged: it does not say the metrics of each split"),
+    ("experiment.json", "[" * 100_000, REPORT, "experiment.json cannot be read"),
+    ("experiment.json", "{}", REPORT, "experiment.json: model is missing"),
+    ("labels.json", '["a", "a"]', PREDICT, "labels.json: a list of two distinct labels or more is needed"),
+)
 
 
 def test_files_of_a_run_directory_that_are_damaged_are_named(capsys):
     assert main([*RUN, write(rows())]) == 0
     capsys.readouterr()
-    for name, (content, right) in DAMAGE.items():
+    for name, content, command, right in DAMAGE:
         file = Path("run") / name
         before = file.read_text()
         file.write_text(content)
-        assert right in refused(capsys, ["predict", "run", "--text", "a"] if name == "labels.json" else ["report", "run"])
+        assert right in refused(capsys, command)
         file.write_text(before)

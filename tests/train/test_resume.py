@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], it is made when it is imported
@@ -276,6 +277,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
     assert (folder / "damaged" / "40").is_dir()
     assert_same_model(unharmed, folder)
+
+
+def test_too_little_memory_is_no_damage(folder, monkeypatch):
+    def short_of_memory(*_, **__):
+        raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
+
+    with Checkpoints(folder, 3, print) as checkpoints:
+        program = loop.assemble(short(folder)).program
+        monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
+        with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):
+            checkpoints.restore(program)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"item_handlers": 3}'])
+def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
+    (folder / "checkpoints" / "40" / "_CHECKPOINT_METADATA").write_text(text)
+    named = pytest.raises(
+        UserError, match=r"checkpoints/40 is damaged \(its _CHECKPOINT_METADATA\); move it away to use the others"
+    )
+    with named:
+        loop.train(short(folder))
+    with named:
+        model_of(folder)
+    shutil.move(folder / "checkpoints" / "40", tmp_path)
+    loop.train(short(folder))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "array removed"])

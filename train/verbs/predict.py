@@ -14,7 +14,7 @@ from data.dataset import Codec
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 from train import cli, cluster, rundir
 from train.errors import UserError
-from train.experiment import Experiment
+from train.experiment import Experiment, fields
 from train.verbs.evaluate import OfRun, load, say
 
 ROWS = 8  # computed at once, or what all devices can share: a masked LM makes logits at every position
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("--text is empty: a text is needed")
     wanted.join()
     experiment = wanted.read()
+    cluster.check_alike({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
     read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
     rows = cluster.gathered(cluster.by_first(read))[0]
     predictor = reopen(experiment)
@@ -117,7 +118,7 @@ def reopen(experiment: Experiment) -> Predictor:
 
     path = Path(experiment.run.dir)
     codec = experiment.data.codec(path)
-    trained_with = rundir.read_json(path / "environment.json").get("data", {}).get("tokenizer")
+    trained_with = rundir.read_fingerprint(path).get("tokenizer")
     if trained_with and trained_with != Tokenizer(codec.files[TOKENIZER_FILE]).hash:
         raise UserError(f"{path / TOKENIZER_FILE} is not the tokenizer that the run was trained with, {trained_with}: restore it")
     program = build(experiment, batch_spec(experiment), experiment.mesh.build())

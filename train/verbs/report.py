@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
 
     opened = assemble(wanted)
     labels = opened.dataset.codec.labels
-    shown = samples(opened) if labels and (opened.path / "result.json").exists() else []
+    is_finished = cluster.gathered((opened.path / "result.json").exists())[0]
+    shown = samples(opened) if labels and is_finished else []
     page = opened.path / "report.html"
     cluster.by_first(lambda: rundir.write_atomically(page, of_run(opened.path, labels, shown)))
     print(page)

@@ -258,7 +258,9 @@ def code(beside: Sequence[Path]) -> str:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error is that of a process whose peer is gone."""
+    """Whether an error, or what began it, is that of a process whose peer is gone."""
+    if error.__cause__ is not None and is_lost(error.__cause__):
+        return True
     found = re.search(r"Gloo|UNAVAILABLE|heartbeat|coordination service|Connection (closed|reset)", str(error))
     return is_joined() and found is not None
 

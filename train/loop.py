@@ -17,9 +17,10 @@ from data.dataset import Dataset
 from data.loader import Batches, Loader, evaluation_batches
 from data.tokenizer import TOKENIZER_FILE, Tokenizer
 from train import cluster, layout, rundir, sharding
-from train.checkpoint import Checkpoints, initialise_from
+from train.checkpoint import Checkpoints
 from train.errors import UserError
 from train.experiment import Experiment, fields, resolve
+from train.init_from import initialise_from
 from train.meter import Counted, Meter
 from train.objectives import Sums
 from train.progress import Progress

@@ -1,13 +1,18 @@
 """Short runs of one process or several on this machine."""
 
 import functools
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+from tests.train.experiments import short
 from tests.train.processes import SHAPES, SHORT, finish, free_port
+from train import loop
 
 Start = Callable[..., list[subprocess.Popen]]
 
@@ -49,3 +54,28 @@ def uninterrupted(tmp_path_factory, start) -> Callable[[str], tuple[Path, list[s
 @pytest.fixture(scope="session")
 def alone(uninterrupted) -> Path:
     return uninterrupted("1")[0]
+
+
+@pytest.fixture(scope="session")
+def unharmed(tmp_path_factory) -> Path:
+    """The folder of a short run, with checkpoints of steps 20 and 40."""
+    folder = tmp_path_factory.mktemp("runs") / "unharmed"
+    loop.train(short(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(unharmed, tmp_path) -> Path:
+    """A copy of it for a test to harm."""
+    return shutil.copytree(unharmed, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def uncached() -> Iterator[None]:
+    """What is compiled anew: of what is taken from the cache the partitioner says nothing, and what the TPU compiler has
+    put there cannot be read again without a TPU."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()

@@ -1,12 +1,14 @@
 """Small experiments of every family, and their program on a mesh."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 
 from data.labelled_text import LabelledText
 from data.text import Text
 from fmodels.bert import BertConfig
+from train import loop
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
@@ -18,6 +20,11 @@ from train.step import Program, build
 STEPS, ROWS, LENGTH = 4, 16, 12
 # Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
 ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)
+
+
+def short(folder: Path) -> Experiment:
+    """A run of digits with checkpoints of steps 20 and 40."""
+    return loop.with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
 def bert(**changes) -> Experiment:

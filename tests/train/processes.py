@@ -10,7 +10,7 @@ import chex
 import numpy as np
 import pytest
 
-from train.checkpoint import read_model
+from train.init_from import read_model
 from train.sharding import Mesh
 
 STEPS = 40
@@ -49,6 +49,10 @@ def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None
 
 def model_of(folder: Path) -> tuple[dict, dict]:
     return read_model(folder, Mesh().build())
+
+
+def assert_same_model(a: Path, b: Path) -> None:
+    chex.assert_trees_all_equal(model_of(a), model_of(b))
 
 
 def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:

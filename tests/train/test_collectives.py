@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.train.experiments import LENGTH, ROWS, bert, program
-from train.checkpoint import checksum
+from train.integrity import checksum
 from train.sharding import Mesh
 from train.step import build
 
@@ -17,7 +17,7 @@ KERNEL = 1024 * 1024
 
 
 @pytest.fixture
-def compiled_for_tpu(monkeypatch):
+def compiled_for_tpu(uncached, monkeypatch):
     """The text of a step that the TPU compiler has made for eight chips."""
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -e '.[dev,plan]'")
     from jax.experimental import topologies

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from fmodels.axes import Layout, look_up, traced_for
 from tests.train.experiments import (
@@ -71,18 +70,8 @@ def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]
     return state, losses
 
 
-@pytest.fixture(autouse=True, scope="module")
-def uncached():
-    """What is compiled anew: of what is taken from the cache, the partitioner says nothing."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(autouse=True)
-def nothing_is_moved_against_our_will(capfd):
+def nothing_is_moved_against_our_will(uncached, capfd):
     """The partitioner says so where it replicates an array because it knows no other way."""
     yield
     assert "Involuntary" not in capfd.readouterr().err

@@ -1,6 +1,5 @@
 """Nothing is lost: killed, stopped, damaged or out of disk, a run goes on from its last whole checkpoint, bit for bit."""
 
-import gc
 import json
 import os
 import resource
@@ -13,24 +12,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import chex
-import jax
-import jax.numpy as jnp
-import optax
-import orbax.checkpoint as ocp
 import pytest
-from flax import serialization
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], it is made when it is imported
 
-from tests.train.processes import finish, losses, model_of, wait_for
+from tests.train.experiments import short
+from tests.train.processes import assert_same_model, finish, losses, wait_for
 from train import loop, recipes
 from train.__main__ import main
-from train.checkpoint import FORMAT, Checkpoints, checksum
 from train.errors import UserError
-from train.experiment import Experiment
 from train.progress import Progress
 from train.rundir import write_atomically
-from train.verbs.run import named
 
 # So long that it can be met on its way, and stopped.
 LONG = {"steps": 1000, "checkpoint_every": 50, "evaluate_every": 100, "log_every": 10}
@@ -40,10 +31,6 @@ LONG = {"steps": 1000, "checkpoint_every": 50, "evaluate_every": 100, "log_every
 def begin(start) -> Callable[[Path], list[subprocess.Popen]]:
     """A run in that folder, of which checkpoints are larger than logs."""
     return lambda folder: start(folder, 1, "--model.hidden=512", **LONG)
-
-
-def assert_same_model(a: Path, b: Path) -> None:
-    chex.assert_trees_all_equal(model_of(a), model_of(b))
 
 
 @pytest.fixture(scope="module")
@@ -140,88 +127,6 @@ def test_a_log_that_cannot_be_written_ends_a_run_with_one_line(start, tmp_path):
     assert [step for step, _ in events(folder)] == list(losses(folder)) == list(range(10, 1001, 10))
 
 
-def short(folder: Path) -> Experiment:
-    return loop.with_run(recipes.find("digits-mlp")[1](), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
-
-
-@pytest.fixture(scope="module")
-def unharmed(tmp_path_factory) -> Path:
-    """The folder of a short run, with checkpoints of steps 20 and 40."""
-    folder = tmp_path_factory.mktemp("runs") / "unharmed"
-    loop.train(short(folder))
-    return folder
-
-
-@pytest.fixture
-def folder(unharmed, tmp_path) -> Path:
-    """A copy of it for a test to harm."""
-    return shutil.copytree(unharmed, tmp_path / "copy")
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The largest first."""
-    return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: (-file.stat().st_size, file))
-
-
-DAMAGE = {  # of the folder of a checkpoint
-    "truncated": lambda step: os.truncate((file := files_of(step / "model")[0]), file.stat().st_size // 2),
-    "one bit": lambda step: flip(files_of(step / "model")[0]),
-    "array removed": lambda step: files_of(step / "model")[0].unlink(),
-    "moments emptied": lambda step: os.truncate(files_of(step / "optimizer")[0], 0),
-    "optimizer removed": lambda step: shutil.rmtree(step / "optimizer"),
-    "sums removed": lambda step: shutil.rmtree(step / "meta"),
-    "no sums": lambda step: (step / "meta" / "metadata").write_text("[]"),
-    "sums of a form of their own": lambda step: (step / "meta" / "metadata").write_text('{"format": "x"}'),
-    "sums cut off": lambda step: os.truncate(step / "meta" / "metadata", 20),
-    "half removed": lambda step: [file.unlink() for file in files_of(step)[::2]],
-    "all removed": lambda step: [file.unlink() for file in files_of(step)],
-}
-
-
-def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, capsys):
-    meta = folder / "checkpoints" / "40" / "meta" / "metadata"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
-    with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
-        loop.train(short(folder))
-    assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
-    begin = ["run", "digits-mlp", f"--init-from={folder}", f"--run.dir={tmp_path / 'from-it'}"]
-    assert main(begin) == 2 and "made by a newer version" in capsys.readouterr().err
-    assert main(["checkpoints", str(folder)]) == 2
-    of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
-    assert of_20.endswith("whole") and of_40.endswith(f"made by a newer version; this one reads {FORMAT}")
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
-
-
-def test_whatever_an_optimizer_keeps_is_verified():
-    """Without the experiment too, where named tuples come back as dicts."""
-    state = optax.MultiSteps(optax.adafactor(1e-3), 2).init({"kernel": jnp.ones((256, 256)), "bias": jnp.ones(3)})
-    as_dicts = serialization.to_state_dict(state)
-    assert len(jax.tree.leaves(state)) > 5 and int(checksum(state)) == int(checksum(as_dicts))
-
-
-@pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "loss": null}', "folder"])
-def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, capsys, text):
-    experiment, best = loop.with_run(short(folder), steps=40), folder / "best.json"
-    shutil.rmtree(folder / "checkpoints" / "40")
-    best.unlink()
-    best.mkdir() if text == "folder" else best.write_text(text)
-    before = (folder / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match=r"best\.json (is damaged|cannot be read)"):
-        loop.train(experiment)
-    assert (folder / "metrics.jsonl").read_text() == before
-    assert main(["evaluate", str(folder), "--json"]) == 0
-    capsys.readouterr()
-    assert main(["checkpoints", str(folder)]) == 2
-    found = capsys.readouterr()
-    assert found.out.splitlines()[1].endswith("whole") and "best.json" in found.err and found.err.count("\n") == 1
-
-
 def test_a_file_that_cannot_be_written_is_named_and_is_what_it_was(tmp_path):
     file = tmp_path / "result.json"
     write_atomically(file, "short")
@@ -233,97 +138,6 @@ def test_a_file_that_cannot_be_written_is_named_and_is_what_it_was(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert file.read_text() == "short"
-
-
-@pytest.fixture
-def collected():
-    """When a read fails Orbax leaves coroutines behind; they complain when they are collected, which is to happen here."""
-    yield
-    gc.collect()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("collected")
-def test_what_is_not_to_blame_is_not_put_aside(folder):
-    experiment = short(folder)
-    other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
-    with Checkpoints(folder, 3, print) as checkpoints:
-        program = loop.assemble(experiment).program
-        os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest, so from there on none can be opened
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-        try:
-            with pytest.raises(UserError, match=r"40 cannot be read \(Too many open files\), and may be whole: try again"):
-                checkpoints.restore(program)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        with pytest.raises(UserError, match=r"40 is of another experiment, or of other versions"):
-            checkpoints.restore(loop.assemble(other).program)
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("collected")
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, folder, capsys, damage):
-    DAMAGE[damage](folder / "checkpoints" / "40")
-    assert main(["checkpoints", str(folder)]) == 2
-    found = capsys.readouterr()
-    (of_20, of_40) = found.out.splitlines()[1:]
-    assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
-    assert found.err == f"error: {folder}: not readable: 40\n"
-    loop.train(short(folder))
-    said = capsys.readouterr().err
-    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
-    assert (folder / "damaged" / "40").is_dir()
-    assert_same_model(unharmed, folder)
-
-
-def test_too_little_memory_is_no_damage(folder, monkeypatch):
-    def short_of_memory(*_, **__):
-        raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
-
-    with Checkpoints(folder, 3, print) as checkpoints:
-        program = loop.assemble(short(folder)).program
-        monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
-        with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):
-            checkpoints.restore(program)
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
-
-
-@pytest.mark.parametrize("text", ["[]", '{"item_handlers": 3}'])
-def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
-    (folder / "checkpoints" / "40" / "_CHECKPOINT_METADATA").write_text(text)
-    named = pytest.raises(
-        UserError, match=r"checkpoints/40 is damaged \(its _CHECKPOINT_METADATA\); move it away to use the others"
-    )
-    with named:
-        loop.train(short(folder))
-    with named:
-        model_of(folder)
-    shutil.move(folder / "checkpoints" / "40", tmp_path)
-    loop.train(short(folder))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "array removed"])
-def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, folder, damage):
-    """In a process of its own, to its end."""
-    DAMAGE[damage](folder / "checkpoints" / "40")
-    (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
-    assert said == f"error: {folder}: not readable: 40\n"
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("collected")
-def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often(folder):
-    for file in (folder / "checkpoints").rglob("*"):
-        if file.is_file():
-            os.truncate(file, 0)
-    before = (folder / "metrics.jsonl").read_text()
-    for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint is whole"):
-            loop.train(short(folder))
-    assert (folder / "metrics.jsonl").read_text() == before
 
 
 def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(unharmed, folder):
@@ -381,34 +195,6 @@ def test_predict_needs_the_run_directory_alone(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)[0]["masks"][0]) == 5
     assert main(["evaluate", str(moved)]) == 2
     assert "notes.txt: No such file" in capsys.readouterr().err
-
-
-def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
-    notes = tmp_path / "notes.txt"
-    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
-    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
-    command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--optimizer.learning-rate=1e-30"]
-    plain, scanned = tmp_path / "plain", tmp_path / "scanned"
-    assert main([*command, f"--run.dir={plain}"]) == 0
-    assert main([*command, "--model.scan", f"--init-from={plain}", f"--run.dir={scanned}"]) == 0
-    assert "0 new, 0 left over" in capsys.readouterr().err
-    assert "layers" in model_of(scanned)[0]["model"]["encoder"]
-    experiment, _ = named([*command[1:], f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
-    again = loop.initial(loop.assemble(experiment), print)
-    assert "0 new, 0 left over" in capsys.readouterr().out
-    chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)
-
-
-def test_init_from_moves_no_array_by_way_of_its_whole(tmp_path, capfd):
-    """Each is read as it is to lie: from parts along one axis to other axes the partitioner finds no way, and says so."""
-    notes = tmp_path / "notes.txt"
-    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
-    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300", "--model.layers=1"]
-    command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2"]
-    assert main([*command, f"--run.dir={tmp_path / 'one'}"]) == 0
-    assert main([*command, f"--init-from={tmp_path / 'one'}", f"--run.dir={tmp_path / 'two'}"]) == 0
-    said = capfd.readouterr().err
-    assert "0 new, 0 left over" in said and "Involuntary" not in said
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -1,0 +1,36 @@
+"""A run that begins with the parameters of another."""
+
+import chex
+
+from tests.train.processes import model_of
+from train import loop
+from train.__main__ import main
+from train.verbs.run import named
+
+
+def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
+    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
+    command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--optimizer.learning-rate=1e-30"]
+    plain, scanned = tmp_path / "plain", tmp_path / "scanned"
+    assert main([*command, f"--run.dir={plain}"]) == 0
+    assert main([*command, "--model.scan", f"--init-from={plain}", f"--run.dir={scanned}"]) == 0
+    assert "0 new, 0 left over" in capsys.readouterr().err
+    assert "layers" in model_of(scanned)[0]["model"]["encoder"]
+    experiment, _ = named([*command[1:], f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
+    again = loop.initial(loop.assemble(experiment), print)
+    assert "0 new, 0 left over" in capsys.readouterr().out
+    chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)
+
+
+def test_init_from_moves_no_array_by_way_of_its_whole(uncached, tmp_path, capfd):
+    """Each is read as it is to lie: from parts along one axis to other axes the partitioner finds no way, and says so."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
+    small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300", "--model.layers=1"]
+    command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2"]
+    assert main([*command, f"--run.dir={tmp_path / 'one'}"]) == 0
+    assert main([*command, f"--init-from={tmp_path / 'one'}", f"--run.dir={tmp_path / 'two'}"]) == 0
+    said = capfd.readouterr().err
+    assert "0 new, 0 left over" in said and "Involuntary" not in said

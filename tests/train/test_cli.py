@@ -268,6 +268,12 @@ def test_what_is_allowed_and_may_surprise_is_said(capsys):
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch holds some of them twice" in said
 
 
+@pytest.mark.quick
+def test_a_link_that_leads_nowhere_is_no_place_for_a_run(capsys):
+    Path("link").symlink_to("nowhere")
+    assert "run.dir link is a link that leads nowhere; remove it" in refused(capsys, [*MLP, "--run.dir", "link"])
+
+
 def test_a_path_that_is_not_unicode_is_refused(tmp_path):
     with pytest.raises(UserError, match="what is saved where a path holds \udce9 cannot be read"):
         check_name(tmp_path / "caf\udce9")

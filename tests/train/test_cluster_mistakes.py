@@ -1,5 +1,6 @@
 """Processes that are no run: who is missing or differs is named, by all that came."""
 
+import json
 import re
 import shutil
 import signal
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.train.processes import finish, free_port, wait_for
-from train.cluster import Cluster, code
+from train.cluster import Cluster, by_first, code
+from train.errors import UserError
+from train.integrity import FORMAT
 from train.roll_call import differs
 
 
@@ -54,6 +57,12 @@ def test_processes_that_see_other_folders_under_one_name(start, front_door, tmp_
     shutil.copy(tmp_path / "here/run/experiment.json", tmp_path / "there/run/experiment.json")
     for said in together("evaluate", "run"):
         assert said.startswith("error: cluster: processes read different checkpoints in ") and said.endswith(shared)
+    meta = tmp_path / "there/run/checkpoints/4/meta/metadata"
+    before = meta.read_text()
+    meta.write_text(json.dumps({**json.loads(before), "format": FORMAT + 1}))
+    for said in together("evaluate", "run"):
+        assert said.endswith(f"4 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}\n")
+    meta.write_text(before)
     for said in together(*run, "--run.seed=4"):
         assert said.endswith(f"error: cluster: run of process 1 is not that of process 0; {shared}")
 
@@ -147,6 +156,24 @@ def test_what_only_the_first_meets_is_told_to_all(start, tmp_path):
 def test_what_is_no_cluster_is_named(fields, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Cluster(**fields)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("error", "right"),
+    [
+        (OSError(28, "No space left on device", "a/best.json"), "a/best.json: No space left on device"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("image file is truncated"), "OSError('image file is truncated')"),
+        (UserError("a mistake"), "a mistake"),
+    ],
+)
+def test_what_the_first_cannot_do_is_said_in_its_words(error, right):
+    def fail():
+        raise error
+
+    with pytest.raises(UserError, match=f"^{re.escape(right)}$"):
+        by_first(fail)
 
 
 @pytest.mark.quick

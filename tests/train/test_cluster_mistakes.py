@@ -126,13 +126,18 @@ def test_who_does_not_come_is_named(front_door, tmp_path):
 
 
 def test_what_only_the_first_meets_is_told_to_all(start, tmp_path):
-    """The log of a run, which it alone reads and writes."""
+    """The log of a run, and which checkpoint is the best: it alone reads and writes them."""
     folder = tmp_path / "run"
     finish(start(folder, 2, steps=20))
     shutil.rmtree(folder / "checkpoints" / "20")
     (folder / "metrics.jsonl").write_text("garbage\n")
     for said in finish(start(folder, 2, steps=20), 2):
         assert said.endswith(f"error: {folder / 'metrics.jsonl'}, line 1: damaged; remove the line\n") and "gone" not in said
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "best.json").unlink()
+    (folder / "best.json.partial").mkdir()  # where it is to be written
+    for said in finish(start(folder, 2, steps=20), 2):
+        assert said.endswith(f"error: {folder / 'best.json.partial'}: Is a directory\n") and "gone" not in said
 
 
 @pytest.mark.quick

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fmodels.axes import constrain
-from fmodels.layers import NORMS, Dense, Dropout, Embed
 from fmodels.model import Model
-from fmodels.positions import sinusoidal
-from fmodels.transformer import Encoder, TransformerConfig
+from fmodels.nn.layers import NORMS, Dense, Dropout, Embed
+from fmodels.nn.positions import sinusoidal
+from fmodels.nn.transformer import Encoder, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,8 @@ import jax
 from flax import linen as nn
 
 from fmodels.axes import constrain, named
-from fmodels.layers import Dropout
-from fmodels.mlp import HE
 from fmodels.model import Model
+from fmodels.nn.layers import HE, Dropout
 
 
 @dataclass(frozen=True, kw_only=True)

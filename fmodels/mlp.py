@@ -9,10 +9,8 @@ import jax
 from flax import linen as nn
 
 from fmodels.axes import constrain
-from fmodels.layers import Dense, Dropout
 from fmodels.model import Model
-
-HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, for ReLU
+from fmodels.nn.layers import HE, Dense, Dropout
 
 
 @dataclass(frozen=True, kw_only=True)

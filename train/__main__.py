@@ -54,11 +54,12 @@ def main(arguments: list[str]) -> int:
         return unwritten(error)
     except Exception as error:
         from train import cluster
-        from train.roll_call import IS_GONE
+        from train.cluster.join import MISSED
+        from train.cluster.roll_call import IS_GONE
 
         if not cluster.is_lost(error):
             raise
-        time.sleep(cluster.MISSED)  # the watch, which knows whom it has lost, ends this process meanwhile
+        time.sleep(MISSED)  # the watch, which knows whom it has lost, ends this process meanwhile
         why = (str(error).splitlines() or [""])[0][:200]
         print(f"error: another process of the run {IS_GONE}; the runtime says: {why}", file=sys.stderr)
         return 1
@@ -122,6 +123,6 @@ if __name__ == "__main__":
         sys.excepthook(type(error), error, error.__traceback__)
         status = 1
     status = flushed(status)
-    if "train.cluster" in sys.modules:
-        sys.modules["train.cluster"].leave(status)
+    if "train.cluster.join" in sys.modules:
+        sys.modules["train.cluster.join"].leave(status)
     sys.exit(status)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from train.cluster import Cluster
+from train.cluster.join import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
 

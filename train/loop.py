@@ -15,15 +15,17 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.loader import Batches, Loader, evaluation_batches
-from data.tokenizer import TOKENIZER_FILE, Tokenizer
-from train import cluster, layout, rundir, sharding
-from train.checkpoint import Checkpoints
+from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from train import cluster, sharding
+from train.bench.meter import Counted, Meter
 from train.errors import UserError
 from train.experiment import Experiment, fields, resolve
-from train.init_from import initialise_from
-from train.meter import Counted, Meter
 from train.objectives import Sums
-from train.progress import Progress
+from train.plan import layout
+from train.report.progress import Progress
+from train.runs import rundir
+from train.runs.checkpoints import Checkpoints
+from train.runs.init_from import initialise_from
 from train.sharding import by_name, said
 from train.step import Program, State, build
 
@@ -49,7 +51,7 @@ def assemble(experiment: Experiment) -> Assembled:
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
     own = Path(experiment.run.dir) / TOKENIZER_FILE
-    rundir.revisit(own.parent)
+    cluster.revisit(own.parent)
     begun = (own.parent / "experiment.json").exists()
     theirs = rundir.find(experiment.init_from) / TOKENIZER_FILE if experiment.init_from and not begun else own
     data = experiment.data

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fmodels.bert import BertConfig
-from fmodels.heads import ClassifierHead, MaskedLMHead
-from fmodels.transformer import stack_layers
+from fmodels.nn.heads import ClassifierHead, MaskedLMHead
+from fmodels.nn.transformer import stack_layers
 from fmodels.weights.bert import BUFFERS, RULES, TIED, from_hf, to_hf
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from data.labelled_text import LabelledText
-from data.text import Text
+from data.text.labelled import LabelledText
+from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from train import loop
 from train.experiment import Experiment, Run

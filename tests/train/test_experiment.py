@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from data.images import Images
+from data.images.labelled import Images
 from data.sources.digits import Digits
-from data.text import Text
+from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
 from fmodels.mlp import MlpConfig

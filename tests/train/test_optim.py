@@ -12,7 +12,7 @@ import pytest
 
 from fmodels.axes import split
 from fmodels.bert import BertConfig
-from fmodels.transformer import stack_layers, unstack_layers
+from fmodels.nn.transformer import stack_layers, unstack_layers
 from train.errors import UserError
 from train.optim import Optimizer, Rule
 from train.sharding import by_name

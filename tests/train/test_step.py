@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from data.images import Images
-from data.text import Text
+from data.images.labelled import Images
+from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
 from train import loop

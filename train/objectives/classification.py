@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmodels.heads import ClassifierHead
 from fmodels.model import Model
+from fmodels.nn.heads import ClassifierHead
 from train.objectives import Sums, means
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from fmodels.axes import constrain
-from fmodels.heads import ClassifierHead, MaskedLMHead
 from fmodels.model import Model
+from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from train.objectives import Sums, means
 
 EVALUATION_MASK_RATE = 0.15  # whatever training uses, so that losses compare

@@ -11,7 +11,7 @@ Its speed on a GPU, with the fused kernel (not measured yet):
         --data.length 512 --data.batch-size 64
 """
 
-from data.text import Text
+from data.text.language_modelling import Text
 from fmodels.bert import bert
 from train.experiment import Experiment, Run
 from train.objectives.masked_lm import MaskedLM

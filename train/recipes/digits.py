@@ -1,6 +1,6 @@
 """Small networks on scikit-learn's handwritten digits: seconds, on any machine."""
 
-from data.images import Images
+from data.images.labelled import Images
 from fmodels.convnet import ConvNetConfig
 from fmodels.mlp import MlpConfig
 from train.experiment import Experiment, Run

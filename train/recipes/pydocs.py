@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from data.labelled_text import LabelledText
-from data.text import Text
+from data.text.labelled import LabelledText
+from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification

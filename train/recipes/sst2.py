@@ -7,7 +7,7 @@ It reads what TFDS has prepared under $TFDS_DATA_DIR, or the original files:
     python -m train run sst2 --data.source files:SST2_FOLDER
 """
 
-from data.labelled_text import LabelledText
+from data.text.labelled import LabelledText
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.optim import Optimizer

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
-from train import cluster, flops, loop, machine
+from train import cluster, loop, machine
+from train.bench import flops
+from train.bench.meter import size
 from train.errors import UserError
 from train.experiment import Experiment, to_json
-from train.meter import size
 from train.verbs.run import named
 
 WARM_STEPS, SECONDS, LEAST_STEPS, MOST_STEPS = 3, 10.0, 10, 200
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["data"]:
         if arguments[1:]:
             raise UserError(f"bench data takes --json and nothing else, not {arguments[1]}")
-        from train import bench_data
+        from train.bench import data as bench_data
 
         figures = bench_data.measure()
     else:

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from train import cli, cluster, rundir
-from train.cluster import Cluster
+from train import cli, cluster
+from train.cluster.join import Cluster
 from train.errors import UserError
+from train.runs import rundir
 
 LOOKS = 10  # at a run that goes on, and may replace all that it has saved while it is read
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train checkpoints")
     wanted.cluster.join()
     path = rundir.find(wanted.run)
-    from train.checkpoint import Checkpoints
+    from train.runs.checkpoints import Checkpoints
     from train.sharding import Mesh
 
     mesh = Mesh().build()

@@ -42,7 +42,8 @@ def inspect(arguments: list[str]) -> int:
     experiment, _ = named(arguments, "data inspect")
     from rich.console import Console
 
-    from train import inspect, loop
+    from train import loop
+    from train.report import inspect
 
     inspect.show(loop.assemble(experiment), Path(f"{Path(experiment.run.dir).name}-batch.png"), Console())
     return 0

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from train import cli, cluster, recipes, rundir
-from train.cluster import Cluster
+from train import cli, cluster, recipes
+from train.cluster.join import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
+from train.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def assemble(wanted: OfRun) -> Any:
 
 def load(path: Path, program: Any, best: bool = False) -> tuple[Any, Any]:
     """(params, model state) of the newest checkpoint of a run, or of the best."""
-    from train.checkpoint import Checkpoints
+    from train.runs.checkpoints import Checkpoints
 
     with Checkpoints(path, 1, say, read_only=True) as checkpoints:
         return checkpoints.restore_model(program, best)

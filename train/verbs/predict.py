@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Codec
-from data.tokenizer import TOKENIZER_FILE, Tokenizer
-from train import cli, cluster, rundir
+from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from train import cli, cluster
 from train.errors import UserError
 from train.experiment import Experiment, fields
+from train.runs import rundir
 from train.verbs.evaluate import OfRun, load, say
 
 ROWS = 8  # computed at once, or what all devices can share: a masked LM makes logits at every position

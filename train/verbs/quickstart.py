@@ -37,10 +37,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _quickstart(directory: Path) -> int:
-    from train import curves, loop, report, rundir
+    from train import loop
     from train.baseline import tfidf
     from train.objectives.classification import scores
     from train.recipes.pydocs import pydocs, pydocs_topics
+    from train.report import curves
+    from train.report import page as report
+    from train.runs import rundir
     from train.verbs.report import samples
 
     began = time.monotonic()

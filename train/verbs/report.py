@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train import cli, cluster, rundir
+from train import cli, cluster
+from train.runs import rundir
 from train.verbs.evaluate import OfRun, assemble, load
 from train.verbs.predict import Predictor
 
@@ -19,7 +20,7 @@ class Arguments(OfRun):
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train report")
     wanted.join()
-    from train.report import of_run
+    from train.report.page import of_run
 
     opened = assemble(wanted)
     labels = opened.dataset.codec.labels

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train import cli, recipes
-from train.cluster import Cluster
+from train.cluster.join import Cluster
 from train.errors import UserError
 from train.experiment import Experiment
 
@@ -21,10 +21,11 @@ def main(arguments: list[str]) -> int:
         return 0
     dry_run = "--dry-run" in arguments
     experiment, trusted = named([a for a in arguments if a != "--dry-run"], "run")
-    from train import loop, rundir
+    from train import loop
+    from train.runs import rundir
 
     if dry_run:
-        from train.plan import describe
+        from train.plan.summary import describe
 
         run = loop.assemble(experiment)
         if not rundir.begun_as(run.experiment, trusted) and run.experiment.init_from:  # which may not fit
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> int:
 def stoppable(work: Callable[[], int]) -> int:
     """The status of the work, or of the signal that ended it, having said what that left behind. Whoever sent SIGTERM got what
     was asked for, a saved state, and status 0."""
-    from train import cluster, roll_call
+    from train import cluster
+    from train.cluster import roll_call
     from train.loop import AGAIN, Interrupted
 
     def stop(number, _frame):

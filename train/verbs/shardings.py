@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
     if not pretend(experiment):
         cluster.join(list(beside.values()))
         check_there(experiment)
-    from train import layout, loop
+    from train import loop
+    from train.plan import layout
 
     run = loop.assemble(experiment)
     print(layout.table(run.program, run.experiment.mesh.rules, run.spec))

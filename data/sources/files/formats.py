@@ -1,0 +1,322 @@
+"""What files can hold: a reader of rows for each format, told by the suffix."""
+
+import csv
+import io
+import json
+import math
+import re
+import struct
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import PurePosixPath
+from posixpath import splitext
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+
+from data.errors import DataError
+from data.sources import WHERE, Bad, Row
+from data.sources.files.places import DAMAGE, PACKED, Damaged, File
+
+PARQUET_ROWS = 256  # that are in memory at a time
+
+# ISO 639-1: the suffixes of parallel texts, such as train.en
+_LANGUAGES = frozenset(
+    (
+        "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
+        "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg "
+        "ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn "
+        "no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta "
+        "te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+    ).split()
+)
+_IDX = re.compile(r"[-.]idx(\d)-ubyte$")
+
+
+class Part(Protocol):
+    """What is read: a File or a Member."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    def open(self) -> AbstractContextManager[BinaryIO]: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    kind: Literal["texts", "objects", "tables", "images", "sounds"]
+    read: Callable[[Any], Iterator[Row | Bad]]
+    "the rows of a part, or a File where it is not `streamed`. It raises one of DAMAGE after the good ones."
+    packed: bool = False
+    "whether it is also read from .gz, .xz and .zst"
+    streamed: bool = False
+    "whether it is also read from archives: images and sounds, whose names say what they are"
+
+
+def find(name: str, where: str) -> Format:
+    """Of a file of that name. Raises DataError where the name does not say what is in it."""
+    plain, suffix = splitext(name.lower())
+    packed = suffix if suffix in PACKED else ""
+    if packed:
+        plain, suffix = splitext(plain)
+    if _IDX.search(plain + suffix):
+        found = _IDX_FORMAT
+    else:
+        found = _SENTENCES if suffix[1:] in _LANGUAGES else FORMATS.get(suffix)
+    if found is None or (packed and not found.packed):
+        suffix += packed
+        raise DataError(
+            f"{where}: cannot tell what is in a {suffix or 'file without suffix'}; "
+            f"there are: {', '.join(FORMATS)}, …-idx3-ubyte, the code of a language (.en) for a sentence a line, "
+            f".tar; {', '.join(PACKED)} of texts and archives"
+        )
+    return found
+
+
+def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
+    """(`FILE, line N`, the line)."""
+    offset = 0
+    for number, line in enumerate(stream, 1):
+        at = f"{where}, line {number}"
+        try:
+            text = line.decode().removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            byte = f"byte {offset + error.start} (0x{line[error.start]:02x})"
+            text = Bad(at, f"{byte} is not UTF-8; convert the file")
+        yield at, text
+        offset += len(line)
+
+
+def sentences(part: Part) -> Iterator[Row | Bad]:
+    """`text`, one a line."""
+    with part.open() as stream:
+        for at, line in _lines(stream, part.where):
+            if isinstance(line, Bad):
+                yield line
+            elif line.strip():
+                yield {"text": line.strip(), WHERE: at}
+
+
+def documents(part: Part) -> Iterator[Row | Bad]:
+    """`text`, one a line, or, where there are blank lines, one between each two of them. A bad line is its whole document."""
+    if not _has_blank_lines(part):
+        yield from sentences(part)
+        return
+    with part.open() as stream:
+        document: list[str] = []
+        bad, begin = None, ""
+        for at, line in _lines(stream, part.where):
+            if isinstance(line, Bad):
+                bad = bad or line
+            elif line.strip():
+                begin = begin if document else at
+                document.append(line.strip())
+            elif bad or document:
+                yield bad or {"text": "\n".join(document), WHERE: begin}
+                document, bad = [], None
+        if bad or document:
+            yield bad or {"text": "\n".join(document), WHERE: begin}
+
+
+def _has_blank_lines(part: Part) -> bool:
+    """Whether there is one between others. The file is read up to it."""
+    above = blank = False
+    with part.open() as stream:
+        try:
+            for line in stream:
+                if not line.strip():
+                    blank = above
+                elif blank:
+                    return True
+                above = above or bool(line.strip())
+        except DAMAGE:  # which is to be told when the rows before it have been read
+            pass
+    return False
+
+
+def json_lines(part: Part) -> Iterator[Row | Bad]:
+    """The fields of one object a line."""
+    with part.open() as stream:
+        for at, line in _lines(stream, part.where):
+            if isinstance(line, Bad):
+                yield line
+            elif line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    row = Bad(at, f"not JSON: {str(error).replace('line 1 ', '')}")
+                if isinstance(row, dict):
+                    row[WHERE] = at
+                yield row if isinstance(row, dict | Bad) else Bad(at, "an object is needed: {…}")
+
+
+def tsv(part: Part) -> Iterator[Row | Bad]:
+    """Fields with the names in the first line. A quote is a character like any other."""
+    with part.open() as stream:
+        header: list[str] = []
+        for at, line in _lines(stream, part.where):
+            if line and not header:
+                header = _header(at, line if isinstance(line, Bad) else line.split("\t"))
+            elif isinstance(line, Bad):
+                yield line
+            elif line:
+                yield _record(at, header, line.split("\t"))
+
+
+def comma_separated(part: Part) -> Iterator[Row | Bad]:
+    """Fields with the names in the first line; those with a comma, a quote or a line's end in them are quoted."""
+    undecoded: list[Bad] = []
+
+    def decoded(stream: BinaryIO) -> Iterator[str]:
+        for _, line in _lines(stream, part.where):
+            if isinstance(line, Bad):
+                undecoded.append(line)
+            yield "\n" if isinstance(line, Bad) else line + "\n"
+
+    with part.open() as stream:
+        reader = csv.reader(decoded(stream), strict=True)
+        header: list[str] = []
+        while True:
+            begin, wrong = reader.line_num + 1, ""
+            fields: list[str] | Bad = []
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                wrong = f"not CSV: {error}; a line for each row, quotes in pairs, and what is very long as JSON lines"
+            at = f"{part.where}, line {begin}" + (f" to {reader.line_num}" if reader.line_num > begin else "")
+            if undecoded:
+                fields = undecoded[0]
+                undecoded.clear()
+            elif wrong:
+                fields = Bad(at, wrong)
+            if not header:
+                header = _header(at, fields)
+            elif isinstance(fields, Bad):
+                yield fields
+            elif fields:
+                yield _record(at, header, fields)
+
+
+def _header(at: str, names: list[str] | Bad) -> list[str]:
+    if isinstance(names, Bad):
+        raise DataError(f"{at}: {names.what}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{at}: the header has {twice[0]!r} twice; each field needs a name of its own")
+    return names
+
+
+def _record(at: str, header: list[str], fields: list[str]) -> Row | Bad:
+    if len(fields) == len(header):
+        return {**dict(zip(header, fields, strict=True)), WHERE: at}
+    return Bad(at, f"{len(fields)} fields, but the header has {len(header)}: {', '.join(header)}")
+
+
+def parquet(file: File) -> Iterator[Row | Bad]:
+    """The columns, with Python's types."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{file.where}: a package is missing to read it: pip install pyarrow") from None
+    with file.open() as stream:
+        try:
+            table, number = pyarrow.parquet.ParquetFile(stream), count()
+            _header(file.where, table.schema_arrow.names)
+            for batch in table.iter_batches(PARQUET_ROWS):
+                for row in _plain(batch, file.where):
+                    yield {**row, WHERE: f"{file.where}, row {next(number)}"}
+        except (pyarrow.ArrowException, OSError) as error:
+            raise Damaged(error) from None
+
+
+def _plain(batch: Any, where: str) -> list[Row]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # a date after the year 9999, bytes that are called a string
+        what = " ".join(str(error).split())
+        raise DataError(f"{where}: it has a value that Python cannot hold: {what}; write the file without it") from None
+
+
+def image(part: Part) -> Iterator[Row | Bad]:
+    """The `image` as it is encoded, if it can be decoded."""
+    import PIL.Image
+
+    with part.open() as stream:
+        data = stream.read()
+    try:
+        PIL.Image.open(io.BytesIO(data)).load()
+    except Exception as error:  # each of Pillow's decoders has errors of its own
+        about = str(error).partition(" <_io")[0]
+        yield Bad(part.where, f"not an image that can be decoded: {about}")
+    else:
+        yield {"image": data, WHERE: part.where}
+
+
+def wav(part: Part) -> Iterator[Row | Bad]:
+    """`audio` float32 [samples] in [-1, 1], the mean of its channels, and `sample_rate` in Hz."""
+    with part.open() as stream:
+        data = stream.read()
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            rate, channels, width, samples = file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes()
+            pcm = np.frombuffer(file.readframes(samples), np.uint8)
+    except (wave.Error, EOFError) as error:
+        yield Bad(part.where, f"no WAV file of PCM: {error or 'it is cut short'}")
+        return
+    if width > 4 or len(pcm) != samples * channels * width:
+        yield Bad(part.where, f"{8 * width} bits a sample; 8, 16, 24 or 32 are read" if width > 4 else "it is cut short")
+        return
+    # Bytes are unsigned, all else is signed and little-endian: each as the high bytes of 32 bits.
+    wide = np.zeros((samples * channels, 4), np.uint8)
+    wide[:, 4 - width :] = pcm.reshape(-1, width) ^ (0x80 if width == 1 else 0)
+    audio = wide.view("<i4").astype(np.float32).reshape(samples, channels) / np.float32(2**31)
+    yield {"audio": audio.mean(axis=1), "sample_rate": rate, WHERE: part.where}
+
+
+def idx(file: File) -> Iterator[Row | Bad]:
+    """`image` uint8 [height, width, 1] and `label` of …-images-idx3-ubyte and the labels beside it
+    (http://yann.lecun.com/exdb/mnist)."""
+    beside = file.beside(labels_of(PurePosixPath(file.name).name))
+    with file.open() as images, beside.open() as labels:
+        (rows, *shape), (labelled,) = _idx_shape(images, 3), _idx_shape(labels, 1)
+        if rows != labelled:
+            raise DataError(f"{file.where}: {rows} images, but {labelled} labels in {beside.where}")
+        for number in range(rows):
+            pixels, label = images.read(math.prod(shape)), labels.read(1)
+            if len(pixels) < math.prod(shape) or not label:
+                raise Damaged(f"there are not as many bytes as {rows} images and labels have")
+            image = np.frombuffer(pixels, np.uint8).reshape(*shape, 1)
+            yield {"image": image, "label": str(label[0]), WHERE: f"{file.where}, image {number}"}
+
+
+def labels_of(name: str) -> str:
+    """The file that has the labels of a file of images in idx format; itself, where it is none."""
+    return name.replace("images", "labels").replace("idx3-ubyte", "idx1-ubyte") if "idx3-ubyte" in name else name
+
+
+def _idx_shape(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
+    head = stream.read(4 + 4 * dimensions)
+    if len(head) < 4 + 4 * dimensions or head[:4] != bytes((0, 0, 8, dimensions)):
+        raise Damaged(f"no idx file of bytes in {dimensions} dimensions")
+    return struct.unpack_from(f">{dimensions}I", head, 4)
+
+
+_SENTENCES = Format("texts", sentences, packed=True)
+_IDX_FORMAT = Format("images", idx, packed=True)
+_IMAGE = Format("images", image, streamed=True)
+FORMATS = {
+    ".txt": Format("texts", documents, packed=True),
+    ".jsonl": Format("objects", json_lines, packed=True),
+    ".csv": Format("tables", comma_separated, packed=True),
+    ".tsv": Format("tables", tsv, packed=True),
+    ".parquet": Format("tables", parquet),
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".webp"), _IMAGE),
+    ".wav": Format("sounds", wav, streamed=True),
+}

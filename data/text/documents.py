@@ -1,0 +1,166 @@
+"""The texts of a source, cleaned and kept: the first of the two things that are made from any text, and made once.
+
+A source is read as a stream, whatever its size; its documents are kept as an ArrayRecord store a split, from which tokenizers are
+trained, rows are made (`data.packing`), and texts are shown.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from data.cache import kept, read_json
+from data.dataset import Spec, fingerprint
+from data.errors import DataError
+from data.reading import FromSource, Reading
+from data.sources import Row
+from data.sources.mixture import PART
+from data.store import Stored, Writer
+from data.text.cleaning import ORDER, Cleaner, Cleaning, left_out
+
+CHUNK = 1000  # texts that are in memory at once
+COLUMNS = {
+    "label": Spec((), np.int32),  # in the order in which labels appear; -1 without
+    "part": Spec((), np.int16),  # of a mixture
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromText(FromSource):
+    """What the config of anything that is made of text has."""
+
+    READS = ("text", "label", "document")
+    JOINS: ClassVar[bool] = True  # whether consecutive rows of one document are one text
+
+    cleaning: Cleaning = Cleaning()
+
+
+@dataclass(frozen=True)
+class Documents:
+    """`folder` holds a store for each split, and `about.json`."""
+
+    folder: Path
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """`splits`: {split: number of documents}; `fields` of the source; `labels`; `counts` of what cleaning did; `bad`
+        records; `fingerprint` of each split; `source`, the stamp of what was read; `weights` of its parts."""
+        return read_json(self.folder / "about.json")
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.about["splits"])
+
+    def store(self, split: str) -> Stored:
+        return Stored(self.folder / f"{split}.array_record")
+
+    @property
+    def weights(self) -> list[float]:
+        """Of the parts of a mixture; one, where there is none."""
+        return self.about["weights"]
+
+    def texts(self, split: str, chosen: np.ndarray | None = None) -> "Texts":
+        """All texts of a split, or those of some rows."""
+        return Texts(self.store(split), chosen)
+
+    def chunks(self, split: str, part: int) -> Iterator[list[str]]:
+        """The texts of a part of a split, some at a time."""
+        store = self.store(split)
+        begin, end = np.searchsorted(store.column("part"), [part, part + 1])
+        for start in range(begin, end, CHUNK):
+            yield texts_of(store, range(start, min(start + CHUNK, end)))
+
+
+class Texts(Sequence[str]):
+    """The texts of some documents, read when they are asked for."""
+
+    def __init__(self, store: Stored, chosen: np.ndarray | None = None):
+        self.store, self.chosen = store, np.arange(len(store)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if isinstance(index, slice):
+            return texts_of(self.store, self.chosen[index])
+        return texts_of(self.store, self.chosen[[index]])[0]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), CHUNK):
+            yield from self[start : start + CHUNK]
+
+
+def texts_of(store: Stored, indices: Sequence[int] | np.ndarray) -> list[str]:
+    return [text.decode("utf-8", "surrogatepass") for text in store.rest(indices)]
+
+
+def documents(config: FromText) -> Documents:
+    """The cleaned documents of a config's source. Raises DataError for whatever cannot be read, or is not there."""
+    reading = Reading(config)
+    key = fingerprint(reading.key, config.JOINS, repr(config.cleaning), config.cleaning.stamp())
+    return Documents(kept(f"documents/{key}", lambda folder: _write(folder, config, reading)))
+
+
+def _write(folder: Path, config: FromText, reading: Reading) -> None:
+    labels: dict[str, int] = {}
+    sizes, prints = {}, {}
+    with Cleaner(config.cleaning, folder) as cleaner:
+        splits = reading.splits()
+        for split in (split for split in ORDER if split in splits):
+            digest = hashlib.sha256()
+            with Writer(folder / f"{split}.array_record", COLUMNS) as writer:
+                rows = _with_text(splits[split], reading)
+                for row in cleaner.clean(_joined(rows) if config.JOINS else rows, split):
+                    label = row.get("label")
+                    number = -1 if label is None else labels.setdefault(str(label), len(labels))
+                    text = row["text"].encode("utf-8", "surrogatepass")
+                    digest.update(f"{label} {len(text)} ".encode() + text)
+                    writer.append({"label": number, "part": row[PART]}, text)
+            sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
+            if not writer.count:
+                why = left_out(cleaner.counts)
+                raise DataError(f"data.source {config.source}: there is no text in {split}{why and ': cleaning left out ' + why}")
+    reading.check_unchanged()
+    about = {
+        "splits": {split: sizes[split] for split in splits},
+        "fields": reading.fields,
+        "labels": list(labels),
+        "counts": cleaner.counts,
+        "bad": reading.bad,
+        "fingerprint": prints,
+        "source": reading.stamp,
+        "weights": reading.weights,
+    }
+    (folder / "about.json").write_text(json.dumps(about), "utf-8")
+
+
+def _with_text(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
+    for row in rows:
+        if isinstance(row.get("text"), str):
+            yield row
+        else:
+            reading.reject(f"its text is {type(row['text']).__name__}, not a string" if "text" in row else "it has no text")
+
+
+def _place(row: Row) -> tuple:
+    return row[PART], row.get("document")
+
+
+def _joined(rows: Iterator[Row]) -> Iterator[Row]:
+    """Consecutive rows of one `document` as one; a row without is a document of its own."""
+    current: dict[str, Any] | None = None
+    parts: list[str] = []
+    for row in rows:
+        if current is not None and row.get("document") is not None and _place(row) == _place(current):
+            parts.append(row["text"])
+            continue
+        if current is not None:
+            yield {**current, "text": " ".join(parts)}
+        current, parts = row, [row["text"]]
+    if current is not None:
+        yield {**current, "text": " ".join(parts)}

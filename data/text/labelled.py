@@ -1,0 +1,94 @@
+"""Texts with labels, for classification."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import labels as labelling
+from data.cache import kept
+from data.dataset import Dataset, Examples, Spec, Subset, WithLabels, fingerprint
+from data.mixture import weighted
+from data.store import Stored
+from data.text.documents import Documents, documents
+from data.text.language_modelling import FromTokens, TextCodec, about, facts, vocabulary_for, write_rows
+from data.text.language_modelling import notes as notes_of
+from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledText(labelling.Labelled, FromTokens):
+    """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]. Longer texts are cut."""
+
+    JOINS = False  # each has a label
+
+    source: Any = "pydocs:topics"
+
+    def spec(self) -> dict[str, Spec]:
+        rows, both = (self.batch_size,), (self.batch_size, self.length)
+        return {
+            "tokens": Spec(both, np.int32),
+            "words": Spec(both, np.int32),
+            "segments": Spec(both, np.int32),
+            "mask": Spec(both, np.bool_),
+            "label": Spec(rows, np.int32),
+            "example": Spec(rows, np.uint32),
+            "valid": Spec(rows, np.float32),
+        }
+
+    def build(self, tokenizer: str | None = None) -> Dataset:
+        texts = documents(self)
+        vocabulary = vocabulary_for(self, tokenizer, texts)
+        appeared = {split: texts.store(split).column("label") for split in texts.splits}
+        labels = labelling.numbered(appeared, texts.about["labels"], self.source)
+        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
+        codec = TextCodec(self.length, vocabulary, labels.names)
+        rows = self.rows(texts, codec)
+        splits: dict[str, Examples] = {
+            split: WithLabels(Stored(rows / f"{split}.array_record", self.spec()), numbers)
+            for split, numbers in labels.numbers.items()
+        }
+        part = texts.store("train").column("part")[chosen]
+        splits["train"] = weighted(Subset(splits["train"], chosen), part, texts.weights, self.source)
+        topics, notes = about(texts, rows), [*notes_of(texts), *labels.notes]
+        if self.labels_per_class is not None:
+            notes.append(
+                f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} a class"
+            )
+        for split in splits:
+            cut, total = (topics[f"tokens of {split}"][name] for name in ("texts that are cut", "documents"))
+            if cut:
+                notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are cut to it")
+        return Dataset(
+            splits=splits,
+            facts={**facts(vocabulary), **labelling.facts(labels, chosen)},
+            fingerprint={
+                **texts.about["fingerprint"],
+                "tokenizer": vocabulary.hash,
+                "rows": f"labelled, of {self.length}",
+                "chosen": fingerprint(chosen),
+            },
+            codec=codec,
+            shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
+            notes=notes,
+            about={**topics, "labels": labels.counts("train")},
+            bad_records=texts.about["bad"],
+        )
+
+    def rows(self, texts: Documents, codec: TextCodec) -> Path:
+        """The folder of the rows of each split."""
+        columns = {name: Spec(s.shape[1:], s.dtype) for name, s in self.spec().items() if len(s.shape) == 2}
+
+        def write(folder: Path) -> None:
+            tallies = write_rows(
+                folder, texts, codec.vocabulary, columns, self.length, lambda encoded, _: map(codec.row, encoded)
+            )
+            counted = {split: {**tally.about(), "texts that are cut": tally.cut} for split, tally in tallies.items()}
+            (folder / "about.json").write_text(json.dumps(counted), "utf-8")
+
+        return kept(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)
+
+    def codec(self, folder: Path) -> TextCodec:
+        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))

@@ -1,0 +1,220 @@
+"""From documents to the fixed shapes of language modelling.
+
+Shapes: B batch, T length.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data import labels as labelling
+from data.cache import kept, read_json
+from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
+from data.errors import DataError
+from data.mixture import weighted
+from data.store import Stored, Writer
+from data.text import packing
+from data.text.cleaning import left_out
+from data.text.documents import Documents, FromText, documents
+from data.text.pairs import VARIANTS, Pairs, assemble
+from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+MOST_TOKENS = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromTokens(FromText):
+    """What the config of anything that is made of tokens has."""
+
+    length: int = 128
+    "tokens in a row, T"
+    vocab_size: int = 4096
+    "of the tokenizer that is trained on the source, if one is"
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    "of the tokenizer that is trained on the source, if one is"
+    tokenizer: str | None = None
+    "path of a tokenizer.json, vocab.txt or SentencePiece model to use instead; None is that of --init-from, or one trained here"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.length < 8:
+            raise ValueError(f"length must be at least 8, not {self.length}")
+        if self.vocab_size < 300:
+            raise ValueError(f"vocab_size must be at least 300, which holds the characters, not {self.vocab_size}")
+        if self.vocab_size > MOST_TOKENS:
+            raise ValueError(f"vocab_size must be at most {MOST_TOKENS}, not {self.vocab_size}")
+        if self.tokenizer == "":
+            raise ValueError("tokenizer must be a path, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(FromTokens):
+    """Batches of `tokens`, `words` [B, T] (number of the word in its row, -1 for special tokens), and by layout:
+
+    `windows`: [CLS] text [SEP], cut from the documents in a row, [SEP] between two; no padding. `packed`: as many [CLS] text
+    [SEP] as fit into a row, each document apart; `sequences` [B, T] numbers them from 1, 0 at padding, and `positions` [B, T]
+    counts in each. `pairs`: [CLS] A [SEP] B [SEP] of one document, with `segments` and `mask` [B, T] (True at tokens, False at
+    padding); `is_random` [B] is 1 for the half of them whose B comes from another document.
+    """
+
+    source: Any = "pydocs"
+    batch_size: int = 64
+    layout: Literal["windows", "packed", "pairs"] = "windows"
+
+    def spec(self) -> dict[str, Spec]:
+        rows = (self.batch_size,)
+        both = Spec((self.batch_size, self.length), np.int32)
+        more = {
+            "windows": {},
+            "packed": {"sequences": both, "positions": both},
+            "pairs": {"segments": both, "mask": Spec(both.shape, np.bool_), "is_random": Spec(rows, np.int32)},
+        }[self.layout]
+        return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
+
+    def build(self, tokenizer: str | None = None) -> Dataset:
+        texts = documents(self)
+        vocabulary = vocabulary_for(self, tokenizer, texts)
+        rows = self.rows(texts, vocabulary)
+        splits: dict[str, Examples] = {}
+        for split in texts.splits:
+            stored = Stored(rows / f"{split}.array_record", None if self.layout == "pairs" else self.spec())
+            if not len(stored):
+                raise DataError(f"data.source {self.source}: {split} has fewer tokens than data.length {self.length}")
+            part = stored.column("part")
+            splits[split] = stored
+            if self.layout == "pairs":
+                splits[split] = pairs = Pairs(stored, self.length, vocabulary, VARIANTS if split == "train" else 1)
+                part = np.tile(part, pairs.variants)
+            if split == "train":
+                splits[split] = weighted(splits[split], part, texts.weights, self.source)
+        return Dataset(
+            splits=splits,
+            facts=facts(vocabulary),
+            fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
+            codec=TextCodec(self.length, vocabulary),
+            notes=notes(texts),
+            about=about(texts, rows),
+            bad_records=texts.about["bad"],
+        )
+
+    def rows(self, texts: Documents, vocabulary: Tokenizer) -> Path:
+        """The folder of the rows of each split: the tokenized cache."""
+        make: dict[str, MakeRows] = {
+            "windows": lambda encoded, _: packing.windows(encoded, self.length, vocabulary),
+            "packed": lambda encoded, _: packing.packed(encoded, self.length, vocabulary),
+            "pairs": lambda encoded, first: packing.stretches(encoded, self.length - 3, vocabulary.special["pad"], first),
+        }
+        token = np.uint16 if vocabulary.vocab_size <= 2**16 else np.int32
+        place = np.int16 if self.length < 2**15 else np.int32
+        size = self.length - 3 if self.layout == "pairs" else self.length
+        columns = {"tokens": Spec((size,), token), "words": Spec((size,), place), "part": Spec((), np.int16)}
+        columns |= {
+            "windows": {},
+            "packed": {"sequences": Spec((size,), place), "positions": Spec((size,), place)},
+            "pairs": {"size": Spec((), np.int32), "document": Spec((), np.int32)},
+        }[self.layout]
+
+        def write(folder: Path) -> None:
+            tallies = write_rows(folder, texts, vocabulary, columns, size, make[self.layout])
+            counted = {split: tally.about() for split, tally in tallies.items()}
+            (folder / "about.json").write_text(json.dumps(counted), "utf-8")
+
+        return kept(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
+
+    def codec(self, folder: Path) -> "TextCodec":
+        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)))
+
+
+MakeRows = Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]
+"""From encoded documents, and how many there were before them, to rows."""
+
+
+def write_rows(
+    folder: Path, texts: Documents, vocabulary: Tokenizer, columns: Mapping[str, Spec], size: int, make: MakeRows
+) -> dict[str, packing.Tally]:
+    """A store a split, of rows of `size` tokens, part after part of a mixture; what was counted of each split."""
+    tallies = {split: packing.Tally(vocabulary, size) for split in texts.splits}
+    for split, tally in tallies.items():
+        with Writer(folder / f"{split}.array_record", columns) as writer:
+            for part in range(len(texts.weights)):  # no row has documents of two
+                encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
+                for row in tally.made(make(encoded, tally.documents)):
+                    writer.append({**row, "part": part})
+    return tallies
+
+
+def vocabulary_for(config: FromTokens, given: str | None, texts: Documents) -> Tokenizer:
+    """The tokenizer that `config` names, or else the `given` one, or else one trained on the training split of `texts`."""
+    if path := config.tokenizer or given:
+        return Tokenizer.load(path)
+
+    def train(folder: Path) -> None:
+        vocabulary = Tokenizer.train(texts.texts("train"), config.vocab_size, config.tokenizer_kind)
+        (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
+
+    key = fingerprint(texts.folder.name, config.vocab_size, config.tokenizer_kind)
+    return Tokenizer.load(str(kept(f"tokenizers/{key}", train) / TOKENIZER_FILE))
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """Texts to [CLS] text [SEP] of `length` tokens and back."""
+
+    length: int
+    vocabulary: Tokenizer
+    labels: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        kept = {TOKENIZER_FILE: self.vocabulary.json}
+        return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
+        """`tokens`, `words`, `segments` and `mask` [rows, T], and what there is to say of texts that were cut. Raises DataError
+        for a row without text."""
+        for i, row in enumerate(rows):
+            if "text" not in row:
+                raise DataError(f"row {i} has no text; it has: {', '.join(row) or 'nothing'}")
+            if not isinstance(row["text"], str) or not row["text"].strip():
+                raise DataError(f"row {i}: its text is {json.dumps(row['text'])[:50]}, and not words")
+        encoded = self.vocabulary.encode([row["text"] for row in rows])
+        cut = sum(len(ids) > self.length - 2 for ids, _ in encoded)
+        notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are cut to it"] if cut else []
+        return stacked([self.row(text) for text in encoded]), notes
+
+    def row(self, text: packing.Encoded) -> dict[str, np.ndarray]:
+        """[T] of one encoded text, cut to what fits."""
+        ids, words = text
+        return assemble([(ids[: self.length - 2], words[: self.length - 2])], self.length, self.vocabulary)
+
+    def token(self, index: int) -> str:
+        return self.vocabulary.token(index)
+
+
+def about(texts: Documents, rows: Path) -> dict[str, Any]:
+    """What `data inspect` shows of texts."""
+    counted = read_json(rows / "about.json")
+    return {
+        "source": {**texts.about["splits"], "fields": ", ".join(texts.about["fields"]), "bad records": len(texts.about["bad"])},
+        "cleaning": texts.about["counts"],
+        **{f"tokens of {split}": found for split, found in counted.items()},
+    }
+
+
+def notes(texts: Documents) -> list[str]:
+    """What cleaning left out, if it did."""
+    counts = texts.about["counts"]
+    why = left_out(counts)
+    return [f"cleaning left out {why}, of {counts['documents in']:,} documents"] if why else []
+
+
+def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def facts(vocabulary: Tokenizer) -> dict[str, Any]:
+    return {"vocab_size": vocabulary.vocab_size, "mask_id": vocabulary.special["mask"], "random_ids": vocabulary.random_ids}

@@ -1,0 +1,269 @@
+"""From text to token ids by the `tokenizers` library: trained on the source, or loaded from the file of a published model."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from data.errors import DataError
+
+TOKENIZER_FILE = "tokenizer.json"  # in a run directory
+PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROLES = {
+    "pad": (PAD, "<pad>"),
+    "unknown": (UNKNOWN, "<unk>"),
+    "cls": (CLS, "<cls>", "<s>", "<bos>", "<|endoftext|>"),
+    "sep": (SEP, "<sep>", "</s>", "<eos>", "<|endoftext|>"),
+    "mask": (MASK, "<mask>"),
+}
+"""What special tokens are for, and the names they go by in published tokenizers; the first that a vocabulary has is the one."""
+
+Kind = Literal["wordpiece", "bpe", "unigram"]
+METASPACE = "▁"  # a space, to SentencePiece
+BYTE_SPACES = tuple(chr(256 + byte) for byte in b"\t\n\v\f\r ")  # whitespace, in the letters of byte-level BPE
+CHUNK = 1024  # texts whose encodings, which are large, are in memory at once
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`json` is the text of a `tokenizer.json`, which is all there is to it. `[MASK]` in a text is the mask."""
+
+    json: str
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, kind: Kind = "wordpiece") -> "Tokenizer":
+        """The special tokens first, then the others; the same texts give the same tokenizer by the same libraries,
+        whatever the process and the number of its threads.
+
+        wordpiece: lower-cased, as BERT's (Schuster & Nakajima 2012; Devlin et al. 2019), in alphabetical order. It reads the
+        texts twice; if they are an iterator, they are held in memory.
+        bpe: of bytes, as GPT-2's and RoBERTa's (Radford et al. 2019), in the order of merging: nothing is unknown, and the
+        tokens give back the very text.
+        unigram: SentencePiece's (Kudo 2018), in the order of probability. It may have fewer tokens, if the texts are few; and it
+        is SentencePiece itself that trains it, since what the `tokenizers` library gives varies from run to run.
+
+        Raises DataError if `vocab_size` does not hold the characters of the texts.
+        """
+        assert kind in get_args(Kind), kind
+        tokenizer = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind](texts, vocab_size)
+        if (least := tokenizer.get_vocab_size()) > vocab_size:
+            raise _too_small(vocab_size, least, kind)
+        return cls(tokenizer.to_str())
+
+    @classmethod
+    def load(cls, path: str) -> "Tokenizer":
+        """Of a `tokenizer.json`, BERT's `vocab.txt` (a token a line), or SentencePiece's `.model`.
+
+        Raises DataError if the file is missing or no tokenizer, or lacks the special token of a role.
+        """
+        kinds = {".json": _from_json, ".txt": _from_vocabulary, ".model": _from_sentencepiece}
+        if (suffix := Path(path).suffix) not in kinds:
+            raise DataError(f"tokenizer {path}: the name must end in .json (a tokenizer.json), .txt (BERT's vocab.txt) or .model")
+        try:
+            content = Path(path).read_bytes()
+            implementation = kinds[suffix](content)
+        except OSError as error:
+            raise DataError(f"tokenizer {path}: {error.strerror}") from None
+        except ImportError:
+            raise DataError(
+                f"tokenizer {path}: SentencePiece is needed to read it: pip install 'fmodels[sentencepiece]'"
+            ) from None
+        except Exception as error:  # the libraries raise Exception itself
+            form = {".json": "tokenizer.json", ".txt": "vocab.txt of BERT", ".model": "SentencePiece model"}[suffix]
+            raise DataError(f"tokenizer {path} is not a {form}: {' '.join(str(error).split())}") from None
+        has = implementation.token_to_id
+        missing = [names[0] for names in ROLES.values() if all(has(name) is None for name in names)]
+        if missing:
+            raise DataError(f"tokenizer {path} lacks the special token(s) {', '.join(missing)}, also by their other names")
+        if suffix == ".json":
+            return cls(content.decode("utf-8"))  # the library does not write back every float that it read
+        return cls(implementation.to_str())
+
+    @cached_property
+    def implementation(self) -> Any:
+        from tokenizers import Tokenizer as Implementation
+
+        implementation = Implementation.from_str(self.json)
+        implementation.no_truncation()  # published files may say to cut texts at 512, or to pad them
+        implementation.no_padding()
+        return implementation
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixteen hex digits of SHA-256 of the JSON without its layout."""
+        canonical = json.dumps(json.loads(self.json), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """By id; an id that has none, as published vocabularies may have, is `[ID]`."""
+        known = {i: token for token, i in self.implementation.get_vocab().items()}
+        return tuple(known.get(i, f"[{i}]") for i in range(max(known) + 1))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.tokens)
+
+    def id(self, token: str) -> int:
+        found = self.implementation.token_to_id(token)
+        assert found is not None, token
+        return found
+
+    def token(self, index: int) -> str:
+        return self.tokens[index] if 0 <= index < self.vocab_size else f"[{index}]"
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """The id of each role in ROLES that has one."""
+        ids = {role: [self.implementation.token_to_id(name) for name in names] for role, names in ROLES.items()}
+        return {role: next(i for i in found if i is not None) for role, found in ids.items() if any(i is not None for i in found)}
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Of all tokens that are no text, those without a role among them, ascending."""
+        added = self.implementation.get_added_tokens_decoder()
+        return tuple(sorted({*self.special.values(), *(i for i, token in added.items() if token.special)}))
+
+    @property
+    def random_ids(self) -> tuple[int, int]:
+        """First and past-the-last id of the ordinary tokens: the longest range without a special one."""
+        edges = (-1, *self.special_ids, self.vocab_size)
+        return max(((low + 1, high) for low, high in pairwise(edges)), key=lambda ids: ids[1] - ids[0])
+
+    @cached_property
+    def _marks(self) -> tuple[np.ndarray, bool]:
+        """int8 [V]: 1 where a token begins a word, 0 where it goes on with it, -1 where it is special, but for the unknown one;
+        and whether 1 says instead that it ends one, as in the oldest BPE (Sennrich et al. 2016)."""
+        parts = json.loads(self.json)
+        model = parts["model"]
+        prefix, suffix = (model.get(name) or None for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+        byte_level = "ByteLevel" in json.dumps([parts.get("pre_tokenizer"), parts.get("decoder")])
+        marked: Callable[[str], bool] = lambda token: token.startswith(BYTE_SPACES if byte_level else METASPACE)
+        if prefix and model["type"] == "WordPiece":
+            marked = lambda token: not token.startswith(prefix)
+        elif suffix:
+            marked = lambda token: token.endswith(suffix)
+        marks = np.array([marked(token) for token in self.tokens], np.int8)
+        special = list(self.special_ids)
+        if not np.delete(marks, special).any():
+            marks[:] = 1  # nothing tells words: each token is one
+        marks[[i for i in special if i != self.special.get("unknown")]] = -1
+        return marks, bool(suffix)
+
+    def words(self, ids: np.ndarray) -> np.ndarray:
+        """For ids [T] the number of the word that each belongs to, int32 [T]; -1 for special tokens but the unknown one.
+
+        A word is what stands between whitespace, the whitespace before it included. WordPiece, which marks what goes on with a
+        word by ##, also parts punctuation. The unknown token is a word of WordPiece, and a part of one otherwise."""
+        table, at_end = self._marks
+        marks = table[ids]
+        before = np.concatenate([[-1], marks[:-1]])
+        begins = (before != 0) if at_end else (marks == 1) | (before == -1)  # what follows a special token begins one too
+        return np.where(marks == -1, -1, np.cumsum(begins & (marks != -1)) - 1).astype(np.int32)
+
+    def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each text its token ids, int32 [T], and `words` of these. Raises DataError for a text that is no Unicode."""
+        encoded = []
+        for at in range(0, len(texts), CHUNK):
+            try:
+                encodings = self.implementation.encode_batch_fast(texts[at : at + CHUNK], add_special_tokens=False)
+            except TypeError:
+                bad = next(text for text in texts[at : at + CHUNK] if any("\ud800" <= c <= "\udfff" for c in text))
+                raise DataError(
+                    f"text {bad[:40]!r} has half of a surrogate pair; data.cleaning.strip_control removes it"
+                ) from None
+            encoded += [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [(ids, self.words(ids)) for ids in encoded]
+
+
+def _too_small(vocab_size: int, least: int, kind: Kind) -> DataError:
+    return DataError(f"vocab_size must be at least {least} for {kind}, which holds the characters of the texts, not {vocab_size}")
+
+
+def _bert(vocabulary: dict[str, int], lowercase: bool) -> Any:
+    from tokenizers import Tokenizer as Implementation
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    unknown = next((name for name in ROLES["unknown"] if name in vocabulary), UNKNOWN)
+    tokenizer = Implementation(models.WordPiece(vocabulary, unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([name for names in ROLES.values() for name in names if name in vocabulary])
+    return tokenizer
+
+
+def _wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
+    """The trainer numbers the letters that go on with a word as its hash table happens to hold them, and of pairs that are
+    equally frequent merges the one with the lower numbers. So it is told the letters, in order, which a first round finds."""
+    from tokenizers import trainers
+
+    def trained(size: int, first: list[str]) -> dict[str, int]:
+        tokenizer = _bert({}, lowercase=True)
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer.get_vocab()
+
+    texts = list(texts) if isinstance(texts, Iterator) else texts
+    letters = sorted(trained(0, []))
+    ordinary = sorted(trained(vocab_size, [*SPECIAL, *letters]).keys() - set(SPECIAL))
+    return _bert({token: i for i, token in enumerate((*SPECIAL, *ordinary))}, lowercase=True)
+
+
+def _bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    from tokenizers import Tokenizer as Implementation
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Implementation(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _from_json(content: bytes) -> Any:
+    from tokenizers import Tokenizer as Implementation
+
+    return Implementation.from_str(content.decode("utf-8"))
+
+
+def _from_vocabulary(content: bytes) -> Any:
+    """Text is lower-cased, unless a token has a capital letter that is not special or, as `[unused0]`, in brackets."""
+    tokens = content.decode("utf-8").removesuffix("\n").split("\n")
+    tokens = [token.removesuffix("\r") for token in tokens]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    for i, token in enumerate(tokens):
+        if not token or vocabulary[token] != i:
+            raise ValueError(
+                f"line {i + 1} is empty" if not token else f"lines {i + 1} and {vocabulary[token] + 1} are both {token}"
+            )
+    names = {name for names in ROLES.values() for name in names}
+    cased = any(token != token.lower() for token in tokens if token not in names and token[:1] + token[-1:] != "[]")
+    return _bert(vocabulary, lowercase=not cased)
+
+
+def _unigram(texts: Iterable[str], vocab_size: int) -> Any:
+    from data.text import sentence_piece
+
+    try:
+        return _from_sentencepiece(sentence_piece.train(texts, vocab_size, *SPECIAL))
+    except sentence_piece.TooSmall as error:
+        raise _too_small(vocab_size, error.args[0], "unigram") from None
+    except ImportError:
+        raise DataError("SentencePiece is needed to train a unigram tokenizer: pip install 'fmodels[sentencepiece]'") from None
+
+
+def _from_sentencepiece(content: bytes) -> Any:
+    from data.text import sentence_piece
+
+    return sentence_piece.converted(content, [name for names in ROLES.values() for name in names])

@@ -1,0 +1,39 @@
+"""Heads: what an objective puts on top of a model's outputs.
+
+Shapes: B batch, K positions, D model width, V vocabulary, C classes.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from fmodels.axes import constrain, named
+from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, LayerNorm
+
+
+class MaskedLMHead(nn.Module):
+    """Dense, GELU, LayerNorm, then the product with the token embedding plus a bias (Devlin et al. 2019; tied, float32 out)."""
+
+    @nn.compact
+    def __call__(
+        self, hidden_BKD: Float[Array, "B K D"], embedding_VD: Float[Array, "V D"], train: bool
+    ) -> Float[Array, "B K V"]:
+        x_BKD = ACTIVATIONS["gelu"](Dense(hidden_BKD.shape[-1], ("embed", "mlp"), name="dense")(hidden_BKD))
+        x_BKD = LayerNorm(name="norm")(constrain(x_BKD, "batch", None, None))
+        bias_V = self.param("bias", named(nn.initializers.zeros, "vocab"), (embedding_VD.shape[0],))
+        logits_BKV = jnp.einsum("BKD,VD->BKV", x_BKD, embedding_VD, preferred_element_type=jnp.float32)
+        return constrain(logits_BKV + bias_V.astype(jnp.float32), "batch", None, "vocab")
+
+
+class ClassifierHead(nn.Module):
+    """Dropout, then one dense layer that starts at zero (Dosovitskiy et al. 2021, §3.2): a random one would pull the features
+    that it is put on in directions of its own, another for each seed. float32 out."""
+
+    classes: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, pooled_BD: Float[Array, "B D"], train: bool) -> Float[Array, "B C"]:
+        x_BD = Dropout(self.dropout)(pooled_BD, train)
+        dense = Dense(self.classes, ("embed", None), init=nn.initializers.zeros, name="dense")
+        return constrain(dense(x_BD).astype(jnp.float32), "batch", None)

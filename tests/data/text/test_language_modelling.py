@@ -1,0 +1,151 @@
+"""From files to rows: every token in its place, every draw a function of the index, and nothing made twice."""
+
+import json
+
+import chex
+import numpy as np
+import pytest
+
+from data.loader import Batches
+from data.text.documents import documents
+from data.text.language_modelling import Text
+
+pytestmark = pytest.mark.quick
+DOCUMENTS = [" ".join(f"word{i * j % 97} and some{j} text." for j in range(5 + 7 * i)) for i in range(12)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMODELS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "book.txt"
+    file.write_text("\n\n".join(DOCUMENTS))
+    return file
+
+
+def built(path, **changes):
+    return Text(**{"source": f"files:{path}", "length": 24, "vocab_size": 300, "batch_size": 4, **changes}).build()
+
+
+def rows_of(examples) -> dict[str, np.ndarray]:
+    return examples[np.arange(len(examples))]
+
+
+def texts_of(path) -> list[str]:
+    """Of the training split, cleaned."""
+    return list(documents(Text(source=f"files:{path}")).texts("train"))
+
+
+def test_windows_are_the_documents_in_order_each_token_once(path):
+    dataset = built(path)
+    vocabulary = dataset.codec.vocabulary
+    train = rows_of(dataset.splits["train"])["tokens"]
+    assert (train[:, 0] == vocabulary.special["cls"]).all() and (train[:, -1] == vocabulary.special["sep"]).all()
+    stream = [token for text in texts_of(path) for token in [*vocabulary.encode([text])[0][0], vocabulary.special["sep"]]]
+    inner = train[:, 1:-1].reshape(-1)
+    np.testing.assert_array_equal(inner, stream[: len(inner)])
+    assert 0 <= len(stream) - len(inner) < 22
+
+
+def test_words_number_the_pieces_of_a_word_alike_and_mark_special_tokens(path):
+    dataset = built(path)
+    vocabulary, rows = dataset.codec.vocabulary, rows_of(dataset.splits["train"])
+    for tokens, words in zip(rows["tokens"], rows["words"], strict=True):
+        special = np.isin(tokens, vocabulary.special_ids)
+        np.testing.assert_array_equal(words < 0, special)
+        for at in range(2, 23):
+            if special[at] or special[at - 1]:
+                continue
+            continues = vocabulary.token(int(tokens[at])).startswith("##")
+            assert words[at] - words[at - 1] == (0 if continues else 1)
+
+
+def test_pairs_are_two_segments_half_of_them_of_one_document(path):
+    dataset = built(path, layout="pairs")
+    vocabulary, rows = dataset.codec.vocabulary, rows_of(dataset.splits["train"])
+    random = rows["is_random"]
+    assert abs(random.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(random))
+    texts = [vocabulary.encode([text])[0][0].tolist() for text in texts_of(path)]
+    follows = []
+    for tokens, segments, mask in zip(rows["tokens"], rows["segments"], rows["mask"], strict=True):
+        assert tokens[0] == vocabulary.special["cls"] and (tokens[~mask] == vocabulary.special["pad"]).all()
+        ends = np.flatnonzero(tokens == vocabulary.special["sep"])
+        assert len(ends) == 2 and segments[: ends[0] + 1].max() == 0 and (segments[ends[0] + 1 : ends[1] + 1] == 1).all()
+        first, second = tokens[1 : ends[0]].tolist(), tokens[ends[0] + 1 : ends[1]].tolist()
+        assert first and second
+        joined_up = first + second
+        follows.append(any(joined_up == text[i : i + len(joined_up)] for text in texts for i in range(len(text))))
+    assert all(f for f, r in zip(follows, random, strict=True) if not r)
+    assert np.mean([f for f, r in zip(follows, random, strict=True) if r]) < 0.1
+
+
+def test_an_example_is_a_function_of_its_index(path):
+    a, b = (built(path, layout="pairs").splits["train"] for _ in range(2))
+    chosen = np.array([5, 0, len(a) - 1, 5])
+    chex.assert_trees_all_equal(a[chosen], b[chosen])
+    chex.assert_trees_all_equal(a[chosen[::-1]], {name: x[::-1] for name, x in a[chosen].items()})
+
+
+def test_the_fingerprint_says_what_the_rows_are_made_of(path):
+    first, longer = built(path).fingerprint, built(path, length=32).fingerprint
+    assert set(first) == {"train", "validation", "tokenizer", "rows"}
+    assert {name for name in first if first[name] != longer[name]} == {"rows"}
+
+
+@pytest.mark.parametrize("layout", ["windows", "packed", "pairs"])
+def test_batches_have_the_shapes_that_the_spec_promises(path, layout):
+    config = Text(source=f"files:{path}", length=24, vocab_size=300, batch_size=4, layout=layout)
+    batch = Batches(config.build().splits["train"], 4, 0)[0]
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+        name: (s.shape, np.dtype(s.dtype)) for name, s in config.spec().items()
+    }
+
+
+def test_a_second_run_reads_no_source(path, monkeypatch):
+    first = built(path)
+    monkeypatch.setattr("data.sources.files.Files.splits", lambda *_: pytest.fail("the source was read again"))
+    assert built(path).fingerprint == first.fingerprint
+
+
+def test_a_source_that_changed_is_read_again_and_told_apart(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("\n".join(DOCUMENTS))
+    before = built(file).fingerprint
+    file.write_text("\n".join([*DOCUMENTS, "one more of them"]))
+    after = built(file).fingerprint
+    assert before["train"] != after["train"]
+
+
+def test_a_mixture_keeps_its_proportions_and_no_row_has_two_sources(tmp_path):
+    for name in ("q", "z"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{name * 3} {text.replace('word', name * 3)}" for text in DOCUMENTS))
+    source = f"mixture:0.75*files:{tmp_path / 'q.txt'}+0.25*files:{tmp_path / 'z.txt'}"
+    for layout in ("windows", "packed", "pairs"):
+        dataset = Text(source=source, length=24, vocab_size=300, batch_size=40, layout=layout).build()
+        token = dataset.codec.vocabulary.token
+        batches = Batches(dataset.splits["train"], 40, 0)
+        for n in range(3):
+            text = [" ".join(token(int(i)) for i in row) for row in batches[n]["tokens"]]
+            of_q, of_z = (np.array([f" {letter}" in row or f"##{letter}" in row for row in text]) for letter in "qz")
+            if layout != "pairs":
+                assert not (of_q & of_z).any()
+                assert 29 <= of_q.sum() <= 31
+
+
+def test_rows_of_one_document_are_joined(tmp_path):
+    rows = [{"text": "a", "document": "1"}, {"text": "b", "document": "1"}, {"text": "c", "document": "2"}, {"text": "d"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "validation.jsonl").write_text('{"text": "e"}')
+    found = documents(Text(source=f"files:{tmp_path}"))
+    assert list(found.texts("train")) == ["a b", "c", "d"] and list(found.texts("validation")) == ["e"]
+
+
+def test_texts_that_are_cut_are_told(path):
+    batch, notes = built(path).codec.encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
+    assert batch["tokens"].shape == (2, 24)
+    assert notes == ["1 of 2 texts are longer than data.length 24 and are cut to it"]

@@ -1,0 +1,298 @@
+"""Tokenizers: the same from the same texts, right about words, and as published ones wherever they come from."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import DataError
+from data.text.tokenizer import ROLES, SPECIAL, Tokenizer
+
+pytestmark = pytest.mark.quick
+KINDS = ("wordpiece", "bpe", "unigram")
+TEXTS = [
+    " ".join(f"word{i * j % 97} and some{j} text, isn't it, Dr. Who? Zürich {chr(97 + j % 26) * 3}" for j in range(9 + i))
+    for i in range(40)
+]
+CORPUS = Path(os.environ.get("FMODELS_DATA", ""), "tiny_shakespeare", "input.txt")
+needs_corpus = pytest.mark.skipif(not CORPUS.is_file(), reason="FMODELS_DATA does not say where tiny_shakespeare is")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    known = {}
+
+    def of(kind):
+        if kind == "unigram":
+            pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
+        return known.setdefault(kind, known.get(kind) or Tokenizer.train(TEXTS, 400, kind))
+
+    return of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_come_first_and_the_vocabulary_is_as_large_as_asked(trained, kind):
+    tokenizer = trained(kind)
+    assert tokenizer.tokens[:5] == SPECIAL and tokenizer.special == {role: i for i, role in enumerate(ROLES)}
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4) and tokenizer.random_ids == (5, tokenizer.vocab_size)
+    assert len(set(tokenizer.tokens)) == tokenizer.vocab_size <= 400 and (kind != "bpe" or tokenizer.vocab_size == 400)
+
+
+TRAIN = """
+import sys
+from data.text.tokenizer import Tokenizer
+texts = [line for line in sys.stdin.read().split("\\n") if line]
+print(Tokenizer.train(iter(texts), 700, sys.argv[1]).json)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_process_trains_the_same_tokenizer(trained, kind):
+    """Also where hash tables are ordered otherwise and there are more threads, on a text with many ties."""
+    trained(kind)
+    words = np.random.default_rng(0).choice([*"abcdefghijklmnopqrst"], (3000, 5))
+    texts = "\n".join(" ".join("".join(word) for word in words[i : i + 10]) for i in range(0, 3000, 10))
+
+    def run(seed, threads):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads}
+        command = [sys.executable, "-c", TRAIN, kind]
+        root = Path(__file__).parents[3]
+        return subprocess.run(command, input=texts, env=environment, cwd=root, text=True, capture_output=True, check=True).stdout
+
+    first = run("0", "1")
+    assert json.loads(first) and first == run("1", "4") == run("2", "2")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(" \n\t'aé[]"), max_size=40))
+def test_byte_level_bpe_gives_back_the_very_text(trained, text):
+    (ids, words), *_ = trained("bpe").encode([text])
+    assert text_of(trained("bpe"), ids) == text and trained("bpe").special["unknown"] not in ids
+    assert ids.dtype == words.dtype == np.int32 and len(ids) == len(words)
+
+
+def text_of(tokenizer, ids):
+    return tokenizer.implementation.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def pieces(tokenizer, text):
+    """The text of each word, and the numbers in their order."""
+    ids, words = tokenizer.encode([text])[0]
+    numbers = list(dict.fromkeys(words.tolist()))
+    return [text_of(tokenizer, ids[words == number]) for number in numbers], numbers
+
+
+@pytest.mark.parametrize("text", ["isn't this unbelievable, Dr. Who?", "Zürich word5 zzz", "x"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_word_is_what_stands_between_blanks(trained, kind, text):
+    words, numbers = pieces(trained(kind), text)
+    assert [word.strip() for word in words] == text.split() and numbers == list(range(len(words)))
+    if kind == "bpe":
+        assert "".join(words) == text, "the blank before a word is part of it"
+
+
+@pytest.mark.parametrize("text", ["isn't this unbelievable, Dr. Who?", "##a # #"])
+def test_a_word_of_wordpiece_is_that_of_the_library(trained, text):
+    tokenizer = trained("wordpiece")
+    theirs = tokenizer.implementation.encode(text, add_special_tokens=False).word_ids
+    np.testing.assert_array_equal(tokenizer.encode([text])[0][1], theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mask_in_a_text_is_the_mask_and_no_word(trained, kind):
+    tokenizer = trained(kind)
+    ids, words = tokenizer.encode(["some [MASK]text it"])[0]
+    assert (ids == tokenizer.special["mask"]).sum() == 1
+    np.testing.assert_array_equal(words == -1, ids == tokenizer.special["mask"])
+    at = int(np.flatnonzero(words == -1)[0])
+    assert words[at + 1] == words[at - 1] + 1 == words[:at].max() + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_make_no_difference(trained, kind, monkeypatch):
+    whole = trained(kind).encode(["", *TEXTS])
+    monkeypatch.setattr("data.text.tokenizer.CHUNK", 3)
+    for (ids, words), (of_chunk, words_of_chunk) in zip(whole, trained(kind).encode(["", *TEXTS]), strict=True):
+        np.testing.assert_array_equal(ids, of_chunk)
+        np.testing.assert_array_equal(words, words_of_chunk)
+    assert len(whole[0][0]) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_is_loaded(trained, kind, tmp_path):
+    tokenizer = trained(kind)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.json), indent=7), "utf-8")
+    loaded = Tokenizer.load(str(tmp_path / "tokenizer.json"))
+    assert (
+        loaded.hash == tokenizer.hash
+        and len(loaded.hash) == 16
+        and loaded.encode(TEXTS[:1])[0][0].tolist() == tokenizer.encode(TEXTS[:1])[0][0].tolist()
+    )
+    assert loaded.hash != trained("bpe" if kind == "wordpiece" else "wordpiece").hash
+
+
+def test_what_a_file_says_of_cutting_and_padding_is_not_obeyed(trained, tmp_path):
+    published = trained("wordpiece").implementation.from_str(trained("wordpiece").json)
+    published.enable_truncation(4)
+    published.enable_padding(length=100)
+    published.save(str(tmp_path / "t.json"))
+    for (ids, _), (ours, _) in zip(
+        Tokenizer.load(str(tmp_path / "t.json")).encode(TEXTS), trained("wordpiece").encode(TEXTS), strict=True
+    ):
+        np.testing.assert_array_equal(ids, ours)
+
+
+BERT = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "zurich", "un", "##able", ",", "the"]
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "expected"), [([], "The Zürich", [10, 6]), (["The"], "The zurich unable", [11, 6, 7, 8])]
+)
+def test_the_vocabulary_of_bert_is_cased_if_it_has_a_capital(tmp_path, more, text, expected):
+    (tmp_path / "vocab.txt").write_text("\n".join([*BERT, *more, ""]), "utf-8")
+    tokenizer = Tokenizer.load(str(tmp_path / "vocab.txt"))
+    assert tokenizer.encode([text])[0][0].tolist() == expected
+    assert tokenizer.special == {"pad": 0, "unknown": 2, "cls": 3, "sep": 4, "mask": 5}
+    assert tokenizer.random_ids == (6, len(BERT) + len(more)), "the longest range without a special token"
+
+
+def roberta(folder, names):
+    """A byte-level BPE whose special tokens have these names, the mask the last token of all."""
+    from tokenizers import Tokenizer as Implementation
+    from tokenizers import decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first, last = [name for name in names if "mask" not in name.lower()], [name for name in names if "mask" in name.lower()]
+    tokenizer = Implementation(models.BPE({token: i for i, token in enumerate((*first, *letters, *last))}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens(names)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+
+
+def test_special_tokens_go_by_their_other_names(tmp_path):
+    tokenizer = Tokenizer.load(roberta(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]))
+    assert tokenizer.special == {"cls": 0, "pad": 1, "sep": 2, "unknown": 3, "mask": 260} and tokenizer.random_ids == (4, 260)
+    ids, words = tokenizer.encode(["a b<mask>"])[0]
+    assert words.tolist() == [0, 1, 1, -1] and ids[-1] == 260
+
+
+def test_a_mark_may_be_at_the_end_of_a_word(tmp_path):
+    """As in CLIP's tokenizer."""
+    from tokenizers import Tokenizer as Implementation
+    from tokenizers import models, pre_tokenizers
+
+    tokens = ["<s>", "</s>", "<mask>", "<pad>", "<unk>", "a", "b", "a</w>", "b</w>"]
+    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [], end_of_word_suffix="</w>")
+    tokenizer = Implementation(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(tokens[:5])
+    tokenizer.save(str(tmp_path / "t.json"))
+    ids, words = Tokenizer.load(str(tmp_path / "t.json")).encode(["ab a <mask> ba"])[0]
+    assert [tokens[i] for i in ids] == ["a", "b</w>", "a</w>", "<mask>", "b", "a</w>"] and words.tolist() == [0, 0, 1, -1, 2, 2]
+
+
+def test_special_tokens_that_are_missing_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"tokenizer.json lacks the special token\(s\) \[CLS\], \[MASK\], also by their"):
+        Tokenizer.load(roberta(tmp_path, ["<pad>", "</s>", "<unk>"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.json", None, "tokenizer .*none.json: No such file"),
+        ("t.bin", "", "the name must end in .json"),
+        ("t.json", "{}", "t.json is not a tokenizer.json: "),
+        ("vocab.txt", "[PAD]\na\n[PAD]\n", "vocab.txt is not a vocab.txt of BERT: lines 1 and 3 are both"),
+        ("vocab.txt", "[PAD]\n\na", "line 2 is empty"),
+        ("vocab.txt", "a\nb\n[UNK]\n", r"vocab.txt lacks the special token\(s\) \[PAD\], \[CLS\], \[SEP\], \[MASK\]"),
+    ],
+)
+def test_what_is_no_tokenizer_is_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as said:
+        Tokenizer.load(str(tmp_path / name))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no protocol buffer"])
+def test_what_is_no_sentencepiece_model_is_named(tmp_path, content):
+    pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
+    (tmp_path / "spiece.model").write_bytes(content)
+    with pytest.raises(DataError, match=r"spiece.model is not a SentencePiece model: \w"):
+        Tokenizer.load(str(tmp_path / "spiece.model"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_that_does_not_hold_the_characters_is_refused(trained, kind):
+    trained(kind)
+    with pytest.raises(DataError, match=rf"vocab_size must be at least \d+ for {kind}, .*, not 12") as said:
+        Tokenizer.train(TEXTS, 12, kind)
+    least = int(str(said.value).split()[5])
+    assert Tokenizer.train(TEXTS, least, kind).vocab_size <= least
+
+
+def test_half_of_a_surrogate_pair_is_named(trained):
+    with pytest.raises(DataError, match=r"text 'a\\ud800' has half of a surrogate pair"):
+        trained("bpe").encode(["fine", "a\ud800"])
+
+
+def test_without_sentencepiece_one_is_told_how_to_have_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    (tmp_path / "spiece.model").write_bytes(b"")
+    for attempt in (lambda: Tokenizer.load(str(tmp_path / "spiece.model")), lambda: Tokenizer.train(TEXTS, 400, "unigram")):
+        with pytest.raises(DataError, match=r"pip install 'fmodels\[sentencepiece\]'"):
+            attempt()
+
+
+@pytest.mark.parametrize("fields", [{}, {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}])
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes"])
+def test_a_sentencepiece_model_gives_the_ids_that_sentencepiece_gives(tmp_path, kind, fields):
+    library = pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
+    written, of_bytes = io.BytesIO(), kind == "bytes"
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=written, vocab_size=400, model_type="bpe" if of_bytes else kind,
+        byte_fallback=of_bytes, hard_vocab_limit=False, pad_id=3, control_symbols=["<mask>"], minloglevel=2, **fields,
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(written.getvalue())
+    original = library.SentencePieceProcessor(model_proto=written.getvalue())
+    tokenizer = Tokenizer.load(str(tmp_path / "spiece.model"))
+    assert tokenizer.vocab_size == original.get_piece_size()
+    assert tokenizer.special == {"unknown": 0, "cls": 1, "sep": 2, "pad": 3, "mask": 4}
+    texts = [
+        *TEXTS,
+        "unheard-of: WORDS!",
+        "\ufb01ne \uff37ide\tword1 ",
+        "日本 語 word2",
+        "",
+        *(CORPUS.read_text().split("\n\n")[:500] if CORPUS.is_file() else []),
+    ]
+    for text, (ids, words) in zip(texts, tokenizer.encode(texts), strict=True):
+        assert ids.tolist() == original.encode(text), text
+        if not fields:
+            assert 0 in ids or text_of(tokenizer, ids) == original.decode(ids.tolist())
+            assert len(words) == 0 or words.max() + 1 == len(text.split())
+
+
+@needs_corpus
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_corpus_is_encoded_whole(trained, kind):
+    trained(kind)
+    texts = [text for text in CORPUS.read_text("utf-8").split("\n\n") if text]
+    tokenizer = Tokenizer.train(texts, 1000, kind)
+    assert tokenizer.vocab_size == 1000
+    encoded = tokenizer.encode(texts)
+    assert all((ids != tokenizer.special["unknown"]).all() and (words >= 0).all() for ids, words in encoded)
+    if kind == "bpe":
+        assert [text_of(tokenizer, ids) for ids, _ in encoded] == texts
+    if kind == "unigram":
+        assert [words.max() + 1 for _, words in encoded] == [len(text.split()) for text in texts]

@@ -1,0 +1,61 @@
+"""What lies where, of every family of recipes, as a person reads it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main
+
+GOLDEN = Path(__file__).parents[2] / "goldens" / "shardings.txt"
+RECIPES = {
+    "bert-mini": ["--mesh.replica=2", "--mesh.fsdp=2", "--mesh.tensor=2"],
+    "bert-tiny": ["--mesh.fsdp=8", "--model.scan"],
+    "pydocs": ["--mesh.fsdp=4", "--mesh.tensor=2"],
+    "pydocs-topics": ["--mesh.tensor=4", "--data.labels-per-class=None"],
+    "digits-mlp": ["--mesh.fsdp=4", "--mesh.tensor=2"],
+    "digits-cnn": ["--mesh.fsdp=8"],
+}
+
+
+@pytest.fixture(autouse=True)
+def texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = (f"row number {i} speaks of the matter number {i * i}\t{'ab'[i % 2]}" for i in range(900))
+    Path("rows.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+
+
+def options(recipe: str) -> list[str]:
+    """Without the corpus of the recipe, which shapes do not depend on."""
+    return [recipe, *([] if recipe.startswith("digits") else ["--data.source=files:rows.tsv"])]
+
+
+def test_tables_are_as_they_were(capsys):
+    """After a deliberate change: FMODELS_WRITE_GOLDENS=1 pytest tests/train/plan/test_shardings.py -n 0"""
+    found = ""
+    for recipe, mesh in RECIPES.items():
+        assert main(["shardings", *options(recipe), *mesh]) == 0
+        found += f"$ shardings {recipe} {' '.join(mesh)}\n{capsys.readouterr().out}\n"
+    if os.environ.get("FMODELS_WRITE_GOLDENS"):
+        GOLDEN.write_text(found)
+    assert found == GOLDEN.read_text()
+    assert not Path("runs").exists()
+
+
+def test_a_pod_that_is_not_there(front_door, tmp_path):
+    mesh = ["--mesh.replica=2", "--mesh.data=1", "--mesh.fsdp=16", "--mesh.tensor=2"]
+    process = front_door("shardings", *options("bert-tiny"), *mesh, cwd=tmp_path)
+    table, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "mesh replica 2 x data 1 x fsdp 16 x tensor 2; bytes a device: " in table
+    (row,) = (line.split("  ") for line in table.splitlines() if line.startswith("model/encoder/layer_0/mlp/up/kernel "))
+    assert [cell.strip() for cell in row if cell] == [
+        "model/encoder/layer_0/mlp/up/kernel", "128, 512", "embed, mlp", "fsdp, tensor", f"{128 * 512 * 4 // 32:,}",
+    ]  # fmt: skip
+    process = front_door("shardings", *options("bert-tiny"), "--mesh.data=1", "--mesh.fsdp=48", cwd=tmp_path)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and "data.batch_size 256 does not divide over 48 device(s)" in said
+    process = front_door("shardings", *options("bert-tiny"), "--mesh.fsdp=48", cwd=tmp_path)
+    _, said = process.communicate(timeout=120)
+    wanted = "error: mesh: 48 devices at least, and there are 1 here; say --mesh.data too, and they are pretended\n"
+    assert (process.returncode, said) == (2, wanted)

@@ -1,0 +1,179 @@
+"""What is damaged is told from what is not to blame, and named; nothing is put aside that may be whole."""
+
+import gc
+import json
+import os
+import resource
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+
+from tests.train.experiments import short
+from tests.train.processes import assert_same_model, finish, model_of
+from train import loop
+from train.__main__ import main
+from train.errors import UserError
+from train.runs.checkpoints import Checkpoints
+from train.runs.integrity import FORMAT, checksum
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The largest first."""
+    return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: (-file.stat().st_size, file))
+
+
+DAMAGE = {  # of the folder of a checkpoint
+    "truncated": lambda step: os.truncate((file := files_of(step / "model")[0]), file.stat().st_size // 2),
+    "one bit": lambda step: flip(files_of(step / "model")[0]),
+    "array removed": lambda step: files_of(step / "model")[0].unlink(),
+    "moments emptied": lambda step: os.truncate(files_of(step / "optimizer")[0], 0),
+    "optimizer removed": lambda step: shutil.rmtree(step / "optimizer"),
+    "sums removed": lambda step: shutil.rmtree(step / "meta"),
+    "no sums": lambda step: (step / "meta" / "metadata").write_text("[]"),
+    "sums of a form of their own": lambda step: (step / "meta" / "metadata").write_text('{"format": "x"}'),
+    "sums cut off": lambda step: os.truncate(step / "meta" / "metadata", 20),
+    "half removed": lambda step: [file.unlink() for file in files_of(step)[::2]],
+    "all removed": lambda step: [file.unlink() for file in files_of(step)],
+}
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, capsys):
+    meta = folder / "checkpoints" / "40" / "meta" / "metadata"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
+    with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
+        loop.train(short(folder))
+    assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
+    begin = ["run", "digits-mlp", f"--init-from={folder}", f"--run.dir={tmp_path / 'from-it'}"]
+    assert main(begin) == 2 and "made by a newer version" in capsys.readouterr().err
+    assert main(["checkpoints", str(folder)]) == 2
+    of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
+    assert of_20.endswith("whole") and of_40.endswith(f"made by a newer version; this one reads {FORMAT}")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def test_whatever_an_optimizer_keeps_is_verified():
+    """Without the experiment too, where named tuples come back as dicts."""
+    state = optax.MultiSteps(optax.adafactor(1e-3), 2).init({"kernel": jnp.ones((256, 256)), "bias": jnp.ones(3)})
+    as_dicts = serialization.to_state_dict(state)
+    assert len(jax.tree.leaves(state)) > 5 and int(checksum(state)) == int(checksum(as_dicts))
+
+
+@pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "loss": null}', "folder"])
+def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, capsys, text):
+    experiment, best = loop.with_run(short(folder), steps=40), folder / "best.json"
+    shutil.rmtree(folder / "checkpoints" / "40")
+    best.unlink()
+    best.mkdir() if text == "folder" else best.write_text(text)
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"best\.json (is damaged|cannot be read)"):
+        loop.train(experiment)
+    assert (folder / "metrics.jsonl").read_text() == before
+    assert main(["evaluate", str(folder), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["checkpoints", str(folder)]) == 2
+    found = capsys.readouterr()
+    assert found.out.splitlines()[1].endswith("whole") and "best.json" in found.err and found.err.count("\n") == 1
+
+
+@pytest.fixture
+def collected():
+    """When a read fails Orbax leaves coroutines behind; they complain when they are collected, which is to happen here."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
+def test_what_is_not_to_blame_is_not_put_aside(folder):
+    experiment = short(folder)
+    other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
+    with Checkpoints(folder, 3, print) as checkpoints:
+        program = loop.assemble(experiment).program
+        os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest, so from there on none can be opened
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"40 cannot be read \(Too many open files\), and may be whole: try again"):
+                checkpoints.restore(program)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        with pytest.raises(UserError, match=r"40 is of another experiment, or of other versions"):
+            checkpoints.restore(loop.assemble(other).program)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, folder, capsys, damage):
+    DAMAGE[damage](folder / "checkpoints" / "40")
+    assert main(["checkpoints", str(folder)]) == 2
+    found = capsys.readouterr()
+    (of_20, of_40) = found.out.splitlines()[1:]
+    assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
+    assert found.err == f"error: {folder}: not readable: 40\n"
+    loop.train(short(folder))
+    said = capsys.readouterr().err
+    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
+    assert (folder / "damaged" / "40").is_dir()
+    assert_same_model(unharmed, folder)
+
+
+def test_too_little_memory_is_no_damage(folder, monkeypatch):
+    def short_of_memory(*_, **__):
+        raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
+
+    with Checkpoints(folder, 3, print) as checkpoints:
+        program = loop.assemble(short(folder)).program
+        monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
+        with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):
+            checkpoints.restore(program)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"item_handlers": 3}'])
+def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
+    (folder / "checkpoints" / "40" / "_CHECKPOINT_METADATA").write_text(text)
+    named = pytest.raises(
+        UserError, match=r"checkpoints/40 is damaged \(its _CHECKPOINT_METADATA\); move it away to use the others"
+    )
+    with named:
+        loop.train(short(folder))
+    with named:
+        model_of(folder)
+    shutil.move(folder / "checkpoints" / "40", tmp_path)
+    loop.train(short(folder))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "array removed"])
+def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, folder, damage):
+    """In a process of its own, to its end."""
+    DAMAGE[damage](folder / "checkpoints" / "40")
+    (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
+    assert said == f"error: {folder}: not readable: 40\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
+def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often(folder):
+    for file in (folder / "checkpoints").rglob("*"):
+        if file.is_file():
+            os.truncate(file, 0)
+    before = (folder / "metrics.jsonl").read_text()
+    for _ in range(2):
+        with pytest.raises(UserError, match="no checkpoint is whole"):
+            loop.train(short(folder))
+    assert (folder / "metrics.jsonl").read_text() == before

@@ -1,0 +1,267 @@
+"""The report of a run: data to one HTML page that needs nothing beside it, neither script nor address.
+
+Each function returns a piece of HTML, made of what it was given and nothing else; `page` puts pieces together, and `of_run` does
+so for a run directory. Figures are drawn in the colours of the light theme, which become CSS variables and follow the reader's.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.report.curves import THEME, curves, note, number
+from train.runs.rundir import read_json, read_metrics, read_result
+
+PANELS = (  # of a run
+    *("loss", "masked_lm_accuracy", "next_sentence_accuracy", "accuracy", "learning_rate"),
+    *("tokens_per_second", "examples_per_second"),
+)
+
+
+TEXT_SHOWN = 480  # characters of a passage
+
+
+def of_run(path: Path, labels: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> str:
+    """The page of a run directory. `labels` names the classes, if there are any; `samples` are rows for `predictions`."""
+    files = [path / f"{name}.json" for name in ("experiment", "environment")]
+    experiment, environment = (read_json(file) if file.exists() else {} for file in files)
+    results = read_result(path) if (path / "result.json").exists() else {}
+    log = read_metrics(path)
+    logged = sorted({name for row in log for name in row}, key=lambda name: (not name.startswith("train/"), name))
+    names = [name for metric in PANELS for name in logged if name.rpartition("/")[2] == metric]
+    training = curves({path.name: log}, names) if names else note("Nothing is logged: metrics.jsonl is empty.")
+    sections = [("Training", training)]
+    for split, result in results.items():
+        sections.insert(0, (f"Result on the {split} split", headline(result)))
+        if "per_class" in result:
+            found = beside(confusion(result["confusion"], labels), per_class(result, labels))
+            sections.append((f"Classes of the {split} split", found))
+    sections += [("Predictions", predictions(samples))] * bool(samples)
+    table = path / "shardings.txt"
+    sections.append(("Settings", details(experiment, environment) + (folded(table) if table.exists() else "")))
+    parts = [_type(experiment.get(name)) for name in ("objective", "model")] + [_type(experiment.get("data", {}).get("source"))]
+    if (steps := experiment.get("run", {}).get("steps")) is not None:
+        parts.append(f"step {log[-1]['step'] if log else 0:,} of {steps:,}")
+    parts.append("" if results else "not finished")
+    return page(path.name, " · ".join(filter(None, parts)), sections)
+
+
+def page(title: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
+    """A whole page. `title`, `summary` and the sections' titles are text; what the sections hold is HTML."""
+    links = "".join(f'<a href="#section-{i}">{escape(name)}</a>' for i, (name, _) in enumerate(sections))
+    body = "\n".join(
+        f'<section id="section-{i}" aria-labelledby="title-{i}"><h2 id="title-{i}">{escape(name)}</h2>\n{html}\n</section>'
+        for i, (name, html) in enumerate(sections)
+    )
+    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in THEME.items()) for i in (0, 1))
+    style = f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{CSS}"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{escape(title)}</h1><p>{escape(summary)}</p><nav>{links}</nav></header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The single figures of a result in large type; one that is the `loss` by another name, its only term, once."""
+    numbers = {name: value for name, value in result.items() if isinstance(value, int | float)}
+    shown = {name: value for name, value in numbers.items() if name == "loss" or value != numbers.get("loss")}
+    tiles = (f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number(value)}</dd></div>" for name, value in shown.items())
+    return f'<dl class="headline">{"".join(tiles)}</dl>'
+
+
+def beside(*pieces: str) -> str:
+    """Pieces side by side where the screen is wide enough."""
+    return f'<div class="beside">{"".join(pieces)}</div>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], emphasised: int | None = None) -> str:
+    """The first column labels the rows. Text stays as it is; columns of numbers, also written as text, are aligned right."""
+    numeric = [j > 0 and all(_isnumber(row[j]) for row in rows) for j in range(len(header))]
+    mark = [' class="n"' if n else "" for n in numeric]
+    head = "".join(f'<th scope="col"{mark[j]}>{escape(name)}</th>' for j, name in enumerate(header))
+    body = []
+    for i, row in enumerate(rows):
+        first, *rest = (escape(cell) if isinstance(cell, str) else number(cell) for cell in row)
+        cells = "".join(f"<td{m}>{cell}</td>" for m, cell in zip(mark[1:], rest, strict=True))
+        best = ' class="best"' if i == emphasised else ""
+        body.append(f'<tr{best}><th scope="row">{first}</th>{cells}</tr>')
+    return _scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>", ", ".join(header))
+
+
+def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """A heat map of counts [C, C], rows labels and columns predictions; the deeper a cell, the larger its share of the row."""
+    labels = _named(labels, len(matrix))
+    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
+    body = []
+    for i, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
+        cells = []
+        for j, count in enumerate(counts):
+            depth = 0.15 + 0.85 * math.sqrt(count / max(sum(counts), 1))  # so that a rare mistake is seen
+            kind = ("hit" if i == j else "miss") + (" deep" if depth > 0.75 else "") if count else "none"
+            cells.append(f'<td class="{kind}" style="--depth:{depth:.0%}">{count}</td>')
+        body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
+    kind = "heat long" if max(map(len, labels)) > 3 else "heat"
+    heat = f'<table class="{kind}"><thead><tr><td class="corner"></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    total, right = sum(map(sum, matrix)), sum(row[i] for i, row in enumerate(matrix))
+    key = '<b class="key hit deep">right</b> <b class="key miss deep">wrong</b>'
+    caption = f"{right:,} of {total:,} right. A row is a label, a column a prediction. Deeper: a larger share of the row. {key}"
+    return f"<figure>{_scroll(heat, 'confusion matrix')}<figcaption>{caption}</figcaption></figure>"
+
+
+def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Precision, recall, F1 and support from the `per_class` of a classification's result."""
+    columns = [result["per_class"][name] for name in ("precision", "recall", "f1", "support")]
+    named = _named(labels, len(columns[0]))
+    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", f"{n:,.0f}") for label, p, r, f, n in zip(named, *columns, strict=True)]
+    return table(("label", "precision", "recall", "F1", "support"), rows)
+
+
+def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A card a row. It has `text`, or `image` [H, W, 1 or 3], and `prediction`, and maybe `probability` and the true `label`."""
+    cards, verdicts = [], []
+    for row in rows:
+        label, prediction, probability = (row.get(name) for name in ("label", "prediction", "probability"))
+        sure = f' <span class="muted">{probability:.1%}</span>' if probability is not None else ""
+        lines = [f"<span><em>predicted</em> <b>{escape(str(prediction))}</b>{sure}</span>"]
+        kind = ""
+        if label is not None:
+            verdicts.append(str(label) == str(prediction))
+            kind = "right" if verdicts[-1] else "wrong"
+            lines.insert(0, f'<span class="verdict">{"✓" if verdicts[-1] else "✗"} {kind}</span>')
+            lines.append(f"<span><em>label</em> <b>{escape(str(label))}</b></span>")
+        shown = _image(row["image"], label) if "image" in row else _passage(str(row["text"]))
+        cards.append(f'<li class="{kind}">{shown}<p class="facts">{"".join(lines)}</p></li>')
+    count = f"<figcaption>{sum(verdicts)} of these {len(verdicts)} are right.</figcaption>" if verdicts else ""
+    kind = "images" if rows and "image" in rows[0] else "texts"
+    return f'<figure><ul class="cards {kind}">{"".join(cards)}</ul>{count}</figure>'
+
+
+def details(experiment_json: Mapping[str, Any], environment_json: Mapping[str, Any]) -> str:
+    """Both folded, a line a value, named as the command line names them."""
+    folded = []
+    for name, values in (("experiment.json", experiment_json), ("environment.json", environment_json)):
+        lines = "".join(f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>' for key, value in _flat(values))
+        table = f'<table class="settings"><tbody>{lines}</tbody></table>'
+        folded.append(f"<details><summary>{name}</summary>{table}</details>" if lines else "")
+    return "".join(folded)
+
+
+def folded(file: Path) -> str:
+    """A text file as it is."""
+    text = _scroll(f"<pre>{escape(file.read_text('utf-8'))}</pre>", file.name)
+    return f"<details><summary>{escape(file.name)}</summary>{text}</details>"
+
+
+def _isnumber(cell: Any) -> bool:
+    return not isinstance(cell, str) or bool(re.match(r"[+-]?[\d.,]*\d|-?$", cell))
+
+
+def _type(value: Any) -> str:
+    """The class of a part of an experiment, or the part itself where it is a word."""
+    return value["type"].rpartition(":")[2] if isinstance(value, dict) else str(value or "")
+
+
+def _named(labels: Sequence[Any], count: int) -> list[str]:
+    if labels and len(labels) != count:
+        raise ValueError(f"{len(labels)} labels for {count} classes")
+    return [str(label) for label in labels or range(count)]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif name:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _scroll(html: str, what: str) -> str:
+    return f'<div class="scroll" role="region" aria-label="{escape(what)}" tabindex="0">{html}</div>'
+
+
+def _passage(text: str) -> str:
+    shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rsplit(maxsplit=1)[0]
+    rest = f' <span class="muted">[… {len(text) - len(shown):,} more characters]</span>' if shown != text else ""
+    return f"<blockquote>{escape(shown)}{rest}</blockquote>"
+
+
+def _image(pixels: Any, label: Any) -> str:
+    from matplotlib.image import imsave
+
+    array = np.asarray(pixels, np.float32)
+    low, high = min(0.0, float(array.min())), float(array.max())
+    grey = (array - low) / max(high - low, 1e-9)
+    written = io.BytesIO()
+    imsave(written, np.broadcast_to(grey, (*array.shape[:2], 3)), format="png")
+    data = base64.b64encode(written.getvalue()).decode()
+    alt = f"image of {array.shape[0]} by {array.shape[1]} pixels" + (f", labelled {label}" if label is not None else "")
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+
+
+CSS = """
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:64rem;padding:2.5rem 1.25rem 4rem;background:var(--paper);color:var(--ink);font:1rem/1.55 system-ui,
+  -apple-system,"Segoe UI",Roboto,sans-serif;font-variant-numeric:tabular-nums;-webkit-text-size-adjust:100%}
+h1{margin:0;font-size:2rem;line-height:1.2;letter-spacing:-.02em;overflow-wrap:anywhere}h2{margin:0 0 1rem;font-size:1.2rem}
+header p{margin:.35rem 0 0;color:var(--muted)}section{padding-top:2.25rem}
+nav{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin-top:1.25rem;padding:.6rem 0;border:solid var(--line);border-width:1px 0;
+  font-size:.9rem}
+a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
+figure{margin:0}figcaption,.muted{color:var(--muted)}figcaption{margin-top:.75rem;font-size:.9rem}
+ul{list-style:none;margin:0;padding:0}
+.headline div,.panels svg,.cards li,details{background:var(--card);border:1px solid var(--line);border-radius:.6rem}
+.headline{display:flex;flex-wrap:wrap;gap:.75rem;margin:0}.headline div{flex:1 1 8rem;padding:.8rem 1rem}
+dt{font-size:.85rem;color:var(--muted)}dd{margin:0;font-size:1.5rem;font-weight:600;line-height:1.3}
+.keys{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;margin-bottom:.75rem;font-size:.9rem}.swatch{margin-right:.5rem;fill:none}
+.panels{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:1rem}
+.panels svg{display:block;width:100%;height:auto;padding:.5rem;stroke-linejoin:round}.panels text{font-family:inherit!important}
+.scroll{overflow-x:auto}.beside{display:flex;flex-wrap:wrap;gap:2rem 3rem;align-items:flex-start}
+.beside>*{min-width:0;max-width:100%}.beside figcaption{width:0;min-width:max(100%,17rem)}
+table{border-collapse:collapse;font-size:.92rem}
+th,td{padding:.45rem .8rem;text-align:left;border-bottom:1px solid var(--line)}
+thead th{color:var(--muted);font-weight:500;vertical-align:bottom}tbody th{font-weight:500}.n{text-align:right;white-space:nowrap}
+.best>*{font-weight:700;background:var(--card)}.best>:first-child{box-shadow:inset 3px 0 var(--c0)}
+.heat th,.heat td{border:0}.heat thead th{padding:.3rem .4rem;text-align:center}
+.heat tbody th{padding-left:0;text-align:right;white-space:nowrap}
+.heat td{min-width:2.6rem;padding:.5rem .3rem;text-align:center;border:2px solid var(--paper);border-radius:.4rem}
+.heat .corner{min-width:0}.long thead span{writing-mode:vertical-rl;transform:rotate(180deg)}
+.hit{background:color-mix(in srgb,var(--hit) var(--depth,100%),var(--card))}
+.miss{background:color-mix(in srgb,var(--miss) var(--depth,100%),var(--card))}
+.deep{color:#fff}.none{color:var(--muted);background:var(--card)}.key{padding:.1rem .5rem;border-radius:.3rem;font-weight:500}
+.cards{display:grid;gap:.75rem}.cards li{padding:.9rem 1rem;border-left-width:4px}
+.cards .right{border-left-color:var(--right)}.cards .wrong{border-left-color:var(--wrong)}
+.images{grid-template-columns:repeat(auto-fill,minmax(10rem,1fr))}
+.images img{display:block;width:100%;max-width:7rem;margin-bottom:.6rem;border-radius:.3rem;image-rendering:pixelated}
+blockquote{margin:0 0 .6rem;overflow-wrap:anywhere;white-space:pre-line}
+.facts{display:flex;flex-wrap:wrap;gap:.1rem 1.25rem;margin:0;font-size:.9rem}.facts em{font-style:normal;color:var(--muted)}
+.right .verdict{color:var(--right)}.wrong .verdict{color:var(--wrong)}.verdict{font-weight:700}
+details{margin-bottom:.6rem;padding:.6rem 1rem}summary{cursor:pointer;font-weight:500}
+.settings{width:100%;margin-top:.6rem;font-size:.85rem}.settings tr:last-child>*{border:0}
+.settings th{width:45%;color:var(--muted)}
+.settings th,.settings td{padding:.25rem .5rem .25rem 0;vertical-align:top;overflow-wrap:anywhere}
+@media (max-width:48rem){.panels{grid-template-columns:minmax(0,1fr)}}
+@media (max-width:30rem){body{padding:1.5rem .9rem 3rem}h1{font-size:1.6rem}th,td{padding:.4rem .5rem}
+  .settings th,.settings td{display:block;width:auto}.settings th{border:0;padding-bottom:0}
+  .heat td{min-width:1.9rem;padding:.35rem .1rem}.images{grid-template-columns:1fr 1fr}}
+@media print{.cards li,svg{break-inside:avoid}}
+"""

@@ -1,10 +1,12 @@
-"""What the data of an experiment becomes: examples by index, and the facts that model and objective ask for.
+"""The data contract: examples by index, and the facts about them that the model and the objective ask for.
 
 A data config is a frozen dataclass with `batch_size` and
 
-    build(tokenizer) -> Dataset       `tokenizer` is the path of one to use instead of training one, or None
-    codec(folder) -> Codec            from the files that the codec of such a dataset left in `folder`, without reading any data
-    spec() -> {name: Spec}            shape and type of every array of a batch, without reading any data
+    build() -> Dataset            reads the source, or the cache
+    codec(folder) -> Codec        from the files that the codec of such a dataset wrote into `folder`; reads no data
+    spec() -> {name: Spec}        shape and type of every array of a batch; reads no data
+
+It may also define `check`, `inherits`, `amount`, `show` and `code`; `train/parts.py` says what they do, and has their defaults.
 """
 
 import hashlib
@@ -77,43 +79,44 @@ class WithLabels:
 
 
 class Codec(Protocol):
-    """How rows become arrays, and numbers words again: all of its data that a run needs to predict."""
+    """The conversion of rows to arrays. It is all that a run needs of its data to predict.
 
-    @property
-    def labels(self) -> Sequence[str]:
-        """The text of each label; none where there are no labels."""
-        ...
+    A codec may also define `fingerprint`, a mapping from the name of a part to its hash: `predict` compares it with what the run
+    was trained with. An objective may ask for more, such as the names of labels.
+    """
 
     @property
     def files(self) -> Mapping[str, str]:
-        """Name and text of what a run directory keeps of it: the tokenizer, the labels."""
+        """The name and the text of each file that a run directory keeps of the codec."""
         ...
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
-        """Rows, as a user writes them, to the arrays of a batch, and notes for the user. Raises DataError for what is no row."""
-        ...
+        """Convert rows, as a user writes them, to the arrays of a batch. Return them with notes for the user.
 
-    def token(self, index: int) -> str:
-        """The text of a token."""
+        Raises DataError for a row that cannot be converted.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`splits` has `train`, and `validation` or `test` or both."""
+    """Examples ready to train on. `splits` has `train`, and `validation` or `test` or both."""
 
     splits: Mapping[str, Examples]
     facts: Mapping[str, Any]
-    "what is known of the data (`classes`, `vocab_size`, `mask_id`): fills fields of model and objective that are None"
+    "properties of the data by the name of the field that they fill in a model or an objective"
     fingerprint: Mapping[str, str]
-    "of each part that examples are made of, by a name that a user knows it by"
-    codec: Codec
+    "hash of each part that the examples depend on, by a name that users know"
+    codec: Any
+    "a `Codec`"
     shown: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    "for each split, its rows as a person wants to see them"
+    "rows of each split for display: texts, or arrays of images"
+    references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    "correct answer for each row of a split, as JSON values, in the order of its examples"
     notes: Sequence[str] = ()
-    "what was done to the data that a user should know"
+    "messages about the preparation of the data"
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    "what a person who looks at the data wants to know, by topic"
+    "tables of `data inspect`, by title"
     bad_records: Sequence[str] = ()
     "a JSON object for each row of the source that was skipped"
 
@@ -121,6 +124,11 @@ class Dataset:
     def held_out(self) -> str:
         """The split that is evaluated while training."""
         return "validation" if "validation" in self.splits else "test"
+
+    @property
+    def held_out_splits(self) -> list[str]:
+        """The splits that are evaluated after the last step."""
+        return [split for split in self.splits if split != "train"]
 
 
 def fingerprint(*parts: Any) -> str:

@@ -38,6 +38,11 @@ class Labels:
     "[rows] of each split"
     notes: tuple[str, ...]
 
+    def references(self, chosen: np.ndarray) -> dict[str, list[str]]:
+        """The name of each row's label: of the `chosen` training rows, and of all rows of the other splits."""
+        used = {**self.numbers, "train": self.numbers["train"][chosen]}
+        return {split: [self.names[number] for number in numbers] for split, numbers in used.items()}
+
     def counts(self, split: str) -> dict[str, int]:
         found = np.bincount(self.numbers[split], minlength=len(self.names))
         return {name: int(count) for name, count in zip(self.names, found, strict=True)}

@@ -61,6 +61,11 @@ def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) 
     return _layout.get().look_up(table_VD, names, ids, batch_size)
 
 
+def target() -> str | None:
+    """The platform that is traced for; None outside of `traced_for`."""
+    return _layout.get().platform
+
+
 def platform() -> str:
     """Of the devices that are traced for, which need not be those at hand."""
     return _layout.get().platform or jax.default_backend()

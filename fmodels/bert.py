@@ -3,8 +3,9 @@
 Shapes: B batch, T length, D model width, V vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from fmodels.model import Model
 from fmodels.nn.layers import NORMS, Dense, Dropout, Embed
 from fmodels.nn.positions import sinusoidal
 from fmodels.nn.transformer import Encoder, TransformerConfig
+from fmodels.nn.vocabulary import with_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,9 @@ class BertConfig(TransformerConfig):
             raise ValueError(f"vocab_size must be at least 1, not {self.vocab_size}")
         if self.segments < 0:
             raise ValueError(f"segments must be 0 or more, not {self.segments}")
+
+    def resolved(self, facts: Mapping[str, Any]) -> "BertConfig":
+        return with_vocabulary(self, facts)
 
     def build(self) -> Model:
         return Model(Bert(self))

@@ -3,6 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from tests.train.processes import finish, free_port, model_of
+
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "extension" / "toy_recipe.py"
 
@@ -31,3 +36,22 @@ def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_b
     assert json.loads(evaluated)["squared_error"] < 0.05
     predicted = ran("predict", "toy", "--import", str(RECIPE), "--json", stdin='{"numbers": [0.1, 0.2, 0.3, -0.1]}\n')[1]
     assert abs(json.loads(predicted)[0]["total"] - 0.5) < 0.3
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 8), (2, 1)])
+def test_a_metric_of_a_whole_split_is_the_same_on_any_devices_and_processes(front_door, tmp_path, processes, devices):
+    """The last batch is ragged: 32 rows in batches of 24."""
+    options = ["--data.batch-size=24", "--run.steps=40", "--run.evaluate-every=20", "--run.checkpoint-every=20"]
+    port = free_port()
+    of = [{"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": i} for i in range(processes)]
+    clusters = [[f"--cluster.{name}={value}" for name, value in one.items()] if processes > 1 else [] for one in of]
+    finish([front_door("run", f"{RECIPE}:scored", *options, *c, cwd=tmp_path, devices=devices) for c in clusters])
+    folder = tmp_path / "runs" / "scored"
+    result = json.loads((folder / "result.json").read_text())["test"]
+    params, _ = model_of(folder)
+    numbers = (np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32) * 0.3)[:32]
+    totals = np.tanh(numbers @ params["model"]["kernel"]) @ params["head"]["kernel"]
+    assert result["median_error"] == pytest.approx(np.median(np.abs(totals - numbers.sum(1))), abs=1e-6)
+    assert json.loads((folder / "best.json").read_text())["metric"] == "min:test/median_error"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "test/median_error" in row] == [20, 40]

@@ -3,17 +3,18 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from train import parts
 from train.errors import UserError, nearest
 from train.optim import Optimizer
 from train.sharding import Mesh
 from train.step import Guard
 
 PACKAGES = ("fmodels", "train", "data")
-VOCABULARY_MULTIPLE = 128  # of rows of an embedding that nobody gave a size: a TPU's lanes; a GPU is content with half of it
 
 
 def how(default: Any) -> Any:
@@ -41,6 +42,8 @@ class Run:
     "steps between checkpoints; the last step has one always"
     keep: int = how(2)
     "newest checkpoints kept, beside the best"
+    best: str | None = how(None)
+    "metric that chooses the best checkpoint, as [min:|max:]SPLIT/METRIC; None is the loss of the held-out split"
     read_threads: int = how(2)
     "threads that read batches ahead"
     read_workers: int = how(0)
@@ -54,6 +57,8 @@ class Run:
         for name in ("evaluate_every", "read_threads", "read_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.best is not None and not re.fullmatch(r"((min|max):)?[^/:]+/.+", self.best):
+            raise ValueError(f"best must be SPLIT/METRIC, min:SPLIT/METRIC or max:SPLIT/METRIC, not {self.best!r}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), not {self.seed}")
 
@@ -72,49 +77,29 @@ class Experiment:
     "run to take parameters from, as far as they fit"
 
     def __post_init__(self):
-        for name in ("model", "objective", "data", "optimizer"):
+        for name in parts.NAMES:
             if not dataclasses.is_dataclass(part := getattr(self, name)):
                 raise ValueError(f'{name} must be a dataclass (in JSON with its "type": "MODULE:CLASS"), not {part!r}')
-        longest = getattr(self.model, "max_length", None)
-        length = getattr(self.data, "length", None)
-        if longest is not None and length is not None and length > longest:
-            raise ValueError(f"data.length {length} is more than model.max_length {longest}")
-        pairs = getattr(self.data, "layout", None) == "pairs"
-        if getattr(self.objective, "next_sentence", False) and not pairs:
-            raise ValueError("objective.next_sentence needs pairs of segments: set data.layout pairs")
-        if pairs and getattr(self.model, "segments", 2) < 2:
-            raise ValueError(f"data.layout pairs has two segments, and model.segments is {self.model.segments}: set it to 2")
-        if getattr(self.model, "attention", None) == "cudnn" and self.run.precision == "f32":
-            raise ValueError("model.attention cudnn computes in 16 bits: set run.precision bf16")
-        if getattr(self.model, "attention", None) == "cudnn" and length is not None and length % 2:
-            raise ValueError(f"model.attention cudnn needs an even data.length, not {length}")
+        parts.check(self)
 
 
-def resolve(experiment: Experiment, facts: dict[str, Any]) -> Experiment:
-    """Fills the fields of model and objective that are None with what the data says of itself (`classes`, `mask_id`, …).
+def resolve(experiment: Experiment, facts: Mapping[str, Any]) -> Experiment:
+    """Fill the unknown fields of the model and the objective from the facts of the data.
 
-    Raises UserError where a field says something else than the data, or the vocabulary does not fit.
+    Raises UserError if a field contradicts the data.
     """
-
-    def fill(part: Any, where: str) -> Any:
-        known = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        free = {f.name for f in dataclasses.fields(part) if f.metadata.get("how")}
-        for name, fact in ((name, fact) for name, fact in facts.items() if name not in free):
-            if known.get(name) is not None and known[name] != fact and not (name == "vocab_size" and known[name] > fact):
-                raise UserError(
-                    f"{where}.{name} is {known[name]}, but the data has {fact}: set --{where}.{name.replace('_', '-')} {fact}"
-                )
-        missing = {name: fact for name, fact in facts.items() if name in known and known[name] is None}
-        if "vocab_size" in missing:
-            missing["vocab_size"] += -missing["vocab_size"] % VOCABULARY_MULTIPLE
+    filled = {}
+    for name in ("model", "objective"):
         try:
-            return dataclasses.replace(part, **missing)
+            filled[name] = parts.resolved(getattr(experiment, name), facts)
         except ValueError as error:
-            raise UserError(f"{where}.{error}") from None
+            raise UserError(f"{name}.{error}") from None
+    return dataclasses.replace(experiment, **filled)
 
-    return dataclasses.replace(
-        experiment, model=fill(experiment.model, "model"), objective=fill(experiment.objective, "objective")
-    )
+
+def with_run(experiment: Experiment, **changes: Any) -> Experiment:
+    """Return the experiment with fields of its `run` changed."""
+    return dataclasses.replace(experiment, run=dataclasses.replace(experiment.run, **changes))
 
 
 def to_json(value: Any, declared: Any = Any) -> Any:

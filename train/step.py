@@ -6,6 +6,7 @@ Building and lowering it needs shapes and a mesh, never arrays, so it compiles a
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,9 +16,10 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmodels import axes
-from train import sharding
+from train import parts, sharding
 from train.errors import UserError
 from train.objectives import Sums
+from train.sharding import by_name
 
 Batch = dict[str, Any]
 WARM_STEPS = 50  # before a norm can be called a spike
@@ -85,7 +87,12 @@ class Program:
         return sharding.laid(batch, self.batch_sharding, self.batch_size, self.own_rows)
 
 
-def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Program:
+def batch_spec(data: Any) -> Batch:
+    """The shape and type of every array of a batch."""
+    return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in data.spec().items()}
+
+
+def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
     """The program of a resolved experiment, for batches of these shapes. Raises UserError for what cannot be laid out."""
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
@@ -164,7 +171,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
             return objective.predict(model.apply, cast(params), model_state, cast(batch))
 
     def fresh() -> tuple[Any, Any]:
-        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch_spec.items()}
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in spec.items()}
         return objective.init(model, jax.random.fold_in(jax.random.key(run.seed), 0), zeros)
 
     def init() -> State:
@@ -172,17 +179,16 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
         guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
         return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
 
-    if getattr(experiment.model, "attention", None) == "cudnn" and layout.platform != "gpu":
-        raise UserError(
-            f"model.attention cudnn is a kernel of NVIDIA GPUs, and the mesh is of {layout.platform} devices: set it to xla"
-        )
+    try:
+        with axes.traced_for(layout):
+            parts.check(experiment)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     try:
         boxed = jax.eval_shape(fresh)
     except KeyError as missing:
-        parts = f"{type(objective).__name__} on {type(experiment.model).__name__}"
-        raise UserError(
-            f"{parts} reads {missing}, which is neither in the batches ({', '.join(batch_spec)}) nor made of them"
-        ) from None
+        pair = f"{type(objective).__name__} on {type(experiment.model).__name__}"
+        raise UserError(f"{pair} reads {missing}, which is neither in the batches ({', '.join(spec)}) nor made of them") from None
     (param_shapes, names), (_, state_names) = map(axes.split, boxed)
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
@@ -197,7 +203,7 @@ def build(experiment: Any, batch_spec: Batch, mesh: jax.sharding.Mesh) -> Progra
     rows = sharding.batch_sharding(mesh, rules)
     if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
         for train in (True, False):
-            jax.eval_shape(partial(evaluate, train=train), shapes.params, shapes.model_state, batch_spec)
+            jax.eval_shape(partial(evaluate, train=train), shapes.params, shapes.model_state, spec)
         sharding.check_rules(rules, used.union(jax.tree.leaves([names, state_names])))
     size = experiment.data.batch_size
     return Program(
@@ -227,3 +233,19 @@ def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardStat
         mean_norm=jnp.where(good, jnp.where(old.mean_norm == 0, norm, 0.98 * old.mean_norm + 0.02 * norm), old.mean_norm),
     )
     return new, good & ~stopped
+
+
+def check_guard(experiment: Any, program: Program, guard: GuardState) -> None:
+    """Raises UserError if the policy of the guard says that the run must stop."""
+    policy, skipped, bad_step = experiment.run.guard, int(guard.skipped), int(guard.bad_step)
+    if bad_step < 0 or (policy.policy == "skip" and skipped <= policy.limit):
+        return
+    leaf = int(guard.bad_leaf)
+    what = "the loss or the gradient norm is not finite, or spiked"
+    if leaf >= 0:
+        what = f"the gradient of {list(by_name(program.shapes.params))[leaf]} is not finite"
+    count = ""
+    if policy.policy == "skip":
+        count = f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "
+    name = Path(experiment.run.dir).name
+    raise UserError(f"{name}: {count}step {bad_step + 1}: {what}; lower --optimizer.learning-rate, or inspect the batch")

@@ -17,6 +17,7 @@ from data import labels as labelling
 from data.cache import kept, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
+from data.images import show
 from data.mixture import weighted
 from data.reading import Reading
 from data.sources.mixture import PART
@@ -50,7 +51,10 @@ class Images(labelling.Labelled):
             "valid": Spec((batch,), np.float32),
         }
 
-    def build(self, tokenizer: str | None = None) -> Dataset:
+    def show(self, batch: Batch, seen: Mapping[str, Any], codec: "ImageCodec", stem: Path) -> list[str]:
+        return show.grid(batch, codec.labels, stem)
+
+    def build(self) -> Dataset:
         reading = Reading(self)
         key = fingerprint(reading.key, self.shape, self.resize)
         folder = kept(f"images/{key}", lambda folder: self._write(folder, reading))
@@ -71,6 +75,7 @@ class Images(labelling.Labelled):
             fingerprint={**about["fingerprint"], "chosen": fingerprint(chosen)},
             codec=codec,
             shown={split: Pictures(examples) for split, examples in splits.items()},
+            references=labels.references(chosen),
             notes=labels.notes,
             about={
                 "source": {**about["splits"], "fields": ", ".join(about["fields"]), "bad records": len(about["bad"])},
@@ -198,9 +203,6 @@ class ImageCodec:
                 raise DataError(f"its image is {found}, not {[height, width]}: --data.shape, or --data.resize")
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(picture, np.uint8).reshape(self.shape)
-
-    def token(self, index: int) -> str:
-        return str(index)
 
 
 def scaled(image: np.ndarray) -> np.ndarray:

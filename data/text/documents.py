@@ -39,6 +39,10 @@ class FromText(FromSource):
 
     cleaning: Cleaning = Cleaning()
 
+    def code(self) -> str | None:
+        """The file of the user's that chooses documents, if `cleaning.keep` names one."""
+        return self.cleaning.keep.rpartition(":")[0] if self.cleaning.keep else None
+
 
 @dataclass(frozen=True)
 class Documents:

@@ -38,9 +38,9 @@ class LabelledText(labelling.Labelled, FromTokens):
             "valid": Spec(rows, np.float32),
         }
 
-    def build(self, tokenizer: str | None = None) -> Dataset:
+    def build(self) -> Dataset:
         texts = documents(self)
-        vocabulary = vocabulary_for(self, tokenizer, texts)
+        vocabulary = vocabulary_for(self, texts)
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
         labels = labelling.numbered(appeared, texts.about["labels"], self.source)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
@@ -72,6 +72,7 @@ class LabelledText(labelling.Labelled, FromTokens):
             },
             codec=codec,
             shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
+            references=labels.references(chosen),
             notes=notes,
             about={**topics, "labels": labels.counts("train")},
             bad_records=texts.about["bad"],

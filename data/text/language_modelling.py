@@ -5,9 +5,9 @@ Shapes: B batch, T length.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
 from data.store import Stored, Writer
-from data.text import packing
+from data.text import packing, show
 from data.text.cleaning import left_out
 from data.text.documents import Documents, FromText, documents
 from data.text.pairs import VARIANTS, Pairs, assemble
@@ -50,6 +50,26 @@ class FromTokens(FromText):
         if self.tokenizer == "":
             raise ValueError("tokenizer must be a path, or None")
 
+    def inherits(self, folder: Path, resumes: bool) -> Self:
+        """Return this config with the tokenizer of the run in `folder`.
+
+        Raises ValueError if `tokenizer` names another one, unless the run resumes: then its own replaces any other.
+        """
+        kept = folder / TOKENIZER_FILE
+        if not kept.exists():
+            return self
+        if self.tokenizer and not resumes and Tokenizer.load(self.tokenizer).hash != Tokenizer.load(str(kept)).hash:
+            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {kept}; the embeddings of {folder} need the latter")
+        return replace(self, tokenizer=str(kept))
+
+    def amount(self, batch: Batch) -> tuple[str, int]:
+        """The number of tokens that are not padding."""
+        real = batch.get("mask", batch.get("sequences"))
+        return "tokens", int(batch["tokens"].size if real is None else np.count_nonzero(real))
+
+    def show(self, batch: Batch, seen: Mapping[str, Any], codec: "TextCodec", stem: Path) -> Sequence[Any]:
+        return show.lines(batch, seen, codec.vocabulary)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Text(FromTokens):
@@ -75,9 +95,16 @@ class Text(FromTokens):
         }[self.layout]
         return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
 
-    def build(self, tokenizer: str | None = None) -> Dataset:
+    def check(self, experiment: Any) -> None:
+        """Raises ValueError if the model cannot tell the segments of a pair apart."""
+        if self.layout == "pairs" and getattr(experiment.model, "segments", 2) < 2:
+            raise ValueError(
+                f"data.layout pairs has two segments, and model.segments is {experiment.model.segments}: set it to 2"
+            )
+
+    def build(self) -> Dataset:
         texts = documents(self)
-        vocabulary = vocabulary_for(self, tokenizer, texts)
+        vocabulary = vocabulary_for(self, texts)
         rows = self.rows(texts, vocabulary)
         splits: dict[str, Examples] = {}
         for split in texts.splits:
@@ -147,10 +174,10 @@ def write_rows(
     return tallies
 
 
-def vocabulary_for(config: FromTokens, given: str | None, texts: Documents) -> Tokenizer:
-    """The tokenizer that `config` names, or else the `given` one, or else one trained on the training split of `texts`."""
-    if path := config.tokenizer or given:
-        return Tokenizer.load(path)
+def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
+    """Return the tokenizer that `config` names, or train one on the training split of `texts`."""
+    if config.tokenizer:
+        return Tokenizer.load(config.tokenizer)
 
     def train(folder: Path) -> None:
         vocabulary = Tokenizer.train(texts.texts("train"), config.vocab_size, config.tokenizer_kind)
@@ -167,6 +194,10 @@ class TextCodec:
     length: int
     vocabulary: Tokenizer
     labels: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        return {"tokenizer": self.vocabulary.hash}
 
     @property
     def files(self) -> dict[str, str]:

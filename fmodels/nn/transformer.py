@@ -5,14 +5,14 @@ Shapes: B batch, T length, D model width, F hidden width, N heads.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from fmodels.axes import constrain
+from fmodels.axes import constrain, target
 from fmodels.nn import positions
 from fmodels.nn.attention import Attention
 from fmodels.nn.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout
@@ -81,6 +81,23 @@ class TransformerConfig:
             raise ValueError("attention cudnn has no dropout of the weights: set attention_dropout to 0")
         if self.attention == "cudnn" and (self.width // self.heads % 8 or self.width // self.heads > 128):
             raise ValueError(f"attention cudnn needs a head size that 8 divides, up to 128, not {self.width // self.heads}")
+
+    def check(self, experiment: Any) -> None:
+        """Raises ValueError if the experiment's sequences are too long, or its attention kernel cannot run.
+
+        The platform is checked only where it is known: within `fmodels.axes.traced_for`.
+        """
+        length = getattr(experiment.data, "length", None)
+        if length is not None and length > self.max_length:
+            raise ValueError(f"data.length {length} is more than model.max_length {self.max_length}")
+        if self.attention != "cudnn":
+            return
+        if experiment.run.precision == "f32":
+            raise ValueError("model.attention cudnn computes in 16 bits: set run.precision bf16")
+        if length is not None and length % 2:
+            raise ValueError(f"model.attention cudnn needs an even data.length, not {length}")
+        if target() not in (None, "gpu"):
+            raise ValueError(f"model.attention cudnn needs an NVIDIA GPU, but the mesh has {target()} devices: set it to xla")
 
     @property
     def mlp_width(self) -> int:

@@ -21,13 +21,14 @@ class Numbers:
             "valid": Spec(rows, np.float32),
         }
 
-    def build(self, tokenizer=None):
+    def build(self):
         numbers = np.random.default_rng(0).normal(size=(self.count, 4)).astype(np.float32) * 0.3
         return Dataset(
             splits={"train": Columns({"numbers": numbers[32:]}), "test": Columns({"numbers": numbers[:32]})},
             facts={},
             fingerprint={"numbers": fingerprint(numbers)},
             codec=self.codec(None),
+            references={"test": numbers[:32].sum(1).tolist()},
         )
 
     def codec(self, folder):
@@ -36,11 +37,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class NumbersCodec:
-    labels = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, rows):
         return {"numbers": np.array([row["numbers"] for row in rows], np.float32)}, []
-
-    def token(self, index):
-        return str(index)

@@ -1,8 +1,11 @@
 """A recipe from outside of the package."""
 
+from dataclasses import replace
+
 from toy_data import Numbers
 from toy_model import ToyConfig
 from toy_objective import Total
+from toy_score import TotalWithMedian
 
 from train.experiment import Experiment, Run
 from train.optim import Optimizer
@@ -19,3 +22,8 @@ def toy() -> Experiment:
         mesh=Mesh(rules={**RULES, "numbers": ()}),
         run=Run(steps=200, log_every=50, evaluate_every=100, checkpoint_every=100),
     )
+
+
+def scored() -> Experiment:
+    """Learn to add, and keep the checkpoint of the least median error."""
+    return replace(toy(), objective=TotalWithMedian(), run=replace(toy().run, best="test/median_error"))

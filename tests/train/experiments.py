@@ -8,8 +8,7 @@ import jax
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
-from train import loop
-from train.experiment import Experiment, Run
+from train.experiment import Experiment, Run, with_run
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer
@@ -24,7 +23,7 @@ ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_
 
 def short(folder: Path) -> Experiment:
     """A run of digits with checkpoints of steps 20 and 40."""
-    return loop.with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
+    return with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
 def bert(**changes) -> Experiment:

@@ -10,7 +10,7 @@ import chex
 import numpy as np
 import pytest
 
-from train.runs.init_from import read_model
+from train.runs.begin import read_model
 from train.sharding import Mesh
 
 STEPS = 40

@@ -10,6 +10,7 @@ import pytest
 
 from data.images.labelled import Images
 from data.sources.digits import Digits
+from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
@@ -237,7 +238,7 @@ def test_a_type_that_is_not_there_is_named(type_, message):
 
 
 HOW = {
-    *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep"),
+    *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep", "run.best"),
     *("run.read_threads", "run.read_workers", "data.accept_changed"),
     *("mesh.replica", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
@@ -315,19 +316,19 @@ def test_resolving_fills_what_is_not_said():
 @pytest.mark.parametrize(
     ("part", "facts", "message"),
     [
-        ({"objective": MaskedLM(mask_id=3)}, FACTS, "objective.mask_id is 3, but the data has 4: set --objective.mask-id 4"),
+        ({"objective": MaskedLM(mask_id=3)}, FACTS, "objective.mask_id is 3, but the data has 4: set it to 4"),
         (
             {"model": BertConfig(vocab_size=299)},
             FACTS,
-            "model.vocab_size is 299, but the data has 300: set --model.vocab-size 300",
+            "model.vocab_size is 299, but the data has 300: set it to 300 or more",
         ),
         (
-            {"objective": Classification(classes=3)},
+            {"objective": Classification(classes=3), "data": LabelledText(length=16)},
             {"classes": 4},
-            "objective.classes is 3, but the data has 4: set --objective.classes 4",
+            "objective.classes is 3, but the data has 4: set it to 4",
         ),
         (
-            {"objective": Classification(class_weights=(1.0, 2.0))},
+            {"objective": Classification(class_weights=(1.0, 2.0)), "data": LabelledText(length=16)},
             {"classes": 4, "label_shares": (0.25,) * 4},
             "objective.class_weights has 2 entries for 4 classes",
         ),

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,9 @@ from data.images.labelled import Images
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
-from train import loop
+from train import step as steps
 from train.errors import UserError
-from train.experiment import Experiment, Run
+from train.experiment import Experiment, Run, with_run
 from train.objectives import Sums
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
@@ -189,8 +188,7 @@ def same(a: State, b: State, *but: str) -> bool:
 
 def check_guard(program: Program, experiment: Experiment, metrics: dict) -> None:
     """What the loop does with the guard of a step."""
-    run = SimpleNamespace(experiment=experiment, program=program, path=SimpleNamespace(name="toy"))
-    loop.check_guard(run, metrics["guard"])
+    steps.check_guard(with_run(experiment, dir="runs/toy"), program, metrics["guard"])
 
 
 @pytest.mark.parametrize(

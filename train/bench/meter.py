@@ -1,87 +1,98 @@
-"""From the sums of steps to the figures of a log line: losses, norms, and the speed of training alone."""
+"""The figures of a log line: losses, norms, and the speed of training alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from train import machine
+from train import machine, parts
 from train.bench import flops
 from train.experiment import Experiment
 from train.objectives import means
-from train.step import Program
+from train.step import Program, check_guard
 
 
-class Counted(NamedTuple):
-    """What was dispatched between two log lines, and the seconds that were spent in waiting for batches."""
+class Window(NamedTuple):
+    """The steps up to `step` since the last log line."""
 
+    step: int
+    values: Mapping[str, Any]
+
+
+class Meter:
+    """Collects the metrics of steps without waiting for them, and measures the time between two log lines."""
+
+    def __init__(self, experiment: Experiment, program: Program, spec: dict):
+        self.experiment, self.program = experiment, program
+        shapes = program.shapes
+        self.flops = flops.training(experiment.objective, experiment.model.build(), shapes.params, shapes.model_state, spec)
+        self.rate = machine.matrix_rate(experiment.run.precision, list(program.mesh.devices.flat))
+        self.readers = program.batch_size / len(program.own_rows)  # processes that read different rows, about as much each
+        self.metrics: list[dict] = []
+        self.has_compiled = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock, after work that is not training: compilation, an evaluation, a checkpoint."""
+        self.steps, self.unit, self.units, self.waited = 0, "", 0, 0.0
+        self.began = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measure the time spent waiting for a batch."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def add(self, batch: Mapping[str, np.ndarray], metrics: dict) -> None:
+        """Count a dispatched step: the rows of its batch that this process read, and its metrics on the devices."""
+        self.metrics.append(metrics)
+        if not self.has_compiled:  # the time of the first step says nothing of the speed of training
+            jax.block_until_ready(metrics)
+            self.has_compiled = True
+            self.restart()
+            return
+        self.unit, units = parts.amount(self.experiment.data, batch)
+        self.steps, self.units = self.steps + 1, self.units + round(units * self.readers)
+
+    def close(self, step: int) -> "Pending":
+        """End the window at `step`. The next window begins here; the metrics of this one may still be on their way."""
+        pending = Pending(self, step, self.metrics, self.steps, self.unit, self.units, self.waited)
+        self.metrics, self.steps, self.units, self.waited = [], 0, 0, 0.0
+        return pending
+
+
+class Pending(NamedTuple):
+    """A window whose steps may still be running."""
+
+    meter: Meter
+    step: int
+    metrics: list[dict]
     steps: int
     unit: str
     units: int
     waited: float
 
-
-NOTHING = Counted(0, "", 0, 0.0)
-
-
-class Meter:
-    """Counts what is dispatched, and tells time when it is done."""
-
-    def __init__(self, experiment: Experiment, program: Program, spec: dict):
-        self.schedule = program.schedule
-        shapes = program.shapes
-        self.flops = flops.training(experiment.objective, experiment.model.build(), shapes.params, shapes.model_state, spec)
-        self.rate = machine.matrix_rate(experiment.run.precision, list(program.mesh.devices.flat))
-        self.processes = program.batch_size / len(program.own_rows)  # that read different rows, and about as much each
-        self.counted = NOTHING
-        self.restart()
-
-    def restart(self) -> None:
-        """What was counted, and the time until now, is not training: compilation, an evaluation, a checkpoint."""
-        self.take()
-        self.began = time.perf_counter()
-
-    def count(self, batch: dict[str, np.ndarray]) -> None:
-        unit, units = size(batch)
-        units = round(units * self.processes)
-        self.counted = self.counted._replace(steps=self.counted.steps + 1, unit=unit, units=self.counted.units + units)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.counted = self.counted._replace(waited=self.counted.waited + time.perf_counter() - began)
-
-    def take(self) -> Counted:
-        """What was counted since the last time."""
-        counted, self.counted = self.counted, NOTHING
-        return counted
-
-    def read(self, step: int, metrics: list[dict], counted: Counted) -> dict[str, Any]:
-        """The figures of the steps up to `step`, whose metrics have just arrived."""
+    def read(self) -> Window:
+        """Wait for the metrics and return the figures of the window. Raises UserError if the guard stops the run."""
+        fetched, meter = jax.device_get(self.metrics), self.meter
         now = time.perf_counter()
-        seconds, self.began = now - self.began, now
-        sums = jax.tree.map(lambda *xs: sum(xs), *(m["sums"] for m in metrics))
-        values: dict[str, Any] = {name: value for name, value in means(sums).items()}
-        values["skipped"] = skipped = int(metrics[-1]["guard"].skipped)
-        values["learning_rate"] = float(self.schedule(step - 1 - skipped))  # the schedule counts updates
-        if counted.steps:
-            values[f"{counted.unit}_per_second"] = counted.units / seconds
-            values["step_seconds"] = seconds / counted.steps
-            values["tflops_per_second"] = self.flops * counted.steps / seconds / 1e12
-            values["data_wait_share"] = counted.waited / seconds
-            values["share_of_matrix_rate"] = self.flops * counted.steps / seconds / self.rate
+        seconds, meter.began = now - meter.began, now
+        sums = jax.tree.map(lambda *xs: sum(xs), *(m["sums"] for m in fetched))
+        guard = fetched[-1]["guard"]
+        check_guard(meter.experiment, meter.program, guard)
+        values: dict[str, Any] = dict(means(sums))
+        values["skipped"] = skipped = int(guard.skipped)
+        values["learning_rate"] = float(meter.program.schedule(self.step - 1 - skipped))  # the schedule counts updates
+        if self.steps:
+            values[f"{self.unit}_per_second"] = self.units / seconds
+            values["step_seconds"] = seconds / self.steps
+            values["tflops_per_second"] = meter.flops * self.steps / seconds / 1e12
+            values["data_wait_share"] = self.waited / seconds
+            values["share_of_matrix_rate"] = meter.flops * self.steps / seconds / meter.rate
         peak, where = machine.peak_memory()
         values[f"peak_{where}_memory_gib"] = peak
-        return {f"train/{name}": value for name, value in values.items()}
-
-
-def size(batch: dict[str, np.ndarray]) -> tuple[str, int]:
-    """What a batch is counted in, and how many: tokens that are not padding, or examples."""
-    if "tokens" in batch:
-        real = batch.get("mask", batch.get("sequences"))
-        return "tokens", int(batch["tokens"].size if real is None else np.count_nonzero(real))
-    return "examples", len(batch["valid"])
+        return Window(self.step, {f"train/{name}": value for name, value in values.items()})

@@ -3,6 +3,7 @@
 Shapes: B batch, D model width, C classes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ import numpy as np
 from fmodels.model import Model
 from fmodels.nn.heads import ClassifierHead
 from train.objectives import Sums, means
+from train.parts import Rendering
+from train.report import page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,12 @@ class Classification:
                 raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
             if not self.class_weights or not min(self.class_weights) >= 0 or not sum(self.class_weights) > 0:
                 raise ValueError(f"class_weights must be 0 or more, and not all 0, not {self.class_weights}")
+
+    panels = ("accuracy",)
+
+    def check(self, experiment: Any) -> None:
+        if "label" not in experiment.data.spec():
+            raise ValueError(f"objective {type(self).__name__} needs labels, and {type(experiment.data).__name__} has none")
 
     @property
     def head(self) -> Model:
@@ -110,6 +119,26 @@ class Classification:
             labels = {str(codec.labels[i]): float(probabilities[i]) for i in order}
             rows.append({"label": next(iter(labels)), "probabilities": labels})
         return rows
+
+    def render(self, described: Mapping[str, Any], reference: str | None = None) -> Rendering:
+        """The five likeliest labels, and the reference if there is one."""
+        lines = [f"{probability:6.1%}  {label}" for label, probability in list(described["probabilities"].items())[:5]]
+        if reference is None:
+            return Rendering(lines)
+        return Rendering([*lines, f"label: {reference}"], described["label"] == reference)
+
+    def sections(self, result: Mapping[str, Any], codec: Any) -> list[tuple[str, str]]:
+        if "confusion" not in result:
+            return []
+        tables = page.beside(page.confusion(result["confusion"], codec.labels), per_class(result, codec.labels))
+        return [("Classes", tables)]
+
+
+def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Return an HTML table of precision, recall, F1 and support, from the `per_class` of a result."""
+    columns = [result["per_class"][name] for name in ("precision", "recall", "f1", "support")]
+    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", f"{n:,.0f}") for label, p, r, f, n in zip(labels, *columns, strict=True)]
+    return page.table(("label", "precision", "recall", "F1", "support"), rows)
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:

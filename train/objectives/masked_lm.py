@@ -4,6 +4,7 @@ Shapes: B batch, T length, K predicted positions a row, D model width, V vocabul
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from fmodels.axes import constrain
 from fmodels.model import Model
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from train.objectives import Sums, means
+from train.parts import Rendering
 
 EVALUATION_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
@@ -43,6 +45,17 @@ class MaskedLM:
     def __post_init__(self):
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"mask_rate must be in (0, 1), not {self.mask_rate}")
+
+    minimized = ("perplexity",)
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        return ("masked_lm_accuracy", *(["next_sentence_accuracy"] if self.next_sentence else []))
+
+    def check(self, experiment: Any) -> None:
+        """Raises ValueError if next-sentence prediction has no pairs to predict."""
+        if self.next_sentence and "is_random" not in experiment.data.spec():
+            raise ValueError("objective.next_sentence needs pairs of segments: set data.layout pairs")
 
     def init(self, model: Model, rng: jax.Array, batch: dict) -> tuple[dict, dict]:
         model_rng, lm_rng, sentence_rng = jax.random.split(rng, 3)
@@ -114,6 +127,13 @@ class MaskedLM:
         positions_BK, weights_BK = constrain(positions_BK, "batch", None), constrain(weights_BK, "batch", None)
         return constrain(corrupted_BT, "batch", "length"), positions_BK, weights_BK.astype(jnp.float32)
 
+    def seen(self, batch: dict, rng: jax.Array) -> dict:
+        """The batch after corruption, with `hidden` [B, T]: True at the positions that are predicted."""
+        tokens_BT, positions_BK, weights_BK = self.corrupt(batch, rng, True)
+        rows_B1 = jnp.arange(len(tokens_BT))[:, None]
+        hidden_BT = jnp.zeros(tokens_BT.shape, bool).at[rows_B1, positions_BK].set(weights_BK > 0)
+        return {**batch, "tokens": tokens_BT, "hidden": hidden_BT}
+
     def summarize(self, sums: Sums) -> dict[str, float]:
         result = means(sums)
         return {**result, "perplexity": math.exp(min(result["masked_lm"], 700))}
@@ -136,6 +156,11 @@ class MaskedLM:
                 masks.append([{"token": codec.token(int(token)), "probability": float(p)} for token, p in pairs])
             rows.append({"masks": masks})
         return rows
+
+    def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
+        """One line per mask: the likeliest tokens."""
+        fills = [", ".join(f"{fill['token']} {fill['probability']:.1%}" for fill in mask) for mask in described["masks"]]
+        return Rendering([f"[MASK]: {fill}" for fill in fills] or ["no [MASK] to fill"])
 
 
 _LM = Model(MaskedLMHead())

@@ -25,7 +25,7 @@ THEME = {  # name: (light, dark)
 }
 COLOURS, DASHES = ("c0", "c1", "c2", "c3"), {"-": "", "--": "6 3", ":": "2 2"}
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-"name of a run: its logged steps, as `rundir.read_metrics` reads them"
+"name of a run: its logged steps, as `train.runs.log.read_metrics` reads them"
 STYLE: dict[Any, Any] = {
     **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "svg.fonttype": "none", "svg.hashsalt": "fmodels"},
     **dict.fromkeys(("axes.titlecolor", "text.color", "legend.labelcolor"), THEME["ink"][0]),

@@ -1,7 +1,7 @@
-"""The report of a run: data to one HTML page that needs nothing beside it, neither script nor address.
+"""The pieces of a report: data to HTML that needs no scripts and no network.
 
-Each function returns a piece of HTML, made of what it was given and nothing else; `page` puts pieces together, and `of_run` does
-so for a run directory. Figures are drawn in the colours of the light theme, which become CSS variables and follow the reader's.
+Each function returns a piece of HTML; `page` puts pieces together. Figures are drawn in the colours of the light theme, which
+become CSS variables and follow the reader's theme.
 """
 
 import base64
@@ -16,41 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from train.report.curves import THEME, curves, note, number
-from train.runs.rundir import read_json, read_metrics, read_result
-
-PANELS = (  # of a run
-    *("loss", "masked_lm_accuracy", "next_sentence_accuracy", "accuracy", "learning_rate"),
-    *("tokens_per_second", "examples_per_second"),
-)
-
+from train.parts import Rendering
+from train.report.curves import THEME, number
 
 TEXT_SHOWN = 480  # characters of a passage
-
-
-def of_run(path: Path, labels: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> str:
-    """The page of a run directory. `labels` names the classes, if there are any; `samples` are rows for `predictions`."""
-    files = [path / f"{name}.json" for name in ("experiment", "environment")]
-    experiment, environment = (read_json(file) if file.exists() else {} for file in files)
-    results = read_result(path) if (path / "result.json").exists() else {}
-    log = read_metrics(path)
-    logged = sorted({name for row in log for name in row}, key=lambda name: (not name.startswith("train/"), name))
-    names = [name for metric in PANELS for name in logged if name.rpartition("/")[2] == metric]
-    training = curves({path.name: log}, names) if names else note("Nothing is logged: metrics.jsonl is empty.")
-    sections = [("Training", training)]
-    for split, result in results.items():
-        sections.insert(0, (f"Result on the {split} split", headline(result)))
-        if "per_class" in result:
-            found = beside(confusion(result["confusion"], labels), per_class(result, labels))
-            sections.append((f"Classes of the {split} split", found))
-    sections += [("Predictions", predictions(samples))] * bool(samples)
-    table = path / "shardings.txt"
-    sections.append(("Settings", details(experiment, environment) + (folded(table) if table.exists() else "")))
-    parts = [_type(experiment.get(name)) for name in ("objective", "model")] + [_type(experiment.get("data", {}).get("source"))]
-    if (steps := experiment.get("run", {}).get("steps")) is not None:
-        parts.append(f"step {log[-1]['step'] if log else 0:,} of {steps:,}")
-    parts.append("" if results else "not finished")
-    return page(path.name, " · ".join(filter(None, parts)), sections)
 
 
 def page(title: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -128,31 +97,19 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     return f"<figure>{_scroll(heat, 'confusion matrix')}<figcaption>{caption}</figcaption></figure>"
 
 
-def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
-    """Precision, recall, F1 and support from the `per_class` of a classification's result."""
-    columns = [result["per_class"][name] for name in ("precision", "recall", "f1", "support")]
-    named = _named(labels, len(columns[0]))
-    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", f"{n:,.0f}") for label, p, r, f, n in zip(named, *columns, strict=True)]
-    return table(("label", "precision", "recall", "F1", "support"), rows)
-
-
-def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A card a row. It has `text`, or `image` [H, W, 1 or 3], and `prediction`, and maybe `probability` and the true `label`."""
-    cards, verdicts = [], []
-    for row in rows:
-        label, prediction, probability = (row.get(name) for name in ("label", "prediction", "probability"))
-        sure = f' <span class="muted">{probability:.1%}</span>' if probability is not None else ""
-        lines = [f"<span><em>predicted</em> <b>{escape(str(prediction))}</b>{sure}</span>"]
-        kind = ""
-        if label is not None:
-            verdicts.append(str(label) == str(prediction))
-            kind = "right" if verdicts[-1] else "wrong"
-            lines.insert(0, f'<span class="verdict">{"✓" if verdicts[-1] else "✗"} {kind}</span>')
-            lines.append(f"<span><em>label</em> <b>{escape(str(label))}</b></span>")
-        shown = _image(row["image"], label) if "image" in row else _passage(str(row["text"]))
-        cards.append(f'<li class="{kind}">{shown}<p class="facts">{"".join(lines)}</p></li>')
+def predictions(rows: Sequence[tuple[Any, Rendering]]) -> str:
+    """A card for each row: what the data shows of it (a text, or an image [H, W, 1 or 3]), and its rendered prediction."""
+    cards = []
+    for shown, rendering in rows:
+        lines = [f"<span>{escape(line.strip())}</span>" for line in rendering.lines]
+        kind = {True: "right", False: "wrong", None: ""}[rendering.is_right]
+        if kind:
+            lines.insert(0, f'<span class="verdict">{"✓" if rendering.is_right else "✗"} {kind}</span>')
+        example = _image(shown) if isinstance(shown, np.ndarray) else _passage(str(shown))
+        cards.append(f'<li class="{kind}">{example}<p class="facts">{"".join(lines)}</p></li>')
+    verdicts = [rendering.is_right for _, rendering in rows if rendering.is_right is not None]
     count = f"<figcaption>{sum(verdicts)} of these {len(verdicts)} are right.</figcaption>" if verdicts else ""
-    kind = "images" if rows and "image" in rows[0] else "texts"
+    kind = "images" if rows and isinstance(rows[0][0], np.ndarray) else "texts"
     return f'<figure><ul class="cards {kind}">{"".join(cards)}</ul>{count}</figure>'
 
 
@@ -174,11 +131,6 @@ def folded(file: Path) -> str:
 
 def _isnumber(cell: Any) -> bool:
     return not isinstance(cell, str) or bool(re.match(r"[+-]?[\d.,]*\d|-?$", cell))
-
-
-def _type(value: Any) -> str:
-    """The class of a part of an experiment, or the part itself where it is a word."""
-    return value["type"].rpartition(":")[2] if isinstance(value, dict) else str(value or "")
 
 
 def _named(labels: Sequence[Any], count: int) -> list[str]:
@@ -205,7 +157,7 @@ def _passage(text: str) -> str:
     return f"<blockquote>{escape(shown)}{rest}</blockquote>"
 
 
-def _image(pixels: Any, label: Any) -> str:
+def _image(pixels: Any) -> str:
     from matplotlib.image import imsave
 
     array = np.asarray(pixels, np.float32)
@@ -214,7 +166,7 @@ def _image(pixels: Any, label: Any) -> str:
     written = io.BytesIO()
     imsave(written, np.broadcast_to(grey, (*array.shape[:2], 3)), format="png")
     data = base64.b64encode(written.getvalue()).decode()
-    alt = f"image of {array.shape[0]} by {array.shape[1]} pixels" + (f", labelled {label}" if label is not None else "")
+    alt = f"image of {array.shape[0]} by {array.shape[1]} pixels"
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
 
 

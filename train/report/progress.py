@@ -28,11 +28,7 @@ class Progress:
             self.bar = Bar(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(name, total=steps, text="compiling")
             self.bar.start()
-        self.begin(0)
-
-    def begin(self, start: int) -> None:
-        """The time left is reckoned from here: the step that the run continues from, and again when it has compiled."""
-        self.start, self.began, self.printed = start, time.monotonic(), time.monotonic()
+        self.printed = time.monotonic()
 
     def say(self, text: str) -> None:
         if self.bar is not None:
@@ -42,8 +38,8 @@ class Progress:
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """The metrics of a logged step. Plain lines come at most every ten seconds, and at the end."""
-        units = (name for name in ("tokens", "examples") if f"train/{name}_per_second" in values)
-        rate = next((f"{values[f'train/{name}_per_second']:,.0f} {name}/s" for name in units), "")
+        rates = (name for name in values if name.endswith("_per_second") and not name.endswith("tflops_per_second"))
+        rate = next((f"{values[name]:,.0f} {name[len('train/') : -len('_per_second')]}/s" for name in rates), "")
         text = f"loss {values['train/loss']:.3f}  {rate}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)
@@ -51,8 +47,9 @@ class Progress:
         now = time.monotonic()
         if self.is_shown and (now - self.printed >= 10 or step == self.steps):
             self.printed = now
-            left = (now - self.began) / max(step - self.start, 1) * (self.steps - step)
-            print(f"{self.name}  step {step}/{self.steps}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+            seconds = values.get("train/step_seconds")
+            left = f"  {seconds * (self.steps - step):.0f} s left" if seconds is not None else ""
+            print(f"{self.name}  step {step}/{self.steps}  {text}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,14 +1,13 @@
 """Checkpoints by Orbax: asynchronous, atomic, the data position included, and never trusted blindly.
 
 A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state) and `meta` (checksums of
-the first two, fingerprints of the data, its tokenizer among them, the format, and the mesh it was written on). The position in
+the first two, fingerprints of the data, the format, and the mesh it was written on). The position in
 the data is the step itself. It appears under its step when it is whole. Bits that changed on disk are found by the checksums,
 which are sums of integers: the same for any layout over devices.
 """
 
 import contextlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import jax
 
 from train import cluster
 from train.errors import UserError
+from train.runs.best import Best
 from train.runs.integrity import FORMAT, attempt, checksum, in_parts, opened, read_meta, reason, verified
 from train.runs.rundir import read_json, write_atomically
 from train.step import GuardState, Program, State
@@ -35,7 +35,7 @@ class NewestAndBest:
     """Orbax' protocol of what is kept: the newest `keep`, and the step that `best` tells."""
 
     keep: int
-    best: Callable[[], dict[str, float]]
+    best: Callable[[], dict[str, Any]]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
@@ -46,9 +46,13 @@ class NewestAndBest:
 class Checkpoints:
     """The checkpoints of a run directory. Use as a context manager: leaving it waits for what is being written."""
 
-    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], read_only: bool = False):
-        """Who only reads leaves everything as it is: the run may be writing at this moment."""
-        self.directory, self.say, self.read_only = run_dir / "checkpoints", say, read_only
+    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], best: Best | None = None):
+        """Open the checkpoints to write, with the metric that chooses the best, or without it to read only.
+
+        A reader changes nothing, since the run may be writing at the same time.
+        """
+        self.directory, self.say, self.choice, self.read_only = run_dir / "checkpoints", say, best, best is None
+        read_only = self.read_only
         self.best_file, self.has_failed = run_dir / "best.json", False
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder; remove it, and checkpoints can be written there")
@@ -66,19 +70,19 @@ class Checkpoints:
         # runtime may agree on a step that others have passed.
         self.manager.reached_preemption = lambda step: False
 
-    def best(self) -> dict[str, float]:
-        """`step` and `loss` of the checkpoint of least validation loss; empty if none was evaluated."""
+    def best(self) -> dict[str, Any]:
+        """`step`, `metric` and `value` of the best checkpoint; empty if none was evaluated."""
         best = self._read_best()
         return best if best.get("step") in self.manager.all_steps() else {}  # a run that was killed may have lost it
 
-    def _read_best(self) -> dict[str, float]:
-        """Raises UserError if the file does not say what it is to say."""
+    def _read_best(self) -> dict[str, Any]:
+        """Raises UserError if the file is damaged."""
         if not self.best_file.exists():
             return {}
         match best := read_json(self.best_file):
-            case {"step": int(), "loss": int() | float()}:
+            case {"step": int(), "metric": str(), "value": int() | float()}:
                 return best
-        raise UserError(f"{self.best_file} is damaged: restore it, or remove it to forget which was best")
+        raise UserError(f"{self.best_file} is damaged: restore it, or remove it to forget which checkpoint was the best")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -95,8 +99,8 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # what could not be written was said
                 self.manager.close()
 
-    def save(self, state: State, data: Mapping[str, str], mesh: str, metrics: dict[str, float] | None) -> None:
-        """Starts to write the state. `metrics` has the validation `loss` at this step, if known: it decides which is best."""
+    def save(self, state: State, data: Mapping[str, str], mesh: str, metrics: Mapping[str, float]) -> None:
+        """Start to write the state. `metrics` has those of this step by `SPLIT/NAME`, and decides whether it is the best."""
         import orbax.checkpoint as ocp
 
         step = int(state.step)
@@ -109,13 +113,14 @@ class Checkpoints:
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
             meta=ocp.args.JsonSave(meta),
         )
-        if metrics:
-            cluster.by_first(lambda: self._note_best(step, metrics["loss"]))
+        if (choice := self.choice) and choice.metric in metrics:
+            cluster.by_first(lambda: self._note_best(step, choice, metrics[choice.metric]))
         self._guarded(lambda: self.manager.save(step, args=args))
 
-    def _note_best(self, step: int, loss: float) -> None:
-        if loss < self.best().get("loss", math.inf):
-            write_atomically(self.best_file, json.dumps({"step": step, "loss": loss}) + "\n")
+    def _note_best(self, step: int, choice: Best, value: float) -> None:
+        best = self.best()
+        if choice.improves(value, best["value"] if best.get("metric") == str(choice) else None):
+            write_atomically(self.best_file, json.dumps({"step": step, "metric": str(choice), "value": value}) + "\n")
 
     def wait(self) -> None:
         """Until everything is on disk. Raises UserError if it could not be written."""
@@ -139,21 +144,24 @@ class Checkpoints:
         """
         return self._newest(lambda step: self.read(step, program))
 
-    def restore_model(self, program: Program, best: bool = False) -> tuple[Any, Any]:
-        """(params, model state) of the newest checkpoint, or of the best. Raises UserError if there is none."""
+    def restore_model(self, program: Program, step: int | None = None, best: bool = False) -> tuple[Any, Any]:
+        """Return (params, model state) of one step, of the best checkpoint, or of the newest. Raises UserError if it is not there."""
 
         def read(step: int) -> tuple[Any, Any]:
             model = self._item(step, "model", program)
             return model["params"], model["model_state"]
 
-        if not best:
-            found = self._newest(read)
-            if found is None:
-                raise UserError(f"{self.directory}: there is no checkpoint: none was saved yet, or they are gone")
-            return found
-        step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.directory}: no checkpoint; none was saved yet, or they were removed")
+        if best:
+            step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
+            if step is None:
+                raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
         if step is None:
-            raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
+            return self._newest(read)
+        if step not in steps:
+            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are: {', '.join(map(str, steps))}")
         found, damage = attempt(self.directory / str(step), lambda: read(step))
         if damage:
             raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({damage})")

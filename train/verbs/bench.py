@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 
-from train import cluster, loop, machine
+from train import cluster, loop, machine, parts
 from train.bench import flops
-from train.bench.meter import size
 from train.errors import UserError
 from train.experiment import Experiment, to_json
 from train.verbs.run import named
@@ -53,14 +52,14 @@ def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
     state, devices = program.init(), list(program.mesh.devices.flat)
     seconds, rates, units, unit = [], [], [], ""
     steps = WARM_STEPS
-    with loop.batches(run) as batches:
+    with run.batches() as batches:
         while len(seconds) < steps:
             host = next(batches)
             batch = jax.block_until_ready(program.place(host))
             start = time.perf_counter()
             state, _ = jax.block_until_ready(compiled(state, batch))
             seconds.append(time.perf_counter() - start)
-            unit, count = size(host)
+            unit, count = parts.amount(run.experiment.data, host)
             units.append(count * program.batch_size / len(program.own_rows))
             if len(seconds) == WARM_STEPS:  # all processes take as many as the first finds right
                 more = min(max(round(SECONDS / seconds[-1]), LEAST_STEPS), MOST_STEPS)

@@ -33,18 +33,18 @@ def main(arguments: list[str]) -> int:
     from train.sharding import Mesh
 
     mesh = Mesh().build()
-    with Checkpoints(path, 1, print, read_only=True) as checkpoints:
+    with Checkpoints(path, 1, print) as checkpoints:
         rows, looks, wrong = [], 0, []
         while not rows and checkpoints.steps() and looks < LOOKS:
             rows = [row for step in checkpoints.steps() if (row := cluster.gathered(describe(checkpoints, step, mesh))[0])]
             checkpoints.manager.reload()
             looks += 1
         try:
-            best = checkpoints.best().get("step")
+            best = checkpoints.best()
         except UserError as error:
-            best, wrong = None, [str(error)]
+            best, wrong = {}, [str(error)]
     for row in rows:
-        row["best"] = row["step"] == best
+        row["best"] = best.get("metric") if row["step"] == best.get("step") else None
     if wanted.json:
         print(json.dumps(rows))
     if not rows:
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     if not wanted.json:
         print(f"{'step':>10}  {'MiB':>10}  {'written on':40}  state")
         for row in rows:
-            state = row["wrong"] or ("whole, the best" if row["best"] else "whole")
+            state = row["wrong"] or (f"whole, the best by {row['best']}" if row["best"] else "whole")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
     if damaged := [str(row["step"]) for row in rows if row["wrong"]]:
         wrong.insert(0, f"{path}: not readable: {', '.join(damaged)}")

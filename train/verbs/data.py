@@ -45,7 +45,7 @@ def inspect(arguments: list[str]) -> int:
     from train import loop
     from train.report import inspect
 
-    inspect.show(loop.assemble(experiment), Path(f"{Path(experiment.run.dir).name}-batch.png"), Console())
+    inspect.show(loop.assemble(experiment), Path(Path(experiment.run.dir).name), Console())
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from train import cli, cluster, recipes
+from train import cli, cluster, parts, recipes
 from train.cluster.join import Cluster
 from train.errors import UserError, nearest
 from train.experiment import Experiment
@@ -64,31 +64,37 @@ class Arguments(OfRun):
     """The metrics of a run on a whole split."""
 
     split: str | None = None
-    "which; test if there is one, else validation"
+    "split to evaluate; the default is test if there is one, else validation"
+    step: int | None = None
+    "step of the checkpoint to evaluate; the default is the newest"
     best: bool = False
-    "the checkpoint of least loss on the split that was evaluated in training instead of the last"
+    "evaluate the checkpoint that was best during training (run.best)"
     json: bool = False
     "print one JSON value and nothing else"
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
+    if wanted.best and wanted.step is not None:
+        raise UserError("--best and --step both choose a checkpoint; give one of them")
     wanted.join()
     from train import loop
+    from train.runs.trained import load
 
-    opened = assemble(wanted)
-    splits = opened.dataset.splits
+    job = assemble(wanted)
+    splits = job.dataset.splits
     chosen = wanted.split or ("test" if "test" in splits else "validation")
-    cluster.check_alike({"split": chosen, "best": wanted.best})
+    cluster.check_alike({"split": chosen, "best": wanted.best, "step": wanted.step})
     if chosen not in splits:
-        raise UserError(f"{opened.path} has no split {chosen}{nearest(chosen, splits)}")
-    if wanted.best and chosen == opened.dataset.held_out:
-        say(f"the best was chosen by its loss on {chosen}, which flatters these figures")
-    result = loop.evaluate(opened, *load(opened.path, opened.program, wanted.best), chosen)
+        raise UserError(f"{job.path} has no split {chosen}{nearest(chosen, splits)}")
+    if wanted.best and chosen == job.dataset.held_out:
+        say(f"the best checkpoint was chosen on {chosen}, so these figures are optimistic")
+    params, model_state = load(job.path, job.program, say, wanted.step, wanted.best)
+    result = loop.evaluate(job, params, model_state, chosen)
     if wanted.json:
-        print(json.dumps({"run": str(opened.path), "split": chosen, **result}))
+        print(json.dumps({"run": str(job.path), "split": chosen, **result}))
     else:
-        print(f"{opened.path}, {chosen}: {len(splits[chosen]):,} examples")
+        print(f"{job.path}, {chosen}: {len(splits[chosen]):,} examples")
         for name, value in result.items():
             if isinstance(value, float):
                 print(f"  {name:24}{value:.4f}")
@@ -96,29 +102,19 @@ def main(arguments: list[str]) -> int:
 
 
 def assemble(wanted: OfRun) -> Any:
-    """The run with its data and program. Raises UserError if the data is not what it was trained on."""
+    """Assemble the run with its data. Raises UserError if the data is not what the run was trained on."""
     from train import loop
 
     experiment = wanted.read()
-    if keep := getattr(getattr(experiment.data, "cleaning", None), "keep", None):
-        where = keep.rpartition(":")[0]
-        if where != wanted.import_file:
-            raise UserError(f"{wanted.run}: its data was chosen by {keep}; if you trust it, name its file: --import {where}")
-    opened = loop.assemble(experiment)
-    accept = getattr(opened.experiment.data, "accept_changed", False)
-    rundir.same_data(opened.path, opened.dataset.fingerprint, accept, say)
-    return opened
-
-
-def load(path: Path, program: Any, best: bool = False) -> tuple[Any, Any]:
-    """(params, model state) of the newest checkpoint of a run, or of the best."""
-    from train.runs.checkpoints import Checkpoints
-
-    with Checkpoints(path, 1, say, read_only=True) as checkpoints:
-        return checkpoints.restore_model(program, best)
+    if (file := parts.code(experiment.data)) and file != wanted.import_file:
+        raise UserError(f"{wanted.run}: its data runs code in {file}; if you trust it, pass --import {file}")
+    job = loop.assemble(experiment)
+    accept = getattr(job.experiment.data, "accept_changed", False)
+    rundir.same_data(job.path, job.dataset.fingerprint, accept, say)
+    return job
 
 
 def say(text: str) -> None:
-    """On stderr, once for all processes."""
+    """Print to stderr, in one process only."""
     if cluster.is_first():
         print(text, file=sys.stderr)

@@ -1,34 +1,26 @@
 """`python -m train predict RUN --text "…"`: what a run says of new examples."""
 
 import json
-import math
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data.dataset import Codec
-from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from train import cli, cluster
 from train.errors import UserError
-from train.experiment import Experiment, fields
-from train.runs import rundir
-from train.verbs.evaluate import OfRun, load, say
-
-ROWS = 8  # computed at once, or what all devices can share: a masked LM makes logits at every position
+from train.experiment import fields
+from train.runs.trained import reopen
+from train.verbs.evaluate import OfRun, say
 
 
 @dataclass(frozen=True)
 class Arguments(OfRun):
-    """The label and its probability, or the likeliest fills of each [MASK]. Without --text and --input, reads a pipe."""
+    """What a run predicts for new examples. Without --text and --input, reads standard input."""
 
     text: tuple[str, ...] | None = None
     "one or more texts"
     input: str | None = None
-    "a file of JSON lines, each a text or an object with the fields of an example: text, or image, as a path or as numbers"
+    "file of JSON lines: texts, or objects with the fields of an example"
     json: bool = False
     "print one JSON value and nothing else"
 
@@ -44,13 +36,25 @@ def main(arguments: list[str]) -> int:
     cluster.check_alike({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
     read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
     rows = cluster.gathered(cluster.by_first(read))[0]
-    predictor = reopen(experiment)
+    predictor = reopen(experiment, say)
     arrays, notes = predictor.codec.encode(rows)
     described = predictor(arrays)
     for note in notes:
         say(note)
-    print(json.dumps(described) if wanted.json else "\n".join(map(show, rows, described)))
+    if wanted.json:
+        print(json.dumps(described))
+        return 0
+    for row, one in zip(rows, described, strict=True):
+        print(shown(row))
+        for line in parts.render(experiment.objective, one).lines:
+            print(f"  {line}")
     return 0
+
+
+def shown(row: dict[str, Any]) -> str:
+    """The text of a row, or where it has none its JSON, in at most 100 characters."""
+    line = row["text"] if isinstance(row.get("text"), str) else json.dumps(row, ensure_ascii=False)
+    return line if len(line) <= 100 else line[:99] + "…"
 
 
 def read_rows(path: str | None) -> list[dict[str, Any]]:
@@ -81,59 +85,3 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{where}: there is nothing in it; --text TEXT or --input FILE.jsonl says what to predict")
     return rows
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained run, without its data: called with arrays, it says what the objective says of each row."""
-
-    experiment: Experiment
-    codec: Codec
-    program: Any
-    params: Any
-    model_state: Any
-
-    def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[dict]:
-        import jax
-
-        from data.loader import fill
-        from train.sharding import batch_ways, laid, own_rows
-
-        ways = batch_ways(self.program.mesh, self.experiment.mesh.rules)
-        size, rows, found = ways * math.ceil(ROWS / ways), len(next(iter(arrays.values()))), []
-        over = self.program.batch_sharding
-        own = own_rows(over, size)
-        for start in range(0, rows, size):
-            part = {name: column[start : start + size] for name, column in arrays.items()}
-            batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
-            batch = laid({name: column[own] for name, column in batch.items()}, over, size, own)
-            outputs = jax.device_get(self.program.predict(self.params, self.model_state, batch))
-            found += self.experiment.objective.describe(outputs, self.codec)
-        return found[:rows]
-
-
-def reopen(experiment: Experiment) -> Predictor:
-    """The newest checkpoint of a run, with what its directory keeps to read rows: its data is not needed."""
-    from train.loop import batch_spec
-    from train.step import build
-
-    path = Path(experiment.run.dir)
-    codec = experiment.data.codec(path)
-    trained_with = rundir.read_fingerprint(path).get("tokenizer")
-    if trained_with and trained_with != Tokenizer(codec.files[TOKENIZER_FILE]).hash:
-        raise UserError(f"{path / TOKENIZER_FILE} is not the tokenizer that the run was trained with, {trained_with}: restore it")
-    program = build(experiment, batch_spec(experiment), experiment.mesh.build())
-    return Predictor(experiment, codec, program, *load(path, program))
-
-
-def show(row: dict, described: dict) -> str:
-    """A few lines for a person."""
-    text = str(row.get("text", "(not a text)"))
-    lines = [text if len(text) <= 100 else text[:99] + "…"]
-    if "label" in described:
-        lines += [f"  {probability:6.1%}  {label}" for label, probability in list(described["probabilities"].items())[:5]]
-    for fills in described.get("masks", []):
-        lines.append("  [MASK]: " + ", ".join(f"{fill['token']} {fill['probability']:.1%}" for fill in fills))
-    if described.get("masks") == []:
-        lines.append("  there is no [MASK] in it to fill")
-    return "\n".join(lines)

@@ -1,125 +1,27 @@
-"""`python -m train`: the main job. Pretrains, fine-tunes over seeds, and compares with training from scratch and with TF-IDF."""
+"""`python -m train`: pretrain, fine-tune, and compare with training from scratch."""
 
-import statistics
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from train import cli
-from train.experiment import Experiment
 from train.verbs.run import stoppable
-
-SEEDS = 3
-COLUMNS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
-PRETRAINING = (
-    "train/loss",
-    "validation/loss",
-    "train/masked_lm_accuracy",
-    "validation/masked_lm_accuracy",
-    "train/learning_rate",
-    "train/tokens_per_second",
-)
-FINE_TUNING = ("train/loss", "validation/loss", "validation/accuracy", "train/learning_rate")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Pretrains on the documentation that is installed here, fine-tunes on few labels, and says whether that was worth it."""
+    """Pretrain on the documentation of the installed libraries, fine-tune on few examples, and compare."""
 
     dir: str = "runs/quickstart"
-    "where the runs and the report go; the same command continues what is there"
+    "folder of the runs and the report; rerun the command to resume"
 
 
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "python -m train quickstart")
-    return stoppable(lambda: _quickstart(Path(wanted.dir)))
 
+    def work() -> int:
+        from train.studies.quickstart import quickstart
 
-def _quickstart(directory: Path) -> int:
-    from train import loop
-    from train.baseline import tfidf
-    from train.objectives.classification import scores
-    from train.recipes.pydocs import pydocs, pydocs_topics
-    from train.report import curves
-    from train.report import page as report
-    from train.runs import rundir
-    from train.verbs.report import samples
+        quickstart(Path(wanted.dir))
+        return 0
 
-    began = time.monotonic()
-
-    def trained(experiment: Experiment, name: str, seed: int = 0) -> dict[str, Any]:
-        return loop.train(loop.with_run(experiment, dir=str(directory / name), seed=seed))
-
-    trained(pydocs(), "pretrain")
-    topics, vocabulary = pydocs_topics(), str(directory / "pretrain" / "tokenizer.json")
-    tuned = replace(topics, init_from=str(directory / "pretrain"))
-    scratch = replace(topics, data=replace(topics.data, tokenizer=vocabulary))  # the same tokens, and nothing else of it
-    results = {
-        "pretrained, then fine-tuned": [trained(tuned, f"finetune-{seed}", seed)["test"] for seed in range(SEEDS)],
-        "from scratch": [trained(scratch, f"scratch-{seed}", seed)["test"] for seed in range(SEEDS)],
-    }
-    opened = loop.assemble(rundir.read_experiment(directory / "finetune-0"))
-    labels = opened.dataset.codec.labels
-    results["TF-IDF + logistic regression"] = [scores(tfidf(opened.dataset, "test"))]
-
-    header, rows = (
-        ["test split", *COLUMNS],
-        [[name, *(_spread(found, column) for column in COLUMNS)] for name, found in results.items()],
-    )
-    verdict = _verdict(results, topics.data.labels_per_class, len(opened.dataset.splits["test"]))
-    logs = {path.parent.name: rundir.read_metrics(path.parent) for path in sorted(directory.glob("*/metrics.jsonl"))}
-    first = results["pretrained, then fine-tuned"][0]
-    page = report.page(
-        "The main job",
-        verdict,
-        [
-            ("Result", report.table(header, rows, emphasised=0)),
-            ("Pretraining", curves.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
-            ("Fine-tuning, and training from scratch", curves.curves(logs, FINE_TUNING)),
-            (
-                "The first fine-tuned run",
-                report.beside(report.confusion(first["confusion"], labels), report.per_class(first, labels)),
-            ),
-            ("A few test passages", report.predictions(samples(opened))),
-        ],
-    )
-    rundir.write_atomically(directory / "report.html", page)
-    everything = {"pretrain": rundir.read_metrics(directory / "pretrain"), **logs}
-    curves.curves_png(directory / "curves.png", everything, ("train/loss", "validation/loss", "validation/accuracy"))
-    print_table(header, rows)
-    print(verdict)
-    print(f"{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions")
-    return 0
-
-
-def _spread(found: list[dict[str, Any]], column: str) -> str:
-    """mean ± standard deviation, where there are several."""
-    values = [result[column] for result in found]
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
-
-
-def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | None, rows: int) -> str:
-    """What the table shows, in words."""
-    tuned, scratch, words = ([result["macro_f1"] for result in found] for found in results.values())
-    gain, spread = statistics.mean(tuned) - statistics.mean(scratch), max(statistics.stdev(tuned), statistics.stdev(scratch))
-    ahead = statistics.mean(tuned) - statistics.mean(words)
-    times = abs(gain) / max(spread, 1e-9)
-    worth = f"{100 * gain:+.1f} points of macro-F1, {times:.1f} times the larger standard deviation over seeds"
-    words_are = f"{100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}"
-    return (
-        f"{labels_per_class} labels a class, {rows:,} test passages of held-out modules: pretraining is worth {worth}; "
-        f"TF-IDF is {words_are}."
-    )
-
-
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
+    return stoppable(work)

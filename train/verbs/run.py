@@ -26,11 +26,12 @@ def main(arguments: list[str]) -> int:
 
     if dry_run:
         from train.plan.summary import describe
+        from train.runs.begin import initial
 
-        run = loop.assemble(experiment)
-        if not rundir.begun_as(run.experiment, trusted) and run.experiment.init_from:  # which may not fit
-            loop.initial(run, lambda text: print(text, file=sys.stderr))
-        print(describe(run))
+        job = loop.assemble(experiment)
+        if not rundir.begun_as(job.experiment, trusted) and job.experiment.init_from:
+            initial(job, lambda text: print(text, file=sys.stderr))  # raises an error if the parameters do not fit
+        print(describe(job))
         return 0
 
     def work() -> int:
@@ -48,13 +49,13 @@ def stoppable(work: Callable[[], int]) -> int:
     was asked for, a saved state, and status 0."""
     from train import cluster
     from train.cluster import roll_call
-    from train.loop import AGAIN, Interrupted
+    from train.runs.opened import RERUN, Interrupted
 
     def stop(number, _frame):
         """While nothing is being trained, and what was trained is saved. It ends at once: an exception may be raised within a
         callback that swallows it."""
         cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
-        os.write(sys.stderr.fileno(), f"{cursor}stopped; {AGAIN}\n".encode())
+        os.write(sys.stderr.fileno(), f"{cursor}stopped; {RERUN}\n".encode())
         roll_call.stop_all(0 if number == signal.SIGTERM else 128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

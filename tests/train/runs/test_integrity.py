@@ -17,11 +17,15 @@ from flax import serialization
 
 from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, model_of
+from train.experiment import with_run
 from train import loop
 from train.__main__ import main
 from train.errors import UserError
+from train.runs.best import Best
 from train.runs.checkpoints import Checkpoints
 from train.runs.integrity import FORMAT, checksum
+
+BEST = Best("test/loss", "min")
 
 
 def flip(file: Path) -> None:
@@ -71,9 +75,9 @@ def test_whatever_an_optimizer_keeps_is_verified():
     assert len(jax.tree.leaves(state)) > 5 and int(checksum(state)) == int(checksum(as_dicts))
 
 
-@pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "loss": null}', "folder"])
+@pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "metric": "min:test/loss", "value": null}', "folder"])
 def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, capsys, text):
-    experiment, best = loop.with_run(short(folder), steps=40), folder / "best.json"
+    experiment, best = with_run(short(folder), steps=40), folder / "best.json"
     shutil.rmtree(folder / "checkpoints" / "40")
     best.unlink()
     best.mkdir() if text == "folder" else best.write_text(text)
@@ -100,7 +104,7 @@ def collected():
 def test_what_is_not_to_blame_is_not_put_aside(folder):
     experiment = short(folder)
     other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
-    with Checkpoints(folder, 3, print) as checkpoints:
+    with Checkpoints(folder, 3, print, BEST) as checkpoints:
         program = loop.assemble(experiment).program
         os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest, so from there on none can be opened
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -127,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     assert found.err == f"error: {folder}: not readable: 40\n"
     loop.train(short(folder))
     said = capsys.readouterr().err
-    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "continues at step 20" in said
+    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "resumes at step 20" in said
     assert (folder / "damaged" / "40").is_dir()
     assert_same_model(unharmed, folder)
 
@@ -136,7 +140,7 @@ def test_too_little_memory_is_no_damage(folder, monkeypatch):
     def short_of_memory(*_, **__):
         raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
 
-    with Checkpoints(folder, 3, print) as checkpoints:
+    with Checkpoints(folder, 3, print, BEST) as checkpoints:
         program = loop.assemble(short(folder)).program
         monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
         with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):

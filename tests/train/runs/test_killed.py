@@ -88,7 +88,7 @@ def test_several_processes_agree_on_what_is_damaged(start, uninterrupted, tmp_pa
     if damage == "removed":
         shutil.rmtree(last / "optimizer")
     said = finish(start(folder, 2))
-    assert f"checkpoint {last} is damaged (" in said[0] and "continues at step 30" in said[0]
+    assert f"checkpoint {last} is damaged (" in said[0] and "resumes at step 30" in said[0]
     assert (folder / "damaged" / "40").is_dir()
     assert losses(folder) == losses(whole)
     chex.assert_trees_all_equal(model_of(folder), model_of(whole))
@@ -114,7 +114,7 @@ def test_a_host_that_is_preempted_as_a_run_goes_on_stops_all_at_one_step(start, 
     processes = start(folder, 2, steps=100_000)
     assert processes[0].stderr is not None
     for line in processes[0].stderr:
-        if line == f"run: continues at step {max(losses(folder))} of 100000\n":
+        if line == f"run: resumes at step {max(losses(folder))} of 100000\n":
             processes[1].send_signal(signal.SIGTERM)
             break
     (said, _) = finish(processes)

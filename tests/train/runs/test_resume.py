@@ -17,6 +17,8 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, losses, wait_for
+from train.runs.opened import Interrupted, write
+from train.experiment import with_run
 from train import loop, recipes
 from train.__main__ import main
 from train.errors import UserError
@@ -47,7 +49,7 @@ def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(begin, whol
         wait_for(folder, step, processes := begin(folder))
         processes[0].kill()
         processes[0].communicate()
-    assert "continues at step" in finish(begin(folder))[0]
+    assert "resumes at step" in finish(begin(folder))[0]
     assert_same_model(whole, folder)
     assert losses(folder) == losses(whole)
 
@@ -57,7 +59,7 @@ def test_sigterm_saves_says_how_to_continue_and_exits_0(begin, whole, tmp_path):
     wait_for(folder, 210, processes := begin(folder))
     processes[0].send_signal(signal.SIGTERM)
     (said,) = finish(processes)
-    assert "stopped and saved at step" in said and "the same command continues" in said
+    assert "stopped and saved at step" in said and "rerun the command to resume" in said
     assert "Traceback" not in said
     finish(begin(folder))
     assert_same_model(whole, folder)
@@ -70,7 +72,7 @@ def test_a_signal_before_the_first_step_says_how_to_continue(begin, tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     (said,) = finish([process])
-    assert said.count("the same command continues") == 1 and "Traceback" not in said
+    assert said.count("rerun the command to resume") == 1 and "Traceback" not in said
     wait_for(folder, 10, processes := begin(folder))
     processes[0].kill()
     processes[0].communicate()
@@ -81,7 +83,7 @@ def test_ctrl_c_saves_too(begin, whole, tmp_path):
     wait_for(folder, 110, processes := begin(folder))
     processes[0].send_signal(signal.SIGINT)
     (said,) = finish(processes, 130)
-    assert "the same command continues" in said and "Traceback" not in said
+    assert "rerun the command to resume" in said and "Traceback" not in said
     finish(begin(folder))
     assert_same_model(whole, folder)
 
@@ -150,7 +152,7 @@ def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(unharmed, 
 def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(unharmed, folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "result.json").unlink()
-    often = loop.with_run(short(folder), checkpoint_every=5)
+    often = with_run(short(folder), checkpoint_every=5)
     loop.train(often)
     assert_same_model(unharmed, folder)
     shutil.rmtree(folder / "checkpoints")
@@ -162,10 +164,10 @@ def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(unharmed,
 def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(tmp_path):
     folder = tmp_path / "raced"
     run = loop.assemble(short(folder))
-    os.close(loop.write(run, False, print))
+    os.close(write(run, False, print))
     before = (folder / "experiment.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match=r"was begun by another process meanwhile; the same command continues$"):
-        loop.write(run, False, print)
+    with pytest.raises(UserError, match=r"another process began .* meanwhile; rerun the command to resume$"):
+        write(run, False, print)
     assert (folder / "experiment.json").stat().st_mtime_ns == before
 
 
@@ -203,7 +205,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_evaluated(tmp_path, m
     experiment = recipes.find("digits-mlp")[1]()
     # A rate this high makes the held-out loss go up and down.
     experiment = replace(experiment, optimizer=replace(experiment.optimizer, learning_rate=0.05, schedule="constant"))
-    experiment = loop.with_run(experiment, dir=str(folder), steps=60, checkpoint_every=10, evaluate_every=10, keep=1)
+    experiment = with_run(experiment, dir=str(folder), steps=60, checkpoint_every=10, evaluate_every=10, keep=1)
     if restart:
         update = Progress.update
 
@@ -213,7 +215,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_evaluated(tmp_path, m
                 signal.raise_signal(signal.SIGTERM)
 
         monkeypatch.setattr(Progress, "update", stop_at_30)
-        with pytest.raises(loop.Interrupted, match="stopped and saved at step 3"):
+        with pytest.raises(Interrupted, match="stopped and saved at step 3"):
             loop.train(experiment)
         monkeypatch.undo()
     loop.train(experiment)

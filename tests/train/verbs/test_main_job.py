@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from train import loop
 from train.__main__ import main
+from train.experiment import with_run
 from train.recipes import pydocs
-from train.verbs import quickstart
+from train.studies import quickstart
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def short(monkeypatch):
     monkeypatch.setattr(quickstart, "SEEDS", 2)
     of = {"pydocs": pydocs.pydocs(), "pydocs_topics": pydocs.pydocs_topics()}
     for name, experiment in of.items():
-        experiment = loop.with_run(experiment, steps=2, evaluate_every=0)
+        experiment = with_run(experiment, steps=2, evaluate_every=0)
         experiment = replace(experiment, data=replace(experiment.data, batch_size=64, length=16))
         experiment = replace(experiment, model=replace(experiment.model, layers=1))
         monkeypatch.setattr(pydocs, name, lambda experiment=experiment: experiment)
@@ -43,7 +43,7 @@ def test_no_verb_pretrains_fine_tunes_compares_and_reports_and_goes_on_where_it_
     assert main([]) == 0
     again = capsys.readouterr()
     assert again.out.splitlines()[:4] == said.out.splitlines()[:4]
-    assert again.err.count("continues at step 2 of 2") == 5
+    assert again.err.count("resumes at step 2 of 2") == 5
 
 
 @pytest.mark.parametrize(("recipe", "promised"), [("digits-mlp", 0.97), ("digits-cnn", 0.985)])

@@ -1,19 +1,53 @@
-"""Where a run begins with the parameters of another: `--init-from`."""
+"""The state that a run begins with: fresh parameters, or those of another run (`--init-from`), and what it keeps of its data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from fmodels.nn.transformer import stack_layers, unstack_layers
-from train import cluster
+from train import cluster, parts
 from train.errors import UserError
+from train.experiment import Experiment
+from train.runs import rundir
 from train.runs.integrity import attempt, in_parts, opened, verified
 from train.sharding import by_name
 from train.step import Program, State
+
+if TYPE_CHECKING:
+    from train.loop import Assembled
+
+
+def inherited(experiment: Experiment) -> Any:
+    """Return the data config with what the run, or the run that it begins with, keeps of its data. Raises UserError if they
+    contradict each other."""
+    own = Path(experiment.run.dir)
+    cluster.revisit(own)
+    resumes = (own / "experiment.json").exists()
+    folder = own if resumes else rundir.find(experiment.init_from) if experiment.init_from else None
+    if folder is None:
+        return experiment.data
+    try:
+        return parts.inherits(experiment.data, folder, resumes)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def initial(job: "Assembled", say: Callable[[str], None]) -> State:
+    """Return the state before the first step, with the parameters of `init_from` if the experiment names one."""
+    state = job.program.init()
+    if job.experiment.init_from:
+        state, report = initialise_from(state, job.program, rundir.find(job.experiment.init_from))
+        counts = ", ".join(f"{len(found)} {what}{_some(found) if what != 'taken' else ''}" for what, found in report.items())
+        say(f"{job.path.name}: parameters of {job.experiment.init_from}: {counts}")
+    return state
+
+
+def _some(found: list[str]) -> str:
+    return f" ({', '.join(found[:4])}{', …' if found[4:] else ''})" if found else ""
 
 
 def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:

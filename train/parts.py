@@ -1,0 +1,108 @@
+"""Optional methods of the parts of an experiment, and their defaults.
+
+A part is the model, the objective, the data or the optimizer: a frozen dataclass with the short contract of `fmodels/model.py`,
+`train/objectives/__init__.py`, `data/dataset.py` or `train/optim.py`. The functions here call the method of the same name where
+a part defines one, and otherwise return the default. Nothing else in the core knows what a part is about.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NAMES = ("model", "objective", "data", "optimizer")
+
+
+class Rendering(NamedTuple):
+    """A prediction as a person reads it."""
+
+    lines: Sequence[str]
+    is_right: bool | None = None
+    "whether it agrees with the reference; None where that is not a question"
+
+
+def check(experiment: Any) -> None:
+    """`part.check(experiment)`: what a part requires of the others. Raises ValueError that names the field.
+
+    Called when an experiment is made, and again when its step is built, with the target platform known.
+    """
+    for name in NAMES:
+        if hasattr(part := getattr(experiment, name), "check"):
+            part.check(experiment)
+
+
+def resolved(part: Any, facts: Mapping[str, Any]) -> Any:
+    """`part.resolved(facts)`: the part with its unknown fields filled from the facts of the data.
+
+    The default fills every field that is None and has the name of a fact. Raises ValueError that begins with the field if its
+    value contradicts a fact. A field that says how a run runs may differ from the fact.
+    """
+    if hasattr(part, "resolved"):
+        return part.resolved(facts)
+    missing = {}
+    for field in dataclasses.fields(part):
+        value, fact = getattr(part, field.name), facts.get(field.name)
+        if value is None and fact is not None:
+            missing[field.name] = fact
+        elif fact is not None and value != fact and not field.metadata.get("how"):
+            raise ValueError(f"{field.name} is {value}, but the data has {fact}: set it to {fact}")
+    return dataclasses.replace(part, **missing)
+
+
+def inherits(data: Any, folder: Path, resumes: bool) -> Any:
+    """`data.inherits(folder, resumes)`: the data config with what the run in `folder` keeps of its data.
+
+    `resumes` is True if the folder is the run's own, and False if the run begins with the parameters of another. Raises
+    ValueError if the config contradicts what the other run keeps. The default is the config itself.
+    """
+    return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
+
+
+def amount(data: Any, batch: Mapping[str, Any]) -> tuple[str, int]:
+    """`data.amount(batch)`: the unit that throughput is counted in, and the number of units in a batch. By default examples."""
+    return data.amount(batch) if hasattr(data, "amount") else ("examples", len(batch["valid"]))
+
+
+def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: Any, stem: Path) -> Sequence[Any]:
+    """`data.show(batch, seen, codec, stem)`: lines, for a rich console, that show a batch to a person.
+
+    `seen` is the batch after `objective.seen`. Files that it writes have names that begin with `stem`. By default the first row
+    of every array.
+    """
+    if hasattr(data, "show"):
+        return data.show(batch, seen, codec, stem)
+    return [f"{name}: {values[0]}" for name, values in batch.items()]
+
+
+def code(data: Any) -> str | None:
+    """`data.code()`: the path of a Python file of the user's that building the data runs; None by default."""
+    return data.code() if hasattr(data, "code") else None
+
+
+def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any]:
+    """`objective.seen(batch, rng)`: the batch as the network sees it in training. By default the batch itself."""
+    return objective.seen(batch, rng) if hasattr(objective, "seen") else batch
+
+
+def panels(objective: Any) -> Sequence[str]:
+    """`objective.panels`: the metrics, beside the loss, whose curves the report draws. None of them by default."""
+    return getattr(objective, "panels", ())
+
+
+def minimized(objective: Any) -> Sequence[str]:
+    """`objective.minimized`: the metrics, beside the loss and its terms, of which less is better. None of them by default."""
+    return getattr(objective, "minimized", ())
+
+
+def render(objective: Any, described: Any, reference: Any = None) -> Rendering:
+    """`objective.render(described, reference)`: a prediction as a person reads it. By default its JSON."""
+    if hasattr(objective, "render"):
+        return objective.render(described, reference)
+    known = [f"reference: {json.dumps(reference)}"] if reference is not None else []
+    return Rendering([json.dumps(described), *known])
+
+
+def sections(objective: Any, result: Mapping[str, Any], codec: Any) -> Sequence[tuple[str, str]]:
+    """`objective.sections(result, codec)`: (title, HTML) of report sections that show the metrics of a split; none by default."""
+    return objective.sections(result, codec) if hasattr(objective, "sections") else ()

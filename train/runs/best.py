@@ -1,0 +1,52 @@
+"""The metric that chooses the best checkpoint."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from train import parts
+from train.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from train.loop import Assembled
+
+
+@dataclass(frozen=True)
+class Best:
+    """A metric, `SPLIT/NAME`, and whether the best value is its `min` or its `max`."""
+
+    metric: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.mode}:{self.metric}"
+
+    def improves(self, value: float, on: float | None) -> bool:
+        """Whether `value` is better than `on`, the best so far. NaN never is."""
+        if on is None:
+            return value == value
+        return value < on if self.mode == "min" else value > on
+
+
+def best_of(job: "Assembled") -> Best:
+    """Return the metric that `run.best` names, or the loss of the held-out split. Raises UserError if training does not report it.
+
+    Without `min:` or `max:`, the loss, its terms and the metrics that the objective minimizes are minimized, and others maximized.
+    """
+    wanted, held_out, objective = job.experiment.run.best, job.dataset.held_out, job.experiment.objective
+    match = re.fullmatch(r"(?:(min|max):)?([^/:]+)/(.+)", wanted or f"{held_out}/loss")
+    assert match is not None, "the experiment checks the form"
+    mode, split, name = match.groups()
+    if split != held_out:
+        raise UserError(f"run.best {wanted}: training evaluates {held_out} only, as {held_out}/{name}")
+    sums = jax.eval_shape(job.program.evaluate, job.program.shapes.params, job.program.shapes.model_state, job.spec)
+    # Sums of ones have all the metrics of real ones, and no division by zero.
+    summary = objective.summarize(jax.tree.map(lambda s: np.ones(s.shape), sums))
+    known = [key for key, value in summary.items() if isinstance(value, float)] + list(getattr(objective, "scores", ()))
+    if name not in known:
+        raise UserError(f"run.best {wanted}: there is no metric {name}{nearest(name, known)}")
+    less_is_better = {"loss", *sums.terms, *parts.minimized(objective)}
+    return Best(f"{split}/{name}", mode or ("min" if name in less_is_better else "max"))

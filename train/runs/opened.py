@@ -1,0 +1,242 @@
+"""An open run: everything that guards training.
+
+Opening a run answers who may write its directory, whether it is this experiment's, whether its data changed, and which state it
+begins with. An open run is told what was computed, and logs it, saves it, and ends the run after a signal.
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train import cluster
+from train.bench.meter import Window
+from train.errors import UserError
+from train.experiment import Experiment
+from train.plan import layout
+from train.report.progress import Progress
+from train.runs import rundir
+from train.runs.begin import initial
+from train.runs.best import best_of
+from train.runs.checkpoints import Checkpoints
+from train.runs.log import MetricsLog, cut_metrics, read_metrics
+from train.sharding import said
+from train.step import State
+
+if TYPE_CHECKING:
+    from train.loop import Assembled
+
+RERUN = "rerun the command to resume"
+Say = Callable[[str], None]
+
+
+class Interrupted(BaseException):
+    """A signal ended the run. `signal` is its number; the message says what is saved."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.signal = number
+
+
+class OpenRun:
+    """A run directory that this process writes, or of several processes all of them together.
+
+    `state` is the state to continue from, and `position` its step.
+    """
+
+    def __init__(
+        self, job: "Assembled", state: State, checkpoints: Checkpoints, log: MetricsLog | None, progress: Progress, signals: dict
+    ):
+        self.job, self.state, self.position = job, state, int(state.step)
+        self.checkpoints, self.metrics_log, self.progress, self.signals = checkpoints, log, progress, signals
+        self.steps = job.experiment.run.steps
+
+    def log(self, window: Window, results: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Write the figures of the last steps, and the metrics of the splits that were evaluated, as one line."""
+        self.progress.update(window.step, window.values)
+        if self.metrics_log:
+            self.metrics_log.write(window.step, {**window.values, **scalars(results or {})})
+
+    def save(self, state: State, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """Start to write a checkpoint. The metrics in `results`, if there are any, decide whether it is the best."""
+        if self.metrics_log:
+            self.metrics_log.flush()
+        self.checkpoints.save(state, self.job.dataset.fingerprint, said(self.job.program.mesh.shape), scalars(results))
+
+    def stops_after(self, step: int) -> bool:
+        """Whether a signal ends the run after this step: the same step in all processes. To be called at every step."""
+        return cluster.stopping(step, self.signals["by"] is not None)
+
+    def finish(self, step: int, results: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Wait until everything is on disk, and return the metrics of the held-out splits.
+
+        `results` are those of the last step. A run that was finished before has them in result.json; otherwise they are
+        evaluated. Raises Interrupted if a signal ended the run.
+        """
+        self.checkpoints.wait()
+        name = self.job.path.name
+        if step < self.steps:
+            by = self.signals["by"] or signal.SIGTERM  # another process got the signal
+            raise Interrupted(by, f"{name}: stopped and saved at step {step} of {self.steps}; {RERUN}")
+        file = self.job.path / "result.json"
+        if not results and cluster.gathered(file.exists())[0]:
+            return rundir.read_result(self.job.path)
+        results = results or evaluate()
+        cluster.by_first(lambda: rundir.write_atomically(file, json.dumps(results, indent=2) + "\n"))
+        if self.signals["by"] is not None:
+            raise Interrupted(self.signals["by"], f"{name}: stopped, finished and saved; {RERUN}")
+        return results
+
+
+def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The single numbers among the metrics, as `SPLIT/METRIC`."""
+    return {
+        f"{split}/{name}": value for split, found in results.items() for name, value in found.items() if isinstance(value, float)
+    }
+
+
+@contextlib.contextmanager
+def opened(job: "Assembled", trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
+    """Open the run directory of an assembled experiment to train it.
+
+    `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory is another
+    experiment's, is being trained, cannot be written, or has lost its checkpoints.
+    """
+    experiment, path = job.experiment, job.path
+    with contextlib.ExitStack() as stack:
+        progress = Progress(path.name, experiment.run.steps, cluster.is_first())
+        stack.callback(progress.close)
+        best = best_of(job)
+        before = rundir.begun_as(experiment, trusted)
+        if before is not None:
+            accept = getattr(experiment.data, "accept_changed", False)
+            rundir.same_data(path, job.dataset.fingerprint, accept, progress.say)
+        cluster.check_alike({"the run directory": "begun" if before is not None else "new"})
+        fresh = initial(job, progress.say) if before is None else None  # before anything is written, since it may raise
+        lock = cluster.by_first(lambda: write(job, before is not None, progress.say))
+        if lock is not None:
+            stack.callback(os.close, lock)
+        cluster.check_shared(path)
+        for note in [*job.dataset.notes, *notes(job)]:
+            progress.say(f"{path.name}: {note}")
+        checkpoints = stack.enter_context(Checkpoints(path, experiment.run.keep, progress.say, best=best))
+        state = checkpoints.restore(job.program) if before is not None else None
+        if before is not None:
+            restored = state
+            cluster.by_first(lambda: resume(job, before, restored, progress.say))
+        if state is None:
+            state = fresh or initial(job, progress.say)
+        position = int(state.step)
+        signals = stack.enter_context(interruptions(position))
+        log = cluster.by_first(lambda: MetricsLog(path, position))
+        if log:
+            stack.callback(log.close)
+        if position:
+            progress.say(f"{path.name}: resumes at step {position} of {experiment.run.steps}")
+        yield OpenRun(job, state, checkpoints, log, progress, signals)
+
+
+def write(job: "Assembled", is_begun: bool, say: Say) -> int:
+    """Lock the run directory and write everything that belongs there before the first step.
+
+    Return the file descriptor that holds the lock while it is open. Raises UserError if another process began the run meanwhile.
+    """
+    path = job.path
+    lock = rundir.claim(path, say)
+    if not is_begun and (path / "experiment.json").exists():
+        os.close(lock)
+        raise UserError(f"another process began {path} meanwhile; {RERUN}")
+    if not is_begun:
+        rundir.write_environment(path, job.dataset.fingerprint)
+    for name, text in job.dataset.codec.files.items():
+        rundir.write_atomically(path / name, text)
+    if bad := job.dataset.bad_records:
+        rundir.write_atomically(path / "bad_records.jsonl", "".join(f"{line}\n" for line in bad))
+        say(f"{path.name}: skipped {len(bad)} bad records; {path / 'bad_records.jsonl'} lists them")
+    if job.program.mesh.size > 1:
+        table = layout.table(job.program, job.experiment.mesh.rules, job.spec)
+        rundir.write_atomically(path / "shardings.txt", f"{table}\n")
+    if not is_begun:
+        rundir.write_experiment(job.experiment)  # last: the run has begun once this file is there
+    return lock
+
+
+def resume(job: "Assembled", before: Experiment, state: State | None, say: Say) -> None:
+    """Prepare the directory of a run that had begun. `state` is that of its last checkpoint, if there is one.
+
+    Raises UserError if the run had checkpoints and lost them.
+    """
+    path, run = job.path, job.experiment.run
+    if state is None:
+        often = max(before.run.checkpoint_every, run.checkpoint_every)
+        check_not_lost(path, 2 * often)  # the first checkpoint may be unfinished until the second is due
+        say(f"{path.name}: no checkpoint was saved yet; starting again at step 0")
+        cut_metrics(path, 0)
+    if run.steps > before.run.steps:
+        (path / "result.json").unlink(missing_ok=True)  # it is that of the shorter run
+        say(f"{path.name}: {extension(before, job.experiment, int(state.step) if state is not None else 0)}")
+    rundir.write_experiment(job.experiment)  # fields that do not change what is learned may differ
+    if state is None or int(state.step) < run.steps:
+        rundir.write_environment(path, job.dataset.fingerprint)
+
+
+def extension(before: Experiment, now: Experiment, step: int) -> str:
+    """Say how an extension from `before.run.steps` to `now.run.steps` changes the learning rate of a run that is at `step`."""
+    import numpy as np
+
+    old, new = (experiment.optimizer.rate(experiment.run.steps) for experiment in (before, now))
+    taken = np.unique(np.linspace(0, step - 1, min(step, 200)).astype(int)) if step else np.arange(0)
+    same = all(np.isclose(float(old(i)), float(new(i)), rtol=1e-6, atol=0) for i in taken)
+    extended = f"extended from {before.run.steps} to {now.run.steps} steps"
+    if same:
+        return f"{extended}; the schedule of the steps so far is unchanged"
+    return (
+        f"{extended}, which changes the schedule: the learning rate was {float(old(step - 1)):.3g} at step {step} and is "
+        f"{float(new(step)):.3g} at step {step + 1}. The schedules constant, rsqrt, and wsd before its decay do not depend on run.steps"
+    )
+
+
+def check_not_lost(path: Path, step: int) -> None:
+    """Raises UserError if a run without a checkpoint must have had one: it is finished, or has logged a step after `step`."""
+    if (path / "result.json").exists() or any(row["step"] > step for row in read_metrics(path)):
+        raise UserError(f"{path}: its checkpoints are gone; restore them, or choose another --run.dir")
+
+
+def notes(job: "Assembled") -> list[str]:
+    """Settings that are allowed and may surprise."""
+    warmup, steps = getattr(job.experiment.optimizer, "warmup_steps", 0), job.experiment.run.steps
+    batch, rows = job.program.batch_size, len(job.dataset.splits["train"])
+    found = []
+    if warmup >= steps:
+        found += [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never reaches its peak"]
+    if batch > rows:
+        found += [f"data.batch_size {batch} is more than the {rows} rows of train: a batch contains some rows twice"]
+    return found
+
+
+@contextlib.contextmanager
+def interruptions(start: int) -> Iterator[dict[str, int | None]]:
+    """While active, note the first SIGTERM or Ctrl-C under `by` and let the second act at once.
+
+    Of several processes the JAX runtime notes the signal, and all of them stop after the same step after `start`.
+    """
+    noted: dict[str, int | None] = {"by": None}
+    before = {}
+
+    def note(number, _frame):
+        noted["by"] = number
+        signal.signal(number, before[number])
+        if cluster.is_joined():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
+    cluster.note_preemption(start)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Questions with an answer: several runs, compared. One study per file."""

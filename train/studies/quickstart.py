@@ -1,0 +1,111 @@
+"""Does pretraining pay? Pretrain, fine-tune over seeds, and compare with training from scratch and with TF-IDF."""
+
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from train import loop
+from train.baseline import tfidf
+from train.experiment import Experiment, with_run
+from train.objectives.classification import per_class, scores
+from train.recipes import pydocs
+from train.report import curves, page
+from train.report.run import samples
+from train.runs import rundir
+from train.runs.log import read_metrics
+from train.runs.trained import Predictor, load
+
+SEEDS = 3
+COLUMNS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
+PRETRAINING = (
+    "train/loss",
+    "validation/loss",
+    "train/masked_lm_accuracy",
+    "validation/masked_lm_accuracy",
+    "train/learning_rate",
+    "train/tokens_per_second",
+)
+FINE_TUNING = ("train/loss", "validation/loss", "validation/accuracy", "train/learning_rate")
+
+
+def quickstart(directory: Path) -> None:
+    """Run the study below `directory`, print its table, and write report.html and curves.png."""
+    began = time.monotonic()
+
+    def trained(experiment: Experiment, name: str, seed: int = 0) -> dict[str, Any]:
+        return loop.train(with_run(experiment, dir=str(directory / name), seed=seed))
+
+    trained(pydocs.pydocs(), "pretrain")
+    topics, vocabulary = pydocs.pydocs_topics(), str(directory / "pretrain" / "tokenizer.json")
+    tuned = replace(topics, init_from=str(directory / "pretrain"))
+    scratch = replace(topics, data=replace(topics.data, tokenizer=vocabulary))  # the same tokens, and nothing else of it
+    results = {
+        "pretrained, then fine-tuned": [trained(tuned, f"finetune-{seed}", seed)["test"] for seed in range(SEEDS)],
+        "from scratch": [trained(scratch, f"scratch-{seed}", seed)["test"] for seed in range(SEEDS)],
+    }
+    job = loop.assemble(rundir.read_experiment(directory / "finetune-0"))
+    predictor = Predictor(job.experiment, job.dataset.codec, job.program, *load(job.path, job.program, print))
+    labels = job.dataset.codec.labels
+    results["TF-IDF + logistic regression"] = [scores(tfidf(job.dataset, "test"))]
+
+    header, rows = (
+        ["test split", *COLUMNS],
+        [[name, *(_spread(found, column) for column in COLUMNS)] for name, found in results.items()],
+    )
+    verdict = _verdict(results, topics.data.labels_per_class, len(job.dataset.splits["test"]))
+    logs = {path.parent.name: read_metrics(path.parent) for path in sorted(directory.glob("*/metrics.jsonl"))}
+    first = results["pretrained, then fine-tuned"][0]
+    html = page.page(
+        "The main job",
+        verdict,
+        [
+            ("Result", page.table(header, rows, emphasised=0)),
+            ("Pretraining", curves.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
+            ("Fine-tuning, and training from scratch", curves.curves(logs, FINE_TUNING)),
+            (
+                "The first fine-tuned run",
+                page.beside(page.confusion(first["confusion"], labels), per_class(first, labels)),
+            ),
+            ("A few test passages", page.predictions(samples(job, predictor))),
+        ],
+    )
+    rundir.write_atomically(directory / "report.html", html)
+    everything = {"pretrain": read_metrics(directory / "pretrain"), **logs}
+    curves.curves_png(directory / "curves.png", everything, ("train/loss", "validation/loss", "validation/accuracy"))
+    print_table(header, rows)
+    print(verdict)
+    print(f"{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions")
+
+
+def _spread(found: list[dict[str, Any]], column: str) -> str:
+    """mean ± standard deviation, where there are several."""
+    values = [result[column] for result in found]
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | None, rows: int) -> str:
+    """What the table shows, in words."""
+    tuned, scratch, words = ([result["macro_f1"] for result in found] for found in results.values())
+    gain, spread = statistics.mean(tuned) - statistics.mean(scratch), max(statistics.stdev(tuned), statistics.stdev(scratch))
+    ahead = statistics.mean(tuned) - statistics.mean(words)
+    times = abs(gain) / max(spread, 1e-9)
+    worth = f"{100 * gain:+.1f} points of macro-F1, {times:.1f} times the larger standard deviation over seeds"
+    words_are = f"{100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}"
+    return (
+        f"{labels_per_class} labels a class, {rows:,} test passages of held-out modules: pretraining is worth {worth}; "
+        f"TF-IDF is {words_are}."
+    )
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)

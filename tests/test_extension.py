@@ -38,6 +38,7 @@ def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_b
     assert abs(json.loads(predicted)[0]["total"] - 0.5) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 8), (2, 1)])
 def test_a_metric_of_a_whole_split_is_the_same_on_any_devices_and_processes(front_door, tmp_path, processes, devices):
     """The last batch is ragged: 32 rows in batches of 24."""

@@ -44,6 +44,7 @@ def test_every_file_that_is_named_is_there():
         assert (ROOT / (pair[0] or pair[1])).exists(), pair
 
 
+@pytest.mark.slow
 def test_ones_own_text_in_three_commands_and_then_ones_own_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text(TEXT)

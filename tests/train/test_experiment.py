@@ -263,6 +263,7 @@ def test_differences_are_of_what_is_learned():
             evaluate_every=0,
             checkpoint_every=3,
             keep=9,
+            best="validation/accuracy",
             read_threads=1,
             read_workers=3,
         ),

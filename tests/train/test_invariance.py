@@ -124,7 +124,27 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize(("make", "mesh", "accumulation"), MESHES.values(), ids=MESHES.keys())
+# The others are slow tests: one of each family and of each axis is enough for a quick answer.
+OFTEN = {
+    "fsdp 8",
+    "data 2 fsdp 2 tensor 2 accumulation 2",
+    "packed fsdp 2 tensor 4",
+    "classes tensor 4",
+    "mlp data 2 fsdp 2 tensor 2",
+    "cnn replica 2 fsdp 2 tensor 2",
+    "modern",
+}
+
+
+def cases(named: dict) -> list:
+    """The cases of a table as parameters of a test."""
+    marks = lambda name: () if name in OFTEN else pytest.mark.slow
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), id=name, marks=marks(name)) for name, case in named.items()
+    ]
+
+
+@pytest.mark.parametrize(("make", "mesh", "accumulation"), cases(MESHES))
 def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
     state, losses = alone(make)
     experiment = make()
@@ -150,7 +170,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+@pytest.mark.parametrize("block", cases(BLOCKS))
 def test_every_block_learns_on_eight_devices_what_it_does_on_one(block):
     experiment = bert(**block)
     state, losses = trained(program(experiment, Mesh(), devices=1), experiment)

@@ -2,10 +2,14 @@
 
 import chex
 
+import pytest
+
 from tests.train.processes import model_of
 from train import loop
 from train.__main__ import main
 from train.verbs.run import named
+
+pytestmark = pytest.mark.slow
 
 
 def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):

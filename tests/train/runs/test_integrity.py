@@ -162,6 +162,7 @@ def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
     loop.train(short(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "array removed"])
 def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, folder, damage):
     """In a process of its own, to its end."""

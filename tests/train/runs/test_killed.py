@@ -14,6 +14,8 @@ import pytest
 from tests.train.processes import SHAPES, finish, losses, model_of, wait_for
 from train.cluster.roll_call import IS_GONE
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_process_that_is_killed_is_told_by_the_others_and_the_run_goes_on_exactly(start, uninterrupted, tmp_path):
     whole, killed = uninterrupted("2 data")[0], tmp_path / "killed"

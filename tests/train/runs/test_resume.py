@@ -43,6 +43,7 @@ def whole(tmp_path_factory, begin) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_continued_is_the_uninterrupted_run(begin, whole, tmp_path):
     folder = tmp_path / "killed"
     for step in (70, 230, 470):
@@ -65,6 +66,7 @@ def test_sigterm_saves_says_how_to_continue_and_exits_0(begin, whole, tmp_path):
     assert_same_model(whole, folder)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_says_how_to_continue(begin, tmp_path):
     folder = tmp_path / "early"
     (process,) = begin(folder)
@@ -78,6 +80,7 @@ def test_a_signal_before_the_first_step_says_how_to_continue(begin, tmp_path):
     processes[0].communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_too(begin, whole, tmp_path):
     folder = tmp_path / "interrupted"
     wait_for(folder, 110, processes := begin(folder))
@@ -109,6 +112,7 @@ def end_at(size: int, process: subprocess.Popen) -> str:
     return said.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(begin, whole, tmp_path):
     folder = tmp_path / "full"
     wait_for(folder, 110, processes := begin(folder))
@@ -120,6 +124,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(begin, whole, tmp_p
     assert dict(events(whole)) == pytest.approx(losses(whole), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_ends_a_run_with_one_line(start, tmp_path):
     folder = tmp_path / "full"
     small = partial(start, folder, 1, "--model.hidden=16", **LONG)

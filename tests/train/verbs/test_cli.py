@@ -164,6 +164,7 @@ def test_a_mistake_is_the_same_line_on_a_terminal(front_door, tmp_path, argument
     assert said.startswith(f"error: {right}") and said.count("\n") == 1 and "\x1b" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", [["recipes"], ["run", "digits-mlp", "--help"]], ids=" ".join)
 def test_output_that_nobody_can_have(front_door, tmp_path, command, unbuffered):
@@ -176,6 +177,7 @@ def test_output_that_nobody_can_have(front_door, tmp_path, command, unbuffered):
         assert (process.returncode, said) == (status, right), end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_output_that_cannot_be_written_is_an_error(front_door, tmp_path, processes):
     of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]

@@ -10,6 +10,8 @@ from train.experiment import with_run
 from train.recipes import pydocs
 from train.studies import quickstart
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def short(monkeypatch):

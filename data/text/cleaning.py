@@ -37,7 +37,7 @@ class Cleaning:
     strip_control: bool = True
     "remove control characters except newline and tab; other line breaks become newlines"
     min_characters: int = 1
-    "minimum characters per document; shorter documents are dropped, and blank ones always"
+    "minimum characters per document; shorter and blank documents are dropped"
     max_characters: int | None = None
     "maximum characters per document (None: no limit)"
     too_long: Literal["cut", "drop"] = "cut"
@@ -87,7 +87,7 @@ class Cleaner:
     """Cleans and deduplicates the splits of a source.
 
     Use as `with Cleaner(cleaning, folder) as cleaner:`, then `cleaner.clean(rows)` for each split, in ORDER. `counts` holds the
-    number of documents per action (but of characters for "control characters removed"); "documents in" is the sum of DROPPED and
+    number of documents per action (for "control characters removed", of characters); "documents in" is the sum of DROPPED and
     "documents out". `folder` is for scratch files, which are removed. The result is deterministic.
     """
 

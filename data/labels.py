@@ -1,4 +1,4 @@
-"""Labels of classification: their numbers, and a budget of so many a class."""
+"""Classification labels: numbering them, and limiting the labelled rows per class."""
 
 import json
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from data.reading import FromSource
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(FromSource):
-    """What the config of any labelled data has."""
+    """Base class of the configs of labelled data."""
 
     LABELLED = True
 
     labels_per_class: int | None = None
-    "labelled rows used for training; None for all"
+    "number of labelled training rows to use per class (None: all)"
     label_seed: int = 0
-    "which"
+    "seed for choosing the labelled rows"
 
     def __post_init__(self):
         super().__post_init__()
@@ -31,11 +31,11 @@ class Labelled(FromSource):
 
 @dataclass(frozen=True)
 class Labels:
-    """The sorted label set of the training split, and the number of each row's label in it."""
+    """The sorted label set of the training split, and the label index of every row."""
 
     names: tuple[str, ...]
     numbers: dict[str, np.ndarray]
-    "[rows] of each split"
+    "label indices [rows] of each split"
     notes: tuple[str, ...]
 
     def references(self, chosen: np.ndarray) -> dict[str, list[str]]:
@@ -49,10 +49,11 @@ class Labels:
 
 
 def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
-    """From numbers by order of appearance, -1 without a label, to those of the sorted set. A held-out split without any label,
-    as a benchmark's test split may be, is left out, with a note.
+    """Renumber labels from order of appearance to sorted order. In `found`, {split: [rows]}, -1 marks a row without a label.
 
-    Raises DataError for rows without a label, fewer than two labels, or a label of another split that training never sees."""
+    A held-out split without any labels, such as the test split of a benchmark, is left out with a note. Raises DataError for rows
+    without a label, fewer than two labels, or a label of a held-out split that does not occur in training.
+    """
     notes, numbers = [], {}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
     order = {name: number for number, name in enumerate(names)}
@@ -60,33 +61,36 @@ def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) 
     for split, labels in found.items():
         unlabelled = np.flatnonzero(labels < 0)
         if split != "train" and len(unlabelled) == len(labels):
-            notes.append(f"{split} has no labels, and is left out")
+            notes.append(f"{split} has no labels and is not used")
             continue
         if len(unlabelled):
             raise DataError(
-                f"data.source {source}: row {unlabelled[0]} of {split} has no label, and others of it have; "
-                "--data.splits says which splits to use"
+                f"data.source {source}: row {unlabelled[0]} of {split} has no label, but other rows have; "
+                "label every row, or choose other splits with --data.splits"
             )
         unknown = np.flatnonzero(place[labels] < 0)
         if len(unknown):
             raise DataError(
-                f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, and train only {', '.join(names)}"
+                f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, "
+                f"which is not in train; train has {', '.join(names)}"
             )
         numbers[split] = place[labels].astype(np.int32)
     if len(names) < 2:
         raise DataError(
-            f"data.source {source}: classification needs two labels or more; all rows of train have {', '.join(names)!r}"
+            f"data.source {source}: classification needs at least two labels; every row of train has {', '.join(names)!r}"
         )
     if len(numbers) < 2:
         raise DataError(
-            f"data.source {source}: no held-out split has labels; --data.splits validation=train[90%:] takes some of train"
+            f"data.source {source}: no held-out split has labels; --data.splits validation=train[90%:] holds out part of train"
         )
     return Labels(names, numbers, tuple(notes))
 
 
 def budget(labels: Labels, per_class: int | None, seed: int, source: object) -> np.ndarray:
-    """The training rows that are used: `per_class` of each label, drawn by `seed`; all of them for None. Raises DataError where a
-    label has fewer."""
+    """Return the indices of the training rows to use: `per_class` rows of each label, drawn with `seed`, or all rows for None.
+
+    Raises DataError if a label has too few rows.
+    """
     numbers = labels.numbers["train"]
     if per_class is None:
         return np.arange(len(numbers))
@@ -103,17 +107,17 @@ FILE = "labels.json"
 
 
 def read(folder: Path) -> tuple[str, ...]:
-    """The labels that a run directory keeps. Raises DataError if it has none."""
+    """Return the labels stored in a run directory. Raises DataError if they are missing or invalid."""
     try:
         found = json.loads((folder / FILE).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / FILE} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not (isinstance(found, list) and all(isinstance(name, str) for name in found) and len(set(found)) == len(found) >= 2):
-        raise DataError(f"{folder / FILE}: a list of two distinct labels or more is needed")
+        raise DataError(f"{folder / FILE}: must be a list of at least two distinct labels")
     return tuple(found)
 
 
 def facts(labels: Labels, chosen: np.ndarray) -> dict:
-    """What a classification objective asks for: `classes`, and `label_shares` of the training rows."""
+    """Return the facts for a classification objective: `classes`, and `label_shares`, the share of each label in training."""
     counts = np.bincount(labels.numbers["train"][chosen], minlength=len(labels.names))
     return {"classes": len(labels.names), "label_shares": tuple(round(float(count) / len(chosen), 6) for count in counts)}

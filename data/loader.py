@@ -1,4 +1,4 @@
-"""Batches: in an order that depends on the seed alone, read ahead by threads or processes; and the passes of an evaluation."""
+"""Training batches in an order that depends only on the seed, ahead by threads or processes; and evaluation batches."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -15,9 +15,12 @@ from data.mixture import Weighted
 
 @dataclass(frozen=True)
 class Batches:
-    """Every batch of a run, by its number: batch n is the rows at positions n B to (n + 1) B of the endless shuffled stream. Of
-    several processes each reads its `own` rows of it (their places in a batch; all of them without). So the global batch at a
-    step is the same for any number of processes and of workers, and the position to save is a number, the same on all of them."""
+    """The training batches of a run, indexed by number.
+
+    Batch n holds positions n B to (n + 1) B of the endless shuffled stream. With several processes, each reads its `own` rows
+    (indices into the batch; None: all). The global batch at a step is therefore the same for any number of processes and workers,
+    and the only position to save is the batch number.
+    """
 
     examples: Examples
     batch_size: int
@@ -34,27 +37,29 @@ class Batches:
 
 
 class Loader(AbstractContextManager):
-    """An iterator over batches from `position` on, read ahead by `workers` processes, or by `threads` of this one where there are
-    none. Use as a context manager: leaving it ends them."""
+    """An iterator over batches from `position` on, ahead by `workers` processes, or by `threads` threads if `workers` is 0.
+
+    Use as a context manager: leaving it stops them.
+    """
 
     def __init__(self, batches: Batches, position: int = 0, threads: int = 2, workers: int = 0):
         self.batches, self.position = batches, position
         self.threads, self.workers = threads, workers
-        self._ahead = None
+        self._iterator = None
 
     def __next__(self) -> Batch:
-        """Raises DataError for data that cannot be read, and where a process that reads ahead was killed."""
-        if self._ahead is None:
-            self._ahead = self._start()
+        """Return the next batch. Raises DataError if data cannot be read or a worker process was killed."""
+        if self._iterator is None:
+            self._iterator = self._start()
         try:
-            batch = next(self._ahead)
-        except DataError as error:  # to which grain has added where in grain it was raised
+            batch = next(self._iterator)
+        except DataError as error:  # grain appends its own location to the message
             raise DataError(str(error).partition("\n")[0]) from None
-        except RuntimeError as error:  # which is how grain tells of its worker processes
+        except RuntimeError as error:  # raised by grain if a worker process fails
             if not self.workers:
                 raise
             reason = str(error).partition(". ")[0]
-            raise DataError(f"reading batches ahead: {reason}; if memory is short, use fewer --run.read-workers") from None
+            raise DataError(f"prefetching batches failed: {reason}; if memory is short, lower --run.read-workers") from None
         self.position += 1
         return batch
 
@@ -62,26 +67,28 @@ class Loader(AbstractContextManager):
         return self
 
     def __exit__(self, *_) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
+        if self._iterator is not None:
+            self._iterator.close()
 
     def _start(self) -> Any:
         import grain
 
         numbers = grain.MapDataset.range(self.position, 2**62)
-        read = numbers.map(self.batches.__getitem__)
-        ahead = read.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * max(self.threads, 1)))
+        stream = numbers.map(self.batches.__getitem__)
+        ahead = stream.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * max(self.threads, 1)))
         if self.workers:
             from absl import flags
 
-            flags.FLAGS.mark_as_parsed()  # which grain's worker processes ask for
+            flags.FLAGS.mark_as_parsed()  # grain's worker processes require it
             ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=2))
         return iter(ahead)
 
 
 def evaluation_batches(examples: Examples, batch_size: int, own: np.ndarray | None = None) -> Iterator[Batch]:
-    """All rows once, in order, or a process's `own` of each batch; the last batch is filled with copies of its first row that are
-    not `valid`."""
+    """Yield every row once, in order; with several processes, only the `own` rows of each batch (indices into the batch).
+
+    The last batch is padded with copies of its first row; their `valid` is 0.
+    """
     for start in range(0, len(examples), batch_size):
         rows = start + (np.arange(batch_size) if own is None else own)
         batch = numbered(examples, np.where(rows < len(examples), rows, start))
@@ -90,12 +97,12 @@ def evaluation_batches(examples: Examples, batch_size: int, own: np.ndarray | No
 
 
 def numbered(examples: Examples, rows: np.ndarray) -> Batch:
-    """The rows with their numbers as `example`, and with `valid` 1: real rows."""
+    """Return the rows, with their indices as `example` and `valid` 1."""
     return {**examples[rows], "example": rows.astype(np.uint32), "valid": np.ones(len(rows), np.float32)}
 
 
 def fill(batch: Batch, batch_size: int) -> Batch:
-    """The batch with copies of its first row after its own, up to `batch_size`, and `valid` 0 for them."""
+    """Return the batch padded to `batch_size` with copies of its first row; their `valid` is 0."""
     missing = batch_size - len(batch["valid"])
     filled = {name: np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for name, x in batch.items()}
     filled["valid"][batch_size - missing :] = 0

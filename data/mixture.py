@@ -1,4 +1,4 @@
-"""Examples of several parts, drawn in proportions that hold over every stretch of training."""
+"""Mixtures: examples of several parts, drawn in fixed proportions throughout training."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from data.errors import DataError
 
 
 class Weighted:
-    """Examples whose rows lie part after part, `sizes` of each; `data.order.mixed` draws from them by `weights`."""
+    """Examples ordered by part, with `sizes` rows each; `data.order.mixed` draws from the parts by `weights`."""
 
     def __init__(self, examples: Examples, sizes: Sequence[int], weights: Sequence[float]):
-        assert sum(sizes) == len(examples), f"parts of {sizes} rows, and {len(examples)} rows"
+        assert sum(sizes) == len(examples), f"parts of {sizes} rows, but {len(examples)} rows in all"
         self.examples, self.sizes, self.weights = examples, sizes, weights
 
     def __len__(self) -> int:
@@ -23,12 +23,16 @@ class Weighted:
 
 
 def weighted(examples: Examples, part: np.ndarray, weights: Sequence[float], source: object) -> Examples:
-    """The examples by the part of each row; as they are where there is one part. Raises DataError for a part without rows."""
+    """Return the examples grouped by `part`, [rows], or unchanged if there is one part.
+
+    Raises DataError if a part has no rows.
+    """
     if len(weights) == 1:
         return examples
     sizes = np.bincount(part, minlength=len(weights)).tolist()
     if 0 in sizes:
         raise DataError(
-            f"data.source {source}: part {sizes.index(0) + 1} has nothing to train on: it is too short, or all in others"
+            f"data.source {source}: part {sizes.index(0) + 1} of the mixture has no training rows: "
+            "it is too short, or repeats the other parts"
         )
     return Weighted(Subset(examples, np.argsort(part, kind="stable")), sizes, weights)

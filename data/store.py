@@ -1,8 +1,8 @@
 """Examples on disk: written once from a stream as ArrayRecord, read by index.
 
-A record is a row of fixed arrays, one after another as numpy has them in memory, and after them, where rows have one, a column
-of bytes of any length (a text, an encoded image). So a batch is read by one call, and taken apart by one more. Columns of
-numbers, which are asked for as a whole (labels), have a file of their own each.
+A record holds the fixed-shape arrays of a row, concatenated as raw numpy bytes, followed by optional bytes of any length (a
+text, an encoded image). A batch is thus read by one call and split by another. Each scalar column (such as the labels) has its
+own file, because it is read as a whole.
 """
 
 import json
@@ -15,22 +15,22 @@ import numpy as np
 from data.cache import damaged, read_json
 from data.dataset import Batch, Spec
 
-IN_MEMORY = 1 << 28  # bytes of fixed arrays that are kept in memory rather than read again
+IN_MEMORY = 1 << 28  # bytes; stores whose fixed-shape arrays are smaller are read into memory
 
 
 class Writer:
-    """Appends rows to `path`. Use as a context manager; what was not left by its end is no store."""
+    """Appends rows to `path`. Use as a context manager; the store is valid only after a normal exit."""
 
     def __init__(self, path: Path, columns: Mapping[str, Spec]):
         from array_record.python.array_record_module import ArrayRecordWriter
 
         self.path, self.columns, self.count = path, columns, 0
         self.dtype = np.dtype([(name, s.dtype, s.shape) for name, s in columns.items() if s.shape])
-        self.numbers = {name: _column(path, name).open("wb") for name, s in columns.items() if not s.shape}
+        self.scalars = {name: _column_path(path, name).open("wb") for name, s in columns.items() if not s.shape}
         self.writer = ArrayRecordWriter(str(path), "group_size:1")
 
     def append(self, row: Mapping[str, Any], rest: bytes = b"") -> bytes:
-        """Returns what was written. Raises OSError where it cannot be, or `close` does: what is written is buffered."""
+        """Write a row and return its bytes. Raises OSError if writing fails (or `close` does, since writes are buffered)."""
         fixed = np.zeros((), self.dtype)
         for name in self.dtype.names or ():
             fixed[name] = row[name]
@@ -39,11 +39,11 @@ class Writer:
         self.writer.write(record)
         if not self.writer.ok():
             self.close()
-        numbers = {name: np.asarray(row[name], self.columns[name].dtype).tobytes() for name in self.numbers}
-        for name, file in self.numbers.items():
-            file.write(numbers[name])
+        scalars = {name: np.asarray(row[name], self.columns[name].dtype).tobytes() for name in self.scalars}
+        for name, file in self.scalars.items():
+            file.write(scalars[name])
         self.count += 1
-        return b"".join([*numbers.values(), record])
+        return b"".join([*scalars.values(), record])
 
     def __enter__(self) -> "Writer":
         return self
@@ -53,30 +53,33 @@ class Writer:
 
     def close(self, whole: bool = True) -> None:
         errors: list[Exception] = []
-        for file in (self.writer, *self.numbers.values()):
+        for file in (self.writer, *self.scalars.values()):
             try:
                 file.close()
             except (RuntimeError, OSError) as error:
                 errors.append(error)
         if errors and whole:
-            said = str(errors[0])  # `write() failed: No space left on device; writing …`, if it is the writer's
-            reason = getattr(errors[0], "strerror", None) or said.partition("failed: ")[2].partition(";")[0] or said
+            message = str(errors[0])  # ArrayRecord: `write() failed: No space left on device; writing …`
+            reason = getattr(errors[0], "strerror", None) or message.partition("failed: ")[2].partition(";")[0] or message
             raise OSError(None, reason, str(self.path))
         if whole:
-            described = {"count": self.count, "columns": {n: [np.dtype(s.dtype).str, *s.shape] for n, s in self.columns.items()}}
-            _beside(self.path).write_text(json.dumps(described), "utf-8")
+            metadata = {"count": self.count, "columns": {n: [np.dtype(s.dtype).str, *s.shape] for n, s in self.columns.items()}}
+            _metadata_path(self.path).write_text(json.dumps(metadata), "utf-8")
 
 
 class Stored:
-    """The rows of a store: the columns that `wanted` names, in its dtypes; all, as they are, without. Small ones are held in
-    memory, and of large ones only where each row begins."""
+    """The rows of a store, read by index.
+
+    `wanted` selects columns and their dtypes (None: all columns, unchanged). Small stores are read into memory; for large ones,
+    only the offsets of the rows are.
+    """
 
     def __init__(self, path: Path, wanted: Mapping[str, Spec] | None = None):
-        described = read_json(_beside(path))
-        self.path, self.count = path, described["count"]
-        columns = {name: (kind, tuple(shape)) for name, (kind, *shape) in described["columns"].items()}
+        metadata = read_json(_metadata_path(path))
+        self.path, self.count = path, metadata["count"]
+        columns = {name: (kind, tuple(shape)) for name, (kind, *shape) in metadata["columns"].items()}
         self.dtype = np.dtype([(name, kind, shape) for name, (kind, shape) in columns.items() if shape])
-        self.numbers = {name: np.dtype(kind) for name, (kind, shape) in columns.items() if not shape}
+        self.scalars = {name: np.dtype(kind) for name, (kind, shape) in columns.items() if not shape}
         self.wanted = {
             name: np.dtype(kind if wanted is None else wanted[name].dtype)
             for name, (kind, _) in columns.items()
@@ -91,21 +94,21 @@ class Stored:
         indices = np.asarray(indices)
         rows = self._fixed(indices) if any(name in self.wanted for name in self.dtype.names or ()) else {}
         return {
-            name: (self.column(name)[indices] if name in self.numbers else rows[name]).astype(kind)
+            name: (self.column(name)[indices] if name in self.scalars else rows[name]).astype(kind)
             for name, kind in self.wanted.items()
         }
 
     def column(self, name: str) -> np.ndarray:
-        """The numbers of all rows in a column of numbers, mapped into memory."""
+        """Return a scalar column as a memory-mapped array, [rows]."""
         if not self.count:
-            return np.empty(0, self.numbers[name])
+            return np.empty(0, self.scalars[name])
         try:
-            return np.memmap(_column(self.path, name), self.numbers[name], "r", shape=(self.count,))
+            return np.memmap(_column_path(self.path, name), self.scalars[name], "r", shape=(self.count,))
         except (OSError, ValueError):
-            raise damaged(_column(self.path, name)) from None
+            raise damaged(_column_path(self.path, name)) from None
 
     def rest(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The bytes after the arrays of each row."""
+        """Return the variable-length bytes of each row."""
         return [record[self.dtype.itemsize :] for record in self._records(indices)]
 
     def _fixed(self, indices: np.ndarray) -> np.ndarray:
@@ -126,17 +129,17 @@ class Stored:
             if self._reader is None:
                 self._reader = ArrayRecordReader(str(self.path), "readahead_buffer_size:0,max_parallelism:0")
             return self._reader.read([int(i) for i in indices])
-        except Exception as error:  # whatever a reader of damaged files may raise
+        except Exception as error:  # the reader raises various types for damaged files
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise damaged(self.path, reason[:200]) from None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_reader": None, "_memory": None}  # a worker process opens its own
+        return self.__dict__ | {"_reader": None, "_memory": None}  # each worker process opens its own
 
 
-def _beside(path: Path) -> Path:
+def _metadata_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _column(path: Path, name: str) -> Path:
+def _column_path(path: Path, name: str) -> Path:
     return path.with_suffix(f".{name}")

@@ -1,1 +1,1 @@
-"""From documents to arrays: cleaning, tokenizers, and the layouts of rows."""
+"""From documents to arrays: cleaning, tokenizers and row layouts."""

@@ -1,6 +1,6 @@
-"""Text made fit to learn from, and each text once: rows in, cleaned rows out, and a count of everything that was done.
+"""Text cleaning and deduplication: rows in, cleaned rows out, with a count of every change.
 
-What was seen is remembered on disk, so memory does not grow with the number of documents.
+Hashes of the documents seen are kept on disk, so memory does not grow with the number of documents.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from data.errors import DataError
 from data.text.minhash import Signatures
 
 ORDER = ("test", "validation", "train")
-"""The order in which one Cleaner is given the splits: a text that is held out and also in train is dropped from train. Nothing is
-dropped from what is held out, which stays the set that others report on."""
+"""The order in which to pass the splits to a Cleaner. Held-out splits come first, so that their texts are dropped from train.
+Duplicates in held-out splits are kept, so that results are comparable with published ones."""
 
-BREAK = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85]")  # ends a line; removed, it would join two words
-CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode's Cc, and halves of surrogate pairs
+BREAK = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85]")  # line breaks; replaced, since removing them would join words
+CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode category Cc, and surrogates
 
 DROPPED = ("too long", "empty", "too short", "exact duplicates", "rejected by keep", "near duplicates")
 COUNTS = ("documents in", "control characters removed", "normalized", "cut", *DROPPED, "documents out")
@@ -33,21 +33,21 @@ COUNTS = ("documents in", "control characters removed", "normalized", "cut", *DR
 @dataclass(frozen=True, kw_only=True)
 class Cleaning:
     normalize: bool = True
-    "to Unicode's composed form, NFC"
+    "normalize text to Unicode NFC"
     strip_control: bool = True
-    "remove control characters but newline and tab; other ends of a line become newlines"
+    "remove control characters except newline and tab; other line breaks become newlines"
     min_characters: int = 1
-    "of a document; shorter ones are dropped, and blank ones always"
+    "minimum characters per document; shorter and blank documents are dropped"
     max_characters: int | None = None
-    "of a document; None is no limit"
+    "maximum characters per document (None: no limit)"
     too_long: Literal["cut", "drop"] = "cut"
-    "what becomes of a document with more than max_characters"
+    "whether to cut or drop documents longer than max_characters"
     duplicates: Literal["keep", "drop"] = "drop"
-    "what becomes of a training document whose cleaned text was there before, in a held-out split or in this one"
+    "whether to keep or drop training documents whose cleaned text occurred before, in train or a held-out split"
     near_duplicates: float | None = None
-    "similarity (Jaccard, of the sets of 5 words in a row) to one before from which a document is dropped; None is off"
+    "drop training documents with at least this Jaccard similarity of 5-word shingles to an earlier document (None: off)"
     keep: str | None = None
-    "PATH/TO/FILE.py:FUNCTION, from text to True or False: what it says False to is dropped. The file must need no other of yours"
+    "filter function, as PATH/TO/FILE.py:FUNCTION: documents are dropped if it returns False. The file must be self-contained"
 
     def __post_init__(self):
         if self.min_characters < 1:
@@ -57,23 +57,23 @@ class Cleaning:
         if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
             raise ValueError(f"near_duplicates must be in (0, 1], not {self.near_duplicates}")
         if self.near_duplicates is not None and self.duplicates == "keep":
-            raise ValueError("duplicates must be drop, not keep, where near_duplicates are dropped")
+            raise ValueError("duplicates must be drop, not keep, when near_duplicates is set")
         if self.keep is not None and not re.fullmatch(r".+\.py:\w+", self.keep):
             raise ValueError(f"keep must be PATH/TO/FILE.py:FUNCTION, not {self.keep!r}")
 
     def stamp(self) -> dict[str, str]:
-        """{file: hash} of what the result depends on beside the fields: the file of `keep`. Raises DataError if there is none."""
+        """Return {file: hash} for the file of `keep`, which the result depends on. Raises DataError if it cannot be read."""
         if self.keep is None:
             return {}
         try:
             where = self.keep.rpartition(":")[0]
             return {where: hashlib.sha256(Path(where).read_bytes()).hexdigest()}
         except OSError as error:
-            raise DataError(f"data.cleaning.keep {self.keep}: {_said(error)}") from None
+            raise DataError(f"data.cleaning.keep {self.keep}: {_one_line(error)}") from None
 
 
 def left_out(counts: Mapping[str, int]) -> str:
-    """What was dropped and why, in words; empty if nothing was."""
+    """Return a list of what was dropped and why, as text; empty if nothing was."""
     return ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts[why])
 
 
@@ -84,24 +84,25 @@ class Document(NamedTuple):
 
 
 class Cleaner:
-    """`with Cleaner(cleaning, folder) as cleaner:` and then `cleaner.clean(rows)` for each split, in ORDER.
+    """Cleans and deduplicates the splits of a source.
 
-    `counts` says of how many documents what was done (of control characters, how many were removed); "documents in" is the sum
-    of DROPPED and "documents out". `folder` is scratch, and is left as it was. The same rows give the same rows.
+    Use as `with Cleaner(cleaning, folder) as cleaner:`, then `cleaner.clean(rows)` for each split, in ORDER. `counts` holds the
+    number of documents per action (for "control characters removed", of characters); "documents in" is the sum of DROPPED and
+    "documents out". `folder` is for scratch files, which are removed. The result is deterministic.
     """
 
-    BATCH = 4096, 1 << 22  # documents, and characters, that are held at once
-    CACHE = 1 << 16  # KiB of the database that are kept in memory
+    BATCH = 4096, 1 << 22  # documents and characters per batch
+    CACHE = 1 << 16  # KiB of database cache in memory
 
     def __init__(self, cleaning: Cleaning, folder: Path):
         self.cleaning, self.counts = cleaning, {name: 0 for name in COUNTS}
-        self.keep = None if cleaning.keep is None else _imported(cleaning.keep)
+        self.keep = None if cleaning.keep is None else _load_function(cleaning.keep)
         self.near = None if cleaning.near_duplicates is None else Signatures(cleaning.near_duplicates)
         self.path = folder / "cleaning.sqlite"
 
     def __enter__(self) -> "Cleaner":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)  # of a process that was killed
+        self.path.unlink(missing_ok=True)  # left by a killed process
         with self._disk():
             self.db = sqlite3.connect(self.path, isolation_level=None)
             self.db.executescript(
@@ -109,7 +110,7 @@ class Cleaner:
                 CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID;
                 CREATE TABLE kept (document INTEGER PRIMARY KEY, shingles BLOB);
                 CREATE TABLE bands (key INTEGER, document INTEGER, PRIMARY KEY (key, document)) WITHOUT ROWID;
-                BEGIN"""  # and never committed: it is scratch
+                BEGIN"""  # never committed: it is scratch
             )
         return self
 
@@ -122,29 +123,34 @@ class Cleaner:
         try:
             yield
         except sqlite3.Error as error:
-            raise DataError(f"{self.path}: {error}; it needs a folder that can be written, with room for it") from None
+            raise DataError(f"{self.path}: {error}; cleaning needs a writable folder with enough space") from None
 
     def clean(self, rows: Iterable[dict[str, Any]], split: str = "data") -> Iterator[dict[str, Any]]:
-        """The rows that stay, their `text` cleaned, in their order. `split` is what errors call them.
+        """Yield the rows that are kept, in order, with `text` cleaned.
 
-        Raises DataError for a row without text, a `keep` that fails, and a folder that cannot be written."""
+        In the splits `test` and `validation`, duplicates are kept. Raises DataError if a row has no text, `keep` fails, or the
+        scratch folder cannot be written.
+        """
         batch, characters = list[Document](), 0
         for number, row in enumerate(rows):
             self.counts["documents in"] += 1
             where = f"{split} row {number}"
             if not isinstance(row.get("text"), str):
-                raise DataError(f"{where} has no text; it has: {', '.join(row) or 'nothing'}")
+                raise DataError(f"{where} has no text; its fields: {', '.join(row) or 'none'}")
             text = self._cleaned(row["text"])
             if text is not None:
                 batch.append(Document(row, text, where))
                 characters += len(text)
             if len(batch) == self.BATCH[0] or characters >= self.BATCH[1]:
-                yield from self._chosen(batch, split)
+                yield from self._filtered(batch, split)
                 batch, characters = [], 0
-        yield from self._chosen(batch, split)
+        yield from self._filtered(batch, split)
 
     def _cleaned(self, text: str) -> str | None:
-        """Characters go before normalization, which may join what they stood between; so to clean twice is to clean once."""
+        """Return the cleaned text, or None if it is dropped.
+
+        Control characters are removed before normalization, which may compose their neighbours. Cleaning is thus idempotent.
+        """
         cleaning, counts = self.cleaning, self.counts
         if cleaning.strip_control and CONTROL.search(text):
             text, breaks = BREAK.subn("\n", text)
@@ -155,94 +161,96 @@ class Cleaner:
             counts["normalized"] += 1
         if cleaning.max_characters is not None and len(text) > cleaning.max_characters:
             if cleaning.too_long == "drop":
-                return self._dropped("too long")
+                return self._count_dropped("too long")
             text = text[: cleaning.max_characters]
             counts["cut"] += 1
         if not text or text.isspace():
-            return self._dropped("empty")
-        return text if len(text) >= cleaning.min_characters else self._dropped("too short")
+            return self._count_dropped("empty")
+        return text if len(text) >= cleaning.min_characters else self._count_dropped("too short")
 
-    def _dropped(self, why: str, number: int = 1) -> None:
+    def _count_dropped(self, why: str, number: int = 1) -> None:
         self.counts[why] += number
 
-    def _chosen(self, batch: list[Document], split: str) -> list[dict[str, Any]]:
-        """The cheap comes first, but `keep` before near duplicates: what it rejects must not displace what it accepts."""
+    def _filtered(self, batch: list[Document], split: str) -> list[dict[str, Any]]:
+        """Return the kept rows. `keep` runs before near duplicates, so that rejected documents cannot displace accepted ones."""
         dropping = split not in ("test", "validation")
         if self.cleaning.duplicates == "drop":
             with self._disk():
                 new = self._new(batch)
-                batch = self._counted("exact duplicates", batch, new) if dropping else batch
+                batch = self._drop("exact duplicates", batch, new) if dropping else batch
         if self.keep is not None:
-            batch = self._counted("rejected by keep", batch, [self._judged(self.keep, document) for document in batch])
+            batch = self._drop("rejected by keep", batch, [self._accepts(self.keep, document) for document in batch])
         if self.near is not None:
             with self._disk():
-                different = self._different(self.near, batch)
-                batch = self._counted("near duplicates", batch, different) if dropping else batch
+                dissimilar = self._dissimilar(self.near, batch)
+                batch = self._drop("near duplicates", batch, dissimilar) if dropping else batch
         self.counts["documents out"] += len(batch)
         return [{**document.row, "text": document.text} for document in batch]
 
-    def _counted(self, why: str, batch: list[Document], stays: list[bool]) -> list[Document]:
-        self._dropped(why, stays.count(False))
-        return [document for document, stay in zip(batch, stays, strict=True) if stay]
+    def _drop(self, why: str, batch: list[Document], kept: list[bool]) -> list[Document]:
+        self._count_dropped(why, kept.count(False))
+        return [document for document, keep in zip(batch, kept, strict=True) if keep]
 
     def _new(self, batch: list[Document]) -> list[bool]:
-        """Whether a text is the first of its kind. By 16 bytes of hash, of 10**12 texts two collide with a chance of 10**-15."""
+        """Return whether each text is new, by 16-byte hash: 10**12 texts have a collision with probability 10**-15."""
         hashes = [hashlib.blake2b(d.text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for d in batch]
-        fresh, distinct = set(hashes), sorted(set(hashes))  # sorted, a batch goes through the tree once
+        fresh, distinct = set(hashes), sorted(set(hashes))  # sorted, so that a batch traverses the tree once
         for at in range(0, len(distinct), 512):
             part = distinct[at : at + 512]
-            fresh.difference_update(h for (h,) in self.db.execute(f"SELECT hash FROM seen WHERE hash IN ({_marks(part)})", part))
+            fresh.difference_update(h for (h,) in self.db.execute(f"SELECT hash FROM seen WHERE hash IN ({_qmarks(part)})", part))
         self.db.executemany("INSERT INTO seen VALUES (?)", [(h,) for h in distinct if h in fresh])
-        stays = []
+        kept = []
         for found in hashes:
-            stays.append(found in fresh)
-            fresh.discard(found)  # the next of the same batch is none
-        return stays
+            kept.append(found in fresh)
+            fresh.discard(found)  # later copies in this batch are duplicates
+        return kept
 
-    def _judged(self, keep: Callable[[str], object], document: Document) -> bool:
+    def _accepts(self, keep: Callable[[str], object], document: Document) -> bool:
         at = f"data.cleaning.keep {self.cleaning.keep}: {document.where}, {document.text[:40]!r}"
         try:
             verdict = keep(document.text)
-        except Exception as error:  # whatever the user's function raises
-            raise DataError(f"{at}: {_said(error)}") from None
+        except Exception as error:  # the user's function may raise anything
+            raise DataError(f"{at}: {_one_line(error)}") from None
         if not isinstance(verdict, bool | np.bool_):
-            raise DataError(f"{at}: it must return True or False, not {verdict!r}")
+            raise DataError(f"{at}: must return True or False, not {verdict!r}")
         return bool(verdict)
 
-    def _different(self, near: "Signatures", batch: list[Document]) -> list[bool]:
-        """Whether no document that was kept is similar. Each candidate is compared itself, so nothing else is dropped; a similar
-        one is overlooked with a chance of at most 1 - RECALL. Where most documents are half alike, as by a template, there are
-        many candidates, and this is slow."""
-        stays = list[bool]()
+    def _dissimilar(self, near: "Signatures", batch: list[Document]) -> list[bool]:
+        """Return whether each document differs from all documents kept so far.
+
+        Candidates are compared exactly, so there are no false positives; a near duplicate is missed with probability at most
+        1 - RECALL. Many half-similar documents, such as those from a template, give many candidates and are slow.
+        """
+        kept = list[bool]()
         shingles = [near.shingles(document.text) for document in batch]
         for own, keys in zip(shingles, near.keys(shingles), strict=True):
             candidates = self.db.execute(
-                f"SELECT shingles FROM kept WHERE document IN (SELECT document FROM bands WHERE key IN ({_marks(keys)}))", keys
+                f"SELECT shingles FROM kept WHERE document IN (SELECT document FROM bands WHERE key IN ({_qmarks(keys)}))", keys
             )
-            stays.append(not any(near.similar(own, np.frombuffer(other, np.uint32)) for (other,) in candidates))
-            if stays[-1]:
+            kept.append(not any(near.similar(own, np.frombuffer(other, np.uint32)) for (other,) in candidates))
+            if kept[-1]:
                 document = self.db.execute("INSERT INTO kept (shingles) VALUES (?)", (own.tobytes(),)).lastrowid
                 self.db.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(key, document) for key in keys])
-        return stays
+        return kept
 
 
-def _imported(keep: str) -> Callable[[str], object]:
+def _load_function(keep: str) -> Callable[[str], object]:
     where, _, name = keep.rpartition(":")
     try:
         spec = importlib.util.spec_from_file_location(Path(where).stem, where)
         assert spec is not None and spec.loader is not None, where
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises
-        raise DataError(f"data.cleaning.keep {keep}: {_said(error)}") from None
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        raise DataError(f"data.cleaning.keep {keep}: {_one_line(error)}") from None
     if not callable(found := getattr(module, name, None)):
-        raise DataError(f"data.cleaning.keep {keep}: there is no function {name} in {where}")
+        raise DataError(f"data.cleaning.keep {keep}: no function {name} in {where}")
     return found
 
 
-def _marks(values: list[Any]) -> str:
+def _qmarks(values: list[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())  # in one line
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,7 +1,7 @@
-"""The texts of a source, cleaned and kept: the first of the two things that are made from any text, and made once.
+"""The cleaned documents of a source, in the cache: the first of two cached stages of text data, before tokenized rows.
 
-A source is read as a stream, whatever its size; its documents are kept as an ArrayRecord store a split, from which tokenizers are
-trained, rows are made (`data.packing`), and texts are shown.
+A source is read as a stream. Its documents are stored as one ArrayRecord per split, used to train tokenizers, to build rows
+(`data.text.packing`) and to display texts.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ from data.sources.mixture import PART
 from data.store import Stored, Writer
 from data.text.cleaning import ORDER, Cleaner, Cleaning, left_out
 
-CHUNK = 1000  # texts that are in memory at once
+CHUNK = 1000  # texts in memory at a time
 COLUMNS = {
-    "label": Spec((), np.int32),  # in the order in which labels appear; -1 without
-    "part": Spec((), np.int16),  # of a mixture
+    "label": Spec((), np.int32),  # index of the label by first appearance; -1: no label
+    "part": Spec((), np.int16),  # index of the part of a mixture
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromText(FromSource):
-    """What the config of anything that is made of text has."""
+    """Base class of the configs of text data."""
 
     READS = ("text", "label", "document")
-    JOINS: ClassVar[bool] = True  # whether consecutive rows of one document are one text
+    JOINS: ClassVar[bool] = True  # whether to join consecutive rows of one document into one text
 
     cleaning: Cleaning = Cleaning()
 
@@ -46,14 +46,18 @@ class FromText(FromSource):
 
 @dataclass(frozen=True)
 class Documents:
-    """`folder` holds a store for each split, and `about.json`."""
+    """The cached documents of a source. `folder` holds a store per split, and `about.json`."""
 
     folder: Path
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """`splits`: {split: number of documents}; `fields` of the source; `labels`; `counts` of what cleaning did; `bad`
-        records; `fingerprint` of each split; `source`, the stamp of what was read; `weights` of its parts."""
+        """The contents of `about.json`.
+
+        `splits`: {split: number of documents}; `fields`: fields of the source; `labels`: in order of appearance; `counts`: counts
+        of the Cleaner; `bad`: skipped records; `fingerprint`: {split: hash}; `source`: stamp of the source; `weights`: weights
+        of the parts of a mixture.
+        """
         return read_json(self.folder / "about.json")
 
     @property
@@ -65,15 +69,15 @@ class Documents:
 
     @property
     def weights(self) -> list[float]:
-        """Of the parts of a mixture; one, where there is none."""
+        """The weights of the parts of a mixture; a single weight for other sources."""
         return self.about["weights"]
 
     def texts(self, split: str, chosen: np.ndarray | None = None) -> "Texts":
-        """All texts of a split, or those of some rows."""
+        """Return the texts of a split, or of its rows `chosen`."""
         return Texts(self.store(split), chosen)
 
     def chunks(self, split: str, part: int) -> Iterator[list[str]]:
-        """The texts of a part of a split, some at a time."""
+        """Yield the texts of a part of a split, in chunks."""
         store = self.store(split)
         begin, end = np.searchsorted(store.column("part"), [part, part + 1])
         for start in range(begin, end, CHUNK):
@@ -81,7 +85,7 @@ class Documents:
 
 
 class Texts(Sequence[str]):
-    """The texts of some documents, read when they are asked for."""
+    """The texts of documents, read on access."""
 
     def __init__(self, store: Stored, chosen: np.ndarray | None = None):
         self.store, self.chosen = store, np.arange(len(store)) if chosen is None else chosen
@@ -104,7 +108,7 @@ def texts_of(store: Stored, indices: Sequence[int] | np.ndarray) -> list[str]:
 
 
 def documents(config: FromText) -> Documents:
-    """The cleaned documents of a config's source. Raises DataError for whatever cannot be read, or is not there."""
+    """Return the cleaned documents of a config's source. Raises DataError if the source is missing or cannot be read."""
     reading = Reading(config)
     key = fingerprint(reading.key, config.JOINS, repr(config.cleaning), config.cleaning.stamp())
     return Documents(kept(f"documents/{key}", lambda folder: _write(folder, config, reading)))
@@ -128,7 +132,7 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
             sizes[split], prints[split] = writer.count, digest.hexdigest()[:16]
             if not writer.count:
                 why = left_out(cleaner.counts)
-                raise DataError(f"data.source {config.source}: there is no text in {split}{why and ': cleaning left out ' + why}")
+                raise DataError(f"data.source {config.source}: no text in {split}{why and ': cleaning left out ' + why}")
     reading.check_unchanged()
     about = {
         "splits": {split: sizes[split] for split in splits},
@@ -151,16 +155,16 @@ def _with_text(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
             reading.reject(f"its text is {type(row['text']).__name__}, not a string" if "text" in row else "it has no text")
 
 
-def _place(row: Row) -> tuple:
+def _document_key(row: Row) -> tuple:
     return row[PART], row.get("document")
 
 
 def _joined(rows: Iterator[Row]) -> Iterator[Row]:
-    """Consecutive rows of one `document` as one; a row without is a document of its own."""
+    """Join consecutive rows with the same `document`; a row without one is a document by itself."""
     current: dict[str, Any] | None = None
     parts: list[str] = []
     for row in rows:
-        if current is not None and row.get("document") is not None and _place(row) == _place(current):
+        if current is not None and row.get("document") is not None and _document_key(row) == _document_key(current):
             parts.append(row["text"])
             continue
         if current is not None:

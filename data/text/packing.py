@@ -1,8 +1,8 @@
-"""From tokenized documents to rows of one length: windows of a stream, packed documents, or the stretches that pairs are made of.
+"""From tokenized documents to rows of fixed length: windows of a stream, packed documents, or stretches for sentence pairs.
 
-Rows are made once, before anything is shuffled or shared among hosts, and kept: so a row is an index, any order of them can be
-resumed exactly on any number of hosts (grain's own packing carries half-filled rows from batch to batch, which only the same
-number of processes can restore), and training only reads integers.
+Rows are built once, before shuffling or sharding, and cached. A row is therefore identified by its index, and any order can be
+resumed exactly on any number of hosts. (Grain's packing carries half-filled rows between batches, so it can only be resumed with
+the same number of processes.)
 
 Shapes: T length.
 """
@@ -15,18 +15,18 @@ import numpy as np
 
 from data.text.tokenizer import Tokenizer
 
-Encoded = tuple[np.ndarray, np.ndarray]  # ids, and the number of the word that each belongs to
-Row = dict[str, Any]  # of arrays and numbers
-OPEN_ROWS = 64  # that first-fit packing looks for room in
+Encoded = tuple[np.ndarray, np.ndarray]  # token ids, and the word index of each token
+Row = dict[str, Any]  # arrays and scalars
+OPEN_ROWS = 64  # rows that first-fit packing keeps open
 
 
 class Tally:
-    """Counts what passes through."""
+    """Counts the documents, tokens and rows that pass through its iterators."""
 
     def __init__(self, vocabulary: Tokenizer, length: int):
         self.vocabulary, self.length = vocabulary, length
         self.documents = self.tokens = self.unknown = self.rows = self.filled = 0
-        self.lengths = np.zeros(32, np.int64)  # documents of 2^i tokens or more, and fewer than 2^(i + 1)
+        self.lengths = np.zeros(32, np.int64)  # [i]: documents of 2^i to 2^(i + 1) - 1 tokens
         self.cut = 0
 
     def texts(self, texts: Iterable[Encoded]) -> Iterator[Encoded]:
@@ -57,20 +57,22 @@ class Tally:
 
 
 def windows(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iterator[Row]:
-    """`tokens` and `words` [T]: [CLS] text [SEP], cut from the documents in a row, [SEP] between two. Every token of the
-    documents once, in order, but for the last incomplete window."""
+    """Yield rows [CLS] text [SEP], cut from the concatenated documents with [SEP] between them: `tokens` and `words` [T].
+
+    Every token occurs once, in order; an incomplete last window is dropped.
+    """
     inner = length - 2
     tokens, begins = np.empty(0, np.int32), np.empty(0, bool)
     cls, separator = vocabulary.special["cls"], vocabulary.special["sep"]
     for ids, words in texts:
         tokens = np.concatenate([tokens, ids, [separator]]).astype(np.int32)
-        # Words are numbered on from document to document; a word is new where its number differs from the token before.
+        # A token begins a word if its word index differs from that of the token before.
         begins = np.concatenate([begins, np.diff(words, prepend=-2) != 0, [True]])
         count = len(tokens) // inner
         for i in range(count):
             part = slice(i * inner, (i + 1) * inner)
             ordinary = ~np.isin(tokens[part], vocabulary.special_ids)
-            first = np.arange(inner) == 0  # a word that the window before has begun begins anew
+            first = np.arange(inner) == 0  # a word cut by the window starts again
             numbers = np.where(ordinary, np.cumsum(begins[part] | first) - 1, -1)
             yield {
                 "tokens": np.concatenate([[cls], tokens[part], [separator]]),
@@ -80,9 +82,11 @@ def windows(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Ite
 
 
 def packed(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iterator[Row]:
-    """`tokens`, `words`, `sequences` and `positions` [T]: as many [CLS] text [SEP] as fit, first fit among the open rows.
-    `sequences` numbers them from 1, 0 is padding; `positions` counts from 0 in each. A text longer than a row becomes several
-    sequences."""
+    """Yield rows of as many sequences [CLS] text [SEP] as fit (first fit): `tokens`, `words`, `sequences`, `positions` [T].
+
+    `sequences` numbers the sequences from 1 (0: padding); `positions` counts from 0 in each sequence. A text longer than a row is
+    split into several sequences.
+    """
     rows: list[_OpenRow] = []
     for ids, words in texts:
         for start in range(0, len(ids), length - 2):
@@ -94,7 +98,7 @@ def packed(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iter
                     yield rows.pop(max(range(OPEN_ROWS), key=lambda i: rows[i].used)).arrays(length, vocabulary)
                 rows.append(row := _OpenRow())
             row.add(piece, size)
-            if row.used > length - 3:  # [CLS] token [SEP] is the least that could come
+            if row.used > length - 3:  # the shortest sequence is [CLS] token [SEP]
                 rows.remove(row)
                 yield row.arrays(length, vocabulary)
     for row in rows:
@@ -125,7 +129,7 @@ class _OpenRow:
 
 
 def renumbered(words: np.ndarray, start: int) -> tuple[np.ndarray, int]:
-    """The words of a piece numbered from `start` on, -1 where they were, and the number after the last."""
+    """Return the word indices of a piece, renumbered from `start` with -1 unchanged, and the next free index."""
     ordinary = words >= 0
     if not ordinary.any():
         return words, start
@@ -134,8 +138,10 @@ def renumbered(words: np.ndarray, start: int) -> tuple[np.ndarray, int]:
 
 
 def stretches(texts: Iterable[Encoded], room: int, pad: int, first: int = 0) -> Iterator[Row]:
-    """`tokens` and `words` [room], `size` (how many of them there are) and `document`, numbered from `first` on: the documents in
-    parts of two tokens or more, which `Pairs` makes examples of."""
+    """Yield stretches of at least two tokens of the documents, from which `Pairs` builds examples.
+
+    Each has `tokens` and `words` [room], padded; `size`, the number of its tokens; and `document`, numbered from `first`.
+    """
     for document, (ids, words) in enumerate(texts, first):
         for start in range(0, len(ids) - 1, room):
             part = ids[start : start + room], renumbered(words[start : start + room], 0)[0]

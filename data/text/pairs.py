@@ -1,4 +1,4 @@
-"""Examples of next-sentence prediction (Devlin et al. 2019, §3.1), made of stored stretches of documents.
+"""Examples for next-sentence prediction (Devlin et al. 2019, §3.1), built from stored stretches of documents.
 
 Shapes: B batch, T length.
 """
@@ -13,19 +13,21 @@ from data.store import Stored
 from data.text.packing import renumbered
 from data.text.tokenizer import Tokenizer
 
-VARIANTS = 10  # of each stretch in an epoch, with other cuts and partners (the duplication of Devlin et al. 2019's own code)
+VARIANTS = 10  # examples per stretch and epoch, with different cuts and partners (like `dupe_factor` in Devlin et al.'s code)
 
 
 class Pairs:
-    """A stretch of a document cut in two, or its first part and the beginning of a stretch of another document. Every draw is a
-    function of the index."""
+    """Pairs of segments: a stretch cut in two, or the first part of a stretch and a segment of another document.
+
+    Each example depends only on its index.
+    """
 
     def __init__(self, stretches: Stored, length: int, vocabulary: Tokenizer, variants: int):
         self.stretches, self.length, self.vocabulary, self.variants = stretches, length, vocabulary, variants
         self.documents, self.sizes = stretches.column("document"), stretches.column("size")
         if not np.any(np.diff(self.documents)):
             raise DataError(
-                f"data.layout pairs: {stretches.path.stem} has one document, and two are needed, to draw a second segment from"
+                f"data.layout pairs: {stretches.path.stem} has one document; random second segments need at least two"
             )
 
     def __len__(self) -> int:
@@ -45,7 +47,7 @@ class Pairs:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _draw(self, index: int) -> tuple[int, int, int, int]:
-        """(stretch, stretch of the second segment, where the first is cut, where in its stretch the second begins)."""
+        """Return (stretch of the first segment, stretch of the second, length of the first segment, begin of the second)."""
         rng = np.random.default_rng(index)
         first = index % len(self.stretches)
         size = int(self.sizes[first])
@@ -60,7 +62,7 @@ class Pairs:
 
 
 def assemble(parts: Sequence[tuple], length: int, vocabulary: Tokenizer) -> dict[str, np.ndarray]:
-    """[CLS] part [SEP] part [SEP] …, padded to `length`: `tokens`, `words`, `segments` and `mask` [T]."""
+    """Return [CLS] part [SEP] part [SEP] …, padded to `length`: `tokens`, `words`, `segments` and `mask` [T]."""
     tokens = np.full(length, vocabulary.special["pad"], np.int32)
     words = np.full(length, -1, np.int32)
     segments = np.zeros(length, np.int32)

@@ -1,4 +1,4 @@
-"""SentencePiece models (Kudo & Richardson 2018), trained and read by their own library, as those of the `tokenizers` library."""
+"""SentencePiece models (Kudo & Richardson 2018), trained by their own library and converted to the `tokenizers` library."""
 
 import io
 import re
@@ -6,17 +6,20 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of a piece; others are for bytes, and unused
-UNIGRAM, BPE = 1, 2  # the types of a model that there are trainers for; words and characters are others
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # piece types; the others are UNUSED and BYTE
+UNIGRAM, BPE = 1, 2  # supported model types; the others are WORD and CHAR
 SPACE = "▁"
 
 
 class TooSmall(ValueError):
-    """A vocabulary that does not hold the characters; its argument is the least one that does."""
+    """The vocabulary size is too small for the characters. The argument is the minimum size."""
 
 
 def train(texts: Iterable[str], vocab_size: int, pad: str, unknown: str, begin: str, end: str, mask: str) -> bytes:
-    """A unigram model with those special tokens first. Raises TooSmall, and ImportError without the library."""
+    """Return a serialized unigram model whose first pieces are the special tokens.
+
+    Raises TooSmall, or ImportError if sentencepiece is not installed.
+    """
     trainer = import_module("sentencepiece").SentencePieceTrainer
     written = io.BytesIO()
     try:
@@ -25,10 +28,10 @@ def train(texts: Iterable[str], vocab_size: int, pad: str, unknown: str, begin: 
             model_writer=written,
             model_type="unigram",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,  # few texts give fewer pieces
+            hard_vocab_limit=False,  # allow fewer pieces if there are few texts
             character_coverage=1.0,
-            max_sentence_length=1 << 30,  # bytes; longer lines are left out without a word
-            num_threads=16,  # not of the machine: sums of floats, so pieces, depend on it
+            max_sentence_length=1 << 30,  # bytes; longer lines are silently skipped
+            num_threads=16,  # fixed: float sums, and thus the pieces, depend on it
             minloglevel=2,
             pad_id=0,
             unk_id=1,
@@ -48,9 +51,10 @@ def train(texts: Iterable[str], vocab_size: int, pad: str, unknown: str, begin: 
 
 
 def converted(content: bytes, special: Iterable[str]) -> Any:
-    """A `tokenizers.Tokenizer` of the same ids. Pieces that are no text, or are named in `special`, are its special tokens.
+    """Return a `tokenizers.Tokenizer` with the same ids. Unknown and control pieces, and those in `special`, are special tokens.
 
-    Raises ValueError for what is no unigram or BPE model, ImportError without the library."""
+    Raises ValueError for other models than unigram and BPE, or ImportError if sentencepiece is not installed.
+    """
     from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Regex as Pattern
     from tokenizers import Tokenizer as Implementation
@@ -59,7 +63,7 @@ def converted(content: bytes, special: Iterable[str]) -> Any:
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     unknown = next((i for i, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
     if unknown is None:
-        raise ValueError("it has no unknown piece")
+        raise ValueError("the model has no unknown piece")
     has_bytes = bool(model.trainer_spec.byte_fallback)
     if model.trainer_spec.model_type == UNIGRAM:
         tokenizer = Implementation(models.Unigram(pieces, unknown, has_bytes))
@@ -68,7 +72,7 @@ def converted(content: bytes, special: Iterable[str]) -> Any:
         merges = _merges([piece for piece, entry in zip(pieces, model.pieces, strict=True) if entry.type == NORMAL], ids)
         tokenizer = Implementation(models.BPE(ids, merges, unk_token=pieces[unknown][0], fuse_unk=True, byte_fallback=has_bytes))
     else:
-        raise ValueError("it is neither a unigram nor a BPE model")
+        raise ValueError("the model is neither unigram nor BPE")
     spec = model.normalizer_spec
     steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
@@ -86,7 +90,7 @@ def converted(content: bytes, special: Iterable[str]) -> Any:
 
 
 def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """A piece is merged, from any two that it is made of, before those of a lower score."""
+    """Return the BPE merges: all splits of each piece into two pieces, by descending score of the piece."""
     ranked = sorted(pieces, key=lambda piece: -piece[1])
     halves = [[(piece[:i], piece[i:]) for i in range(1, len(piece))] for piece, _ in ranked]
     return [half for found in halves for half in found if half[0] in ids and half[1] in ids]

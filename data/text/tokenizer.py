@@ -1,4 +1,4 @@
-"""From text to token ids by the `tokenizers` library: trained on the source, or loaded from the file of a published model."""
+"""Tokenizers, based on the `tokenizers` library: trained on the source, or loaded from the file of a published model."""
 
 import hashlib
 import json
@@ -22,33 +22,32 @@ ROLES = {
     "sep": (SEP, "<sep>", "</s>", "<eos>", "<|endoftext|>"),
     "mask": (MASK, "<mask>"),
 }
-"""What special tokens are for, and the names they go by in published tokenizers; the first that a vocabulary has is the one."""
+"""The names of special tokens in published tokenizers, by role. The first name in the vocabulary is used."""
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
-METASPACE = "▁"  # a space, to SentencePiece
-BYTE_SPACES = tuple(chr(256 + byte) for byte in b"\t\n\v\f\r ")  # whitespace, in the letters of byte-level BPE
-CHUNK = 1024  # texts whose encodings, which are large, are in memory at once
+METASPACE = "▁"  # SentencePiece's space
+BYTE_SPACES = tuple(chr(256 + byte) for byte in b"\t\n\v\f\r ")  # whitespace in the alphabet of byte-level BPE
+CHUNK = 1024  # texts encoded at a time; their encodings are large
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`json` is the text of a `tokenizer.json`, which is all there is to it. `[MASK]` in a text is the mask."""
+    """A tokenizer, defined by the text of a `tokenizer.json`. `[MASK]` in a text becomes the mask token."""
 
     json: str
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, kind: Kind = "wordpiece") -> "Tokenizer":
-        """The special tokens first, then the others; the same texts give the same tokenizer by the same libraries,
-        whatever the process and the number of its threads.
+        """Train a tokenizer. Special tokens have the first ids. Training is deterministic, for any number of threads.
 
-        wordpiece: lower-cased, as BERT's (Schuster & Nakajima 2012; Devlin et al. 2019), in alphabetical order. It reads the
-        texts twice; if they are an iterator, they are held in memory.
-        bpe: of bytes, as GPT-2's and RoBERTa's (Radford et al. 2019), in the order of merging: nothing is unknown, and the
-        tokens give back the very text.
-        unigram: SentencePiece's (Kudo 2018), in the order of probability. It may have fewer tokens, if the texts are few; and it
-        is SentencePiece itself that trains it, since what the `tokenizers` library gives varies from run to run.
+        wordpiece: lower-cased, as in BERT (Schuster & Nakajima 2012; Devlin et al. 2019); tokens in alphabetical order. Reads the
+        texts twice; an iterator is read into memory.
+        bpe: byte-level, as in GPT-2 and RoBERTa (Radford et al. 2019); tokens in merge order. There are no unknown tokens, and
+        decoding restores the text exactly.
+        unigram: SentencePiece (Kudo 2018); tokens in order of probability. Few texts may give fewer tokens. Trained by the
+        SentencePiece library, because the trainer of the `tokenizers` library is not deterministic.
 
-        Raises DataError if `vocab_size` does not hold the characters of the texts.
+        Raises DataError if `vocab_size` is too small for the characters of the texts.
         """
         assert kind in get_args(Kind), kind
         tokenizer = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind](texts, vocab_size)
@@ -58,13 +57,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str) -> "Tokenizer":
-        """Of a `tokenizer.json`, BERT's `vocab.txt` (a token a line), or SentencePiece's `.model`.
+        """Load a `tokenizer.json`, a BERT `vocab.txt` (one token per line), or a SentencePiece `.model`.
 
-        Raises DataError if the file is missing or no tokenizer, or lacks the special token of a role.
+        Raises DataError if the file is missing or invalid, or lacks the special token of a role.
         """
         kinds = {".json": _from_json, ".txt": _from_vocabulary, ".model": _from_sentencepiece}
         if (suffix := Path(path).suffix) not in kinds:
-            raise DataError(f"tokenizer {path}: the name must end in .json (a tokenizer.json), .txt (BERT's vocab.txt) or .model")
+            raise DataError(f"tokenizer {path}: name must end in .json, .txt (BERT vocab.txt) or .model (SentencePiece)")
         try:
             content = Path(path).read_bytes()
             implementation = kinds[suffix](content)
@@ -72,17 +71,17 @@ class Tokenizer:
             raise DataError(f"tokenizer {path}: {error.strerror}") from None
         except ImportError:
             raise DataError(
-                f"tokenizer {path}: SentencePiece is needed to read it: pip install 'fmodels[sentencepiece]'"
+                f"tokenizer {path}: reading a .model file requires SentencePiece: pip install 'fmodels[sentencepiece]'"
             ) from None
         except Exception as error:  # the libraries raise Exception itself
-            form = {".json": "tokenizer.json", ".txt": "vocab.txt of BERT", ".model": "SentencePiece model"}[suffix]
+            form = {".json": "tokenizer.json", ".txt": "BERT vocab.txt", ".model": "SentencePiece model"}[suffix]
             raise DataError(f"tokenizer {path} is not a {form}: {' '.join(str(error).split())}") from None
         has = implementation.token_to_id
         missing = [names[0] for names in ROLES.values() if all(has(name) is None for name in names)]
         if missing:
-            raise DataError(f"tokenizer {path} lacks the special token(s) {', '.join(missing)}, also by their other names")
+            raise DataError(f"tokenizer {path} lacks the special token(s) {', '.join(missing)} and their aliases")
         if suffix == ".json":
-            return cls(content.decode("utf-8"))  # the library does not write back every float that it read
+            return cls(content.decode("utf-8"))  # the library does not preserve every float when it writes
         return cls(implementation.to_str())
 
     @cached_property
@@ -90,19 +89,19 @@ class Tokenizer:
         from tokenizers import Tokenizer as Implementation
 
         implementation = Implementation.from_str(self.json)
-        implementation.no_truncation()  # published files may say to cut texts at 512, or to pad them
+        implementation.no_truncation()  # published files may enable them
         implementation.no_padding()
         return implementation
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits of SHA-256 of the JSON without its layout."""
+        """First 16 hex digits of the SHA-256 of the JSON, independent of its formatting."""
         canonical = json.dumps(json.loads(self.json), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """By id; an id that has none, as published vocabularies may have, is `[ID]`."""
+        """The token of each id; unused ids, which published vocabularies may have, are `[ID]`."""
         known = {i: token for token, i in self.implementation.get_vocab().items()}
         return tuple(known.get(i, f"[{i}]") for i in range(max(known) + 1))
 
@@ -120,26 +119,29 @@ class Tokenizer:
 
     @cached_property
     def special(self) -> dict[str, int]:
-        """The id of each role in ROLES that has one."""
+        """The ids of the special tokens, by role in ROLES."""
         ids = {role: [self.implementation.token_to_id(name) for name in names] for role, names in ROLES.items()}
         return {role: next(i for i in found if i is not None) for role, found in ids.items() if any(i is not None for i in found)}
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Of all tokens that are no text, those without a role among them, ascending."""
+        """The ids of all special tokens, with or without a role, ascending."""
         added = self.implementation.get_added_tokens_decoder()
         return tuple(sorted({*self.special.values(), *(i for i, token in added.items() if token.special)}))
 
     @property
     def random_ids(self) -> tuple[int, int]:
-        """First and past-the-last id of the ordinary tokens: the longest range without a special one."""
+        """The longest range of ids without special tokens, as (first, past-the-last)."""
         edges = (-1, *self.special_ids, self.vocab_size)
         return max(((low + 1, high) for low, high in pairwise(edges)), key=lambda ids: ids[1] - ids[0])
 
     @cached_property
-    def _marks(self) -> tuple[np.ndarray, bool]:
-        """int8 [V]: 1 where a token begins a word, 0 where it goes on with it, -1 where it is special, but for the unknown one;
-        and whether 1 says instead that it ends one, as in the oldest BPE (Sennrich et al. 2016)."""
+    def _word_marks(self) -> tuple[np.ndarray, bool]:
+        """Return (marks, at_end). Marks are int8 [V]: 1 if a token begins a word, 0 if it continues one, -1 if it is special.
+
+        The unknown token does not count as special. If `at_end`, 1 means that a token ends a word, as in the original BPE
+        (Sennrich et al. 2016).
+        """
         parts = json.loads(self.json)
         model = parts["model"]
         prefix, suffix = (model.get(name) or None for name in ("continuing_subword_prefix", "end_of_word_suffix"))
@@ -152,23 +154,24 @@ class Tokenizer:
         marks = np.array([marked(token) for token in self.tokens], np.int8)
         special = list(self.special_ids)
         if not np.delete(marks, special).any():
-            marks[:] = 1  # nothing tells words: each token is one
+            marks[:] = 1  # words are not marked: each token is a word
         marks[[i for i in special if i != self.special.get("unknown")]] = -1
         return marks, bool(suffix)
 
     def words(self, ids: np.ndarray) -> np.ndarray:
-        """For ids [T] the number of the word that each belongs to, int32 [T]; -1 for special tokens but the unknown one.
+        """Return the word index of each token of ids [T], int32 [T]; -1 for special tokens except the unknown token.
 
-        A word is what stands between whitespace, the whitespace before it included. WordPiece, which marks what goes on with a
-        word by ##, also parts punctuation. The unknown token is a word of WordPiece, and a part of one otherwise."""
-        table, at_end = self._marks
+        Words are separated by whitespace and include the whitespace before them. WordPiece, which marks continuations by ##, also
+        separates punctuation. The unknown token is a whole word in WordPiece, and part of a word otherwise.
+        """
+        table, at_end = self._word_marks
         marks = table[ids]
         before = np.concatenate([[-1], marks[:-1]])
-        begins = (before != 0) if at_end else (marks == 1) | (before == -1)  # what follows a special token begins one too
+        begins = (before != 0) if at_end else (marks == 1) | (before == -1)  # a word also begins after a special token
         return np.where(marks == -1, -1, np.cumsum(begins & (marks != -1)) - 1).astype(np.int32)
 
     def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each text its token ids, int32 [T], and `words` of these. Raises DataError for a text that is no Unicode."""
+        """Return (ids, words) of each text, both int32 [T]. Raises DataError for a text with unpaired surrogates."""
         encoded = []
         for at in range(0, len(texts), CHUNK):
             try:
@@ -176,14 +179,14 @@ class Tokenizer:
             except TypeError:
                 bad = next(text for text in texts[at : at + CHUNK] if any("\ud800" <= c <= "\udfff" for c in text))
                 raise DataError(
-                    f"text {bad[:40]!r} has half of a surrogate pair; data.cleaning.strip_control removes it"
+                    f"text {bad[:40]!r} has an unpaired surrogate; set data.cleaning.strip_control to remove it"
                 ) from None
             encoded += [np.array(encoding.ids, np.int32) for encoding in encodings]
         return [(ids, self.words(ids)) for ids in encoded]
 
 
 def _too_small(vocab_size: int, least: int, kind: Kind) -> DataError:
-    return DataError(f"vocab_size must be at least {least} for {kind}, which holds the characters of the texts, not {vocab_size}")
+    return DataError(f"vocab_size must be at least {least} for {kind}, to cover the characters of the texts, not {vocab_size}")
 
 
 def _bert(vocabulary: dict[str, int], lowercase: bool) -> Any:
@@ -200,8 +203,11 @@ def _bert(vocabulary: dict[str, int], lowercase: bool) -> Any:
 
 
 def _wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """The trainer numbers the letters that go on with a word as its hash table happens to hold them, and of pairs that are
-    equally frequent merges the one with the lower numbers. So it is told the letters, in order, which a first round finds."""
+    """Train WordPiece in two rounds: the first finds the letters, the second gets them in sorted order.
+
+    Otherwise the trainer numbers continuation letters in hash table order and breaks ties between equally frequent pairs by these
+    numbers, which is not deterministic.
+    """
     from tokenizers import trainers
 
     def trained(size: int, first: list[str]) -> dict[str, int]:
@@ -238,7 +244,7 @@ def _from_json(content: bytes) -> Any:
 
 
 def _from_vocabulary(content: bytes) -> Any:
-    """Text is lower-cased, unless a token has a capital letter that is not special or, as `[unused0]`, in brackets."""
+    """Return a BERT tokenizer, cased if any token has a capital (except special tokens and those in brackets: `[unused0]`)."""
     tokens = content.decode("utf-8").removesuffix("\n").split("\n")
     tokens = [token.removesuffix("\r") for token in tokens]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -260,7 +266,7 @@ def _unigram(texts: Iterable[str], vocab_size: int) -> Any:
     except sentence_piece.TooSmall as error:
         raise _too_small(vocab_size, error.args[0], "unigram") from None
     except ImportError:
-        raise DataError("SentencePiece is needed to train a unigram tokenizer: pip install 'fmodels[sentencepiece]'") from None
+        raise DataError("training a unigram tokenizer requires SentencePiece: pip install 'fmodels[sentencepiece]'") from None
 
 
 def _from_sentencepiece(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What is kept is whole or not there: built by two at once, killed half way, out of disk, or damaged later."""
+"""Cache entries and stores are complete or absent: concurrent builds, killed builds, full disks and damaged files."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ COLUMNS = {"tokens": Spec((4,), np.uint16), "label": Spec((), np.int32)}
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def temporary_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", str(tmp_path / "cache"))
 
 
@@ -50,17 +50,17 @@ print((cache.kept("x", make) / "made").read_text())
 
 
 def start(seconds: float) -> subprocess.Popen:
-    """A process that takes so long to make what is kept as x, and prints who made it."""
+    """Start a process that builds the cache entry x in `seconds` and prints the id of the process that built it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(seconds)], env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_two_processes_make_it_once():
+def test_concurrent_processes_build_an_entry_once():
     made = {process.communicate(timeout=60)[0] for process in [start(1), start(1)]}
     assert len(made) == 1 and made != {""}
 
 
-def test_what_a_killed_process_left_is_made_anew():
+def test_an_entry_is_rebuilt_after_its_process_was_killed():
     process = start(60)
     partial = cache.directory() / f"x-{cache.VERSION}.{platform.node()}-{process.pid}.partial" / "made"
     while not partial.exists() and process.poll() is None:
@@ -79,19 +79,19 @@ def full(folder):
 
 
 @pytest.mark.quick
-def test_a_full_disk_leaves_nothing_and_says_so():
-    with pytest.raises(DataError, match=r"the cache cannot be written: .*rows: No space left on device; \$FMODELS_CACHE"):
+def test_full_disk_is_reported_and_leaves_no_files():
+    with pytest.raises(DataError, match=r"cannot write the cache: .*rows: No space left on device; set \$FMODELS_CACHE"):
         cache.kept("x", full)
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
 
 
 @pytest.mark.quick
-def test_rows_that_the_disk_does_not_take_leave_nothing():
-    """No file may grow past the limit, which is what a full disk does to it."""
+def test_failed_row_writes_are_reported_and_leave_no_files():
+    """A file size limit simulates a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(DataError, match=r"the cache cannot be written: .*: File too large; \$FMODELS_CACHE says where it is"):
+        with pytest.raises(DataError, match=r"cannot write the cache: .*: File too large; set \$FMODELS_CACHE to use another"):
             cache.kept("x", lambda folder: write(folder, 50_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -99,15 +99,15 @@ def test_rows_that_the_disk_does_not_take_leave_nothing():
 
 
 @pytest.mark.quick
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch):
+def test_unwritable_cache_is_reported(monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", "/proc/nothing")
-    with pytest.raises(DataError, match="the cache cannot be written: /proc/nothing"):
+    with pytest.raises(DataError, match="cannot write the cache: /proc/nothing"):
         cache.kept("x", write)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_rows_are_read_as_they_were_written_in_any_order(monkeypatch, in_memory):
+def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
     if not in_memory:
         monkeypatch.setattr("data.store.IN_MEMORY", 0)
     stored = Stored(cache.kept("x", write) / "rows.array_record", {"tokens": Spec((2, 4), np.int32)})
@@ -120,13 +120,13 @@ def test_rows_are_read_as_they_were_written_in_any_order(monkeypatch, in_memory)
 
 
 @pytest.mark.quick
-def test_a_damaged_store_is_named_and_how_to_mend_it():
+def test_damaged_store_is_reported_with_the_fix():
     folder = cache.kept("x", lambda folder: write(folder, 5000))
     path = folder / "rows.array_record"
     data = bytearray(path.read_bytes())
     data[len(data) // 2 - 500 : len(data) // 2 + 500] = bytes(1000)
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"rows\.array_record is damaged .*; remove .*x-\d+, and it is made anew"):
+    with pytest.raises(DataError, match=r"rows\.array_record is damaged .*; remove .*x-\d+ to rebuild it"):
         Stored(path)[np.arange(5000)]
     os.truncate(path, 100)
     with pytest.raises(DataError, match="is damaged"):

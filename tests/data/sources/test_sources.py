@@ -80,9 +80,9 @@ def test_a_budget_takes_as_many_of_each_label_and_depends_on_its_seed():
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ([0, 1], [2], "test has the label 'c', and train only a, b"),
+        ([0, 1], [2], "test has the label 'c', which is not in train; train has a, b"),
         ([0, -1], [0], "row 1 of train has no label"),
-        ([0, 0], [0], "classification needs two labels or more; all rows of train have 'a'"),
+        ([0, 0], [0], "classification needs at least two labels; every row of train has 'a'"),
         ([0, 1], [-1], "no held-out split has labels"),
     ],
 )
@@ -94,7 +94,7 @@ def test_labels_that_cannot_be_used_are_named(train, test, message):
 @pytest.mark.quick
 def test_a_split_without_labels_is_left_out_with_a_note():
     found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
-    assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels, and is left out",)
+    assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels and is not used",)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Cleaning: what is done to a text, which texts go, and that the counts say so."""
+"""Text cleaning: changes to texts, dropped documents, and counts."""
 
 import os
 import unicodedata
@@ -25,7 +25,7 @@ def cleaned(folder, texts, **fields):
 
 
 @pytest.mark.parametrize(
-    ("text", "fields", "expected", "what"),
+    ("text", "fields", "expected", "count"),
     [
         ("cafe\u0301", {}, "caf\u00e9", "normalized"),
         ("cafe\u0301", {"normalize": False}, "cafe\u0301", None),
@@ -41,10 +41,10 @@ def cleaned(folder, texts, **fields):
         ("  four", {"max_characters": 2}, None, "empty"),
     ],
 )
-def test_what_is_done_to_a_text(tmp_path, text, fields, expected, what):
+def test_a_text_is_cleaned_and_counted(tmp_path, text, fields, expected, count):
     texts, counts, _ = cleaned(tmp_path, [text], **fields)
     assert texts == ([] if expected is None else [expected])
-    assert what is None or counts[what]
+    assert count is None or counts[count]
 
 
 FIELDS = [{}, {"max_characters": 5}, {"max_characters": 6, "too_long": "drop", "min_characters": 2}, {"near_duplicates": 0.5}]
@@ -55,7 +55,7 @@ FIELDS = [{}, {"max_characters": 5}, {"max_characters": 6, "too_long": "drop", "
     st.lists(st.text(st.characters() | st.sampled_from("\0\r\n\f \u0301e\ud800"), max_size=12), max_size=8),
     st.sampled_from(FIELDS),
 )
-def test_to_clean_twice_is_to_clean_once(tmp_path_factory, texts, fields):
+def test_cleaning_is_idempotent(tmp_path_factory, texts, fields):
     folder = tmp_path_factory.getbasetemp()
     once, _, _ = cleaned(folder, texts, **fields)
     again, counts, _ = cleaned(folder, once, **fields)
@@ -64,7 +64,7 @@ def test_to_clean_twice_is_to_clean_once(tmp_path_factory, texts, fields):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4096])
-def test_the_first_of_duplicates_stays_whole_and_in_order_over_splits(tmp_path, monkeypatch, batch):
+def test_the_first_of_exact_duplicates_is_kept_across_splits(tmp_path, monkeypatch, batch):
     monkeypatch.setattr(Cleaner, "BATCH", (batch, 1 << 20))
     splits = {"test": ["x", "held out"], "train": ["a", "held\0 out", "b", "a", "c", "b", "A"]}
     with Cleaner(Cleaning(), tmp_path) as cleaner:
@@ -72,12 +72,12 @@ def test_the_first_of_duplicates_stays_whole_and_in_order_over_splits(tmp_path, 
         kept = {split: [(row["text"], row["at"]) for row in cleaner.clean(rows[split], split)] for split in splits}
     assert kept == {"test": [("x", 0), ("held out", 1)], "train": [("a", 0), ("b", 2), ("c", 4), ("A", 6)]}
     assert cleaner.counts["exact duplicates"] == 3
-    assert not list(tmp_path.iterdir()), "scratch is gone"
+    assert not list(tmp_path.iterdir()), "scratch files are removed"
     assert cleaned(tmp_path, splits["train"] * 2, duplicates="keep")[1]["documents out"] == 14
 
 
 @pytest.mark.parametrize("cache", [64, 1 << 16])
-def test_duplicates_are_those_of_a_set_also_from_disk(tmp_path, monkeypatch, cache):
+def test_exact_duplicates_are_found_with_any_cache_size(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(Cleaner, "CACHE", cache)
     texts = [f"document {i}" for i in np.random.default_rng(0).integers(15_000, size=30_000)]
     assert cleaned(tmp_path, texts)[0] == list(dict.fromkeys(texts))
@@ -89,8 +89,8 @@ def jaccard(a, b, size=5):
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
-def test_near_duplicates_are_what_jaccard_says(tmp_path, threshold):
-    """Documents of 60 words, and each with up to 7 replaced: none is dropped that is not similar, and next to none overlooked."""
+def test_near_duplicates_match_jaccard_similarity(tmp_path, threshold):
+    """For documents of 60 words and copies with up to 7 replaced: no false positives, and recall of at least RECALL."""
     rng, texts = np.random.default_rng(0), list[str]()
     for _ in range(200):
         words = np.array([f"w{word}" for word in rng.integers(500, size=60)])
@@ -107,12 +107,12 @@ def test_near_duplicates_are_what_jaccard_says(tmp_path, threshold):
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0])
-def test_bands_find_what_is_as_similar_as_the_threshold(threshold):
+def test_bands_have_the_required_recall_at_the_threshold(threshold):
     near = Signatures(threshold)
     assert 1 - (1 - threshold**near.rows) ** near.bands >= Signatures.RECALL and near.rows * near.bands <= Signatures.HASHES
 
 
-def test_case_and_punctuation_make_no_difference_to_near_duplicates(tmp_path):
+def test_near_duplicates_ignore_case_and_punctuation(tmp_path):
     texts = ["One two three, four five six.", "one two THREE four five six", "one two three", "One, two: three!", "…", "!?"]
     assert cleaned(tmp_path, texts, near_duplicates=0.9)[0] == [texts[0], texts[2], "…", "!?"]
 
@@ -120,11 +120,11 @@ def test_case_and_punctuation_make_no_difference_to_near_duplicates(tmp_path):
 KEEP = """
 def short(text): return len(text) < 5
 def fails(text): return bool(1 / (text != "bad"))
-def forgets(text): print(end="")
+def returns_none(text): print(end="")
 """
 
 
-def test_keep_says_what_stays(tmp_path):
+def test_keep_filters_documents_and_its_file_is_stamped(tmp_path):
     (tmp_path / "judge.py").write_text(KEEP)
     keep = f"{tmp_path}/judge.py:short"
     texts, counts, _ = cleaned(tmp_path / "scratch", ["yes", "no, too long"], keep=keep)
@@ -138,28 +138,28 @@ def test_keep_says_what_stays(tmp_path):
     ("keep", "message"),
     [
         ("{}/none.py:f", "keep .*none.py:f: FileNotFoundError"),
-        ("{}/judge.py:f", "there is no function f in .*judge.py"),
+        ("{}/judge.py:f", "no function f in .*judge.py"),
         ("{}/judge.py:fails", r"judge.py:fails: train row 1, 'bad': ZeroDivisionError: division by zero"),
-        ("{}/judge.py:forgets", r"train row 0, 'good': it must return True or False, not None"),
+        ("{}/judge.py:returns_none", r"train row 0, 'good': must return True or False, not None"),
     ],
 )
-def test_a_keep_that_fails_is_named_with_the_row(tmp_path, keep, message):
+def test_failing_keep_is_reported_with_the_row(tmp_path, keep, message):
     (tmp_path / "judge.py").write_text(KEEP)
-    with pytest.raises(DataError, match=message) as said, Cleaner(Cleaning(keep=keep.format(tmp_path)), tmp_path) as cleaner:
+    with pytest.raises(DataError, match=message) as raised, Cleaner(Cleaning(keep=keep.format(tmp_path)), tmp_path) as cleaner:
         list(cleaner.clean([{"text": "good"}, {"text": "bad"}], "train"))
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_row_without_text_is_named(tmp_path):
-    with pytest.raises(DataError, match="test row 1 has no text; it has: label"), Cleaner(Cleaning(), tmp_path) as cleaner:
+def test_row_without_text_is_reported(tmp_path):
+    with pytest.raises(DataError, match="test row 1 has no text; its fields: label"), Cleaner(Cleaning(), tmp_path) as cleaner:
         list(cleaner.clean([{"text": "a"}, {"label": "b"}], "test"))
 
 
 @pytest.mark.parametrize("fields", [{}, {"near_duplicates": 0.5}])
-def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch, fields):
+def test_full_disk_is_reported(tmp_path, monkeypatch, fields):
     monkeypatch.setattr(Cleaner, "CACHE", 64)
     with (
-        pytest.raises(DataError, match=r"cleaning.sqlite: database or disk is full; it needs"),
+        pytest.raises(DataError, match=r"cleaning.sqlite: database or disk is full; cleaning needs"),
         Cleaner(Cleaning(**fields), tmp_path) as cleaner,
     ):
         cleaner.db.execute("PRAGMA max_page_count = 40")
@@ -177,16 +177,16 @@ def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch, fields):
         ({"keep": "judge.py"}, "keep must be PATH/TO/FILE.py:FUNCTION, not 'judge.py'"),
     ],
 )
-def test_impossible_values_are_named(fields, message):
+def test_invalid_fields_are_reported(fields, message):
     with pytest.raises(ValueError, match=message):
         Cleaning(**fields)
 
 
-@pytest.mark.skipif("FMODELS_DATA" not in os.environ, reason="FMODELS_DATA does not say where the data sets are")
-def test_a_corpus_is_cleaned_and_its_copy_is_dropped(tmp_path):
+@pytest.mark.skipif("FMODELS_DATA" not in os.environ, reason="FMODELS_DATA is not set")
+def test_near_copies_of_a_corpus_are_dropped(tmp_path):
     lines = (Path(os.environ["FMODELS_DATA"]) / "wikitext2" / "valid.txt").read_text("utf-8").splitlines()
     texts, counts, _ = cleaned(tmp_path, lines, near_duplicates=0.8)
-    # Each paragraph again, behind a word: none is an exact duplicate, and the long ones are near duplicates.
+    # Prefixing a paragraph with a word makes it a near duplicate, not an exact one, if it is long.
     again, _, _ = cleaned(tmp_path, [*lines, *("again " + line for line in lines if len(line) > 200)], near_duplicates=0.8)
     assert again[: len(texts)] == texts and len(again) - len(texts) < 0.01 * len(lines)
     assert counts["empty"] == sum(not line.strip() for line in lines)

@@ -1,4 +1,4 @@
-"""From files to rows: every token in its place, every draw a function of the index, and nothing made twice."""
+"""From files to rows: token order, draws that depend only on the index, and caching."""
 
 import json
 
@@ -37,11 +37,11 @@ def rows_of(examples) -> dict[str, np.ndarray]:
 
 
 def texts_of(path) -> list[str]:
-    """Of the training split, cleaned."""
+    """Return the cleaned texts of the training split."""
     return list(documents(Text(source=f"files:{path}")).texts("train"))
 
 
-def test_windows_are_the_documents_in_order_each_token_once(path):
+def test_windows_contain_every_token_once_in_order(path):
     dataset = built(path)
     vocabulary = dataset.codec.vocabulary
     train = rows_of(dataset.splits["train"])["tokens"]
@@ -52,7 +52,7 @@ def test_windows_are_the_documents_in_order_each_token_once(path):
     assert 0 <= len(stream) - len(inner) < 22
 
 
-def test_words_number_the_pieces_of_a_word_alike_and_mark_special_tokens(path):
+def test_word_indices_group_subwords_and_mark_special_tokens(path):
     dataset = built(path)
     vocabulary, rows = dataset.codec.vocabulary, rows_of(dataset.splits["train"])
     for tokens, words in zip(rows["tokens"], rows["words"], strict=True):
@@ -65,7 +65,7 @@ def test_words_number_the_pieces_of_a_word_alike_and_mark_special_tokens(path):
             assert words[at] - words[at - 1] == (0 if continues else 1)
 
 
-def test_pairs_are_two_segments_half_of_them_of_one_document(path):
+def test_pairs_have_two_segments_and_half_are_consecutive(path):
     dataset = built(path, layout="pairs")
     vocabulary, rows = dataset.codec.vocabulary, rows_of(dataset.splits["train"])
     random = rows["is_random"]
@@ -78,27 +78,27 @@ def test_pairs_are_two_segments_half_of_them_of_one_document(path):
         assert len(ends) == 2 and segments[: ends[0] + 1].max() == 0 and (segments[ends[0] + 1 : ends[1] + 1] == 1).all()
         first, second = tokens[1 : ends[0]].tolist(), tokens[ends[0] + 1 : ends[1]].tolist()
         assert first and second
-        joined_up = first + second
-        follows.append(any(joined_up == text[i : i + len(joined_up)] for text in texts for i in range(len(text))))
+        joined = first + second
+        follows.append(any(joined == text[i : i + len(joined)] for text in texts for i in range(len(text))))
     assert all(f for f, r in zip(follows, random, strict=True) if not r)
     assert np.mean([f for f, r in zip(follows, random, strict=True) if r]) < 0.1
 
 
-def test_an_example_is_a_function_of_its_index(path):
+def test_examples_depend_only_on_their_index(path):
     a, b = (built(path, layout="pairs").splits["train"] for _ in range(2))
     chosen = np.array([5, 0, len(a) - 1, 5])
     chex.assert_trees_all_equal(a[chosen], b[chosen])
     chex.assert_trees_all_equal(a[chosen[::-1]], {name: x[::-1] for name, x in a[chosen].items()})
 
 
-def test_the_fingerprint_says_what_the_rows_are_made_of(path):
+def test_fingerprint_covers_the_splits_tokenizer_and_rows(path):
     first, longer = built(path).fingerprint, built(path, length=32).fingerprint
     assert set(first) == {"train", "validation", "tokenizer", "rows"}
     assert {name for name in first if first[name] != longer[name]} == {"rows"}
 
 
 @pytest.mark.parametrize("layout", ["windows", "packed", "pairs"])
-def test_batches_have_the_shapes_that_the_spec_promises(path, layout):
+def test_batches_match_the_spec(path, layout):
     config = Text(source=f"files:{path}", length=24, vocab_size=300, batch_size=4, layout=layout)
     batch = Batches(config.build().splits["train"], 4, 0)[0]
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
@@ -106,13 +106,13 @@ def test_batches_have_the_shapes_that_the_spec_promises(path, layout):
     }
 
 
-def test_a_second_run_reads_no_source(path, monkeypatch):
+def test_a_second_build_does_not_read_the_source(path, monkeypatch):
     first = built(path)
     monkeypatch.setattr("data.sources.files.Files.splits", lambda *_: pytest.fail("the source was read again"))
     assert built(path).fingerprint == first.fingerprint
 
 
-def test_a_source_that_changed_is_read_again_and_told_apart(tmp_path):
+def test_a_changed_source_is_read_again_with_a_new_fingerprint(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("\n".join(DOCUMENTS))
     before = built(file).fingerprint
@@ -121,7 +121,7 @@ def test_a_source_that_changed_is_read_again_and_told_apart(tmp_path):
     assert before["train"] != after["train"]
 
 
-def test_a_mixture_keeps_its_proportions_and_no_row_has_two_sources(tmp_path):
+def test_mixtures_keep_their_proportions_and_do_not_mix_sources_in_a_row(tmp_path):
     for name in ("q", "z"):
         (tmp_path / f"{name}.txt").write_text("\n".join(f"{name * 3} {text.replace('word', name * 3)}" for text in DOCUMENTS))
     source = f"mixture:0.75*files:{tmp_path / 'q.txt'}+0.25*files:{tmp_path / 'z.txt'}"
@@ -131,10 +131,10 @@ def test_a_mixture_keeps_its_proportions_and_no_row_has_two_sources(tmp_path):
         batches = Batches(dataset.splits["train"], 40, 0)
         for n in range(3):
             text = [" ".join(token(int(i)) for i in row) for row in batches[n]["tokens"]]
-            of_q, of_z = (np.array([f" {letter}" in row or f"##{letter}" in row for row in text]) for letter in "qz")
+            has_q, has_z = (np.array([f" {letter}" in row or f"##{letter}" in row for row in text]) for letter in "qz")
             if layout != "pairs":
-                assert not (of_q & of_z).any()
-                assert 29 <= of_q.sum() <= 31
+                assert not (has_q & has_z).any()
+                assert 29 <= has_q.sum() <= 31
 
 
 def test_rows_of_one_document_are_joined(tmp_path):
@@ -145,7 +145,7 @@ def test_rows_of_one_document_are_joined(tmp_path):
     assert list(found.texts("train")) == ["a b", "c", "d"] and list(found.texts("validation")) == ["e"]
 
 
-def test_texts_that_are_cut_are_told(path):
+def test_cut_texts_are_reported(path):
     batch, notes = built(path).codec.encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
     assert batch["tokens"].shape == (2, 24)
     assert notes == ["1 of 2 texts are longer than data.length 24 and are cut to it"]

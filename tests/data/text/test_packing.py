@@ -1,4 +1,4 @@
-"""Rows of one length: nothing is lost, documents stay apart, rows are full, and a packed row is its sequences."""
+"""Fixed-length rows: no token is lost, documents stay separate, rows are full, and packing does not change the loss."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ LENGTH = 16
 
 @st.composite
 def documents(draw):
-    """Token ids with word numbers that begin at 0 and grow by one or none."""
+    """Token ids with word indices that start at 0 and grow by 0 or 1."""
     found = []
     for size in draw(st.lists(st.integers(1, 40), min_size=1, max_size=40)):
         ids = np.array(draw(st.lists(st.integers(LOW, HIGH - 1), min_size=size, max_size=size)), np.int32)
@@ -34,15 +34,15 @@ def documents(draw):
 
 
 def sequences(row: dict) -> list[tuple[list[int], list[int]]]:
-    """(ids, words from 0) of each sequence of a packed row, without its special tokens."""
+    """Return (ids, words from 0) of each sequence of a packed row, without special tokens."""
     found = []
     for number in range(1, row["sequences"].max() + 1):
-        mine = np.flatnonzero(row["sequences"] == number)
-        tokens, words = row["tokens"][mine], row["words"][mine]
+        selected = np.flatnonzero(row["sequences"] == number)
+        tokens, words = row["tokens"][selected], row["words"][selected]
         assert tokens[0] == VOCABULARY.special["cls"] and tokens[-1] == VOCABULARY.special["sep"]
         assert words[0] == words[-1] == -1
-        assert row["positions"][mine].tolist() == list(range(len(mine)))
-        assert (np.diff(mine) == 1).all()
+        assert row["positions"][selected].tolist() == list(range(len(selected)))
+        assert (np.diff(selected) == 1).all()
         found.append((tokens[1:-1].tolist(), (words[1:-1] - words[1]).tolist()))
     return found
 
@@ -50,7 +50,7 @@ def sequences(row: dict) -> list[tuple[list[int], list[int]]]:
 @pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
-def test_packing_keeps_every_token_once_in_pieces_that_stay_apart(texts):
+def test_packing_keeps_every_token_once_in_separate_sequences(texts):
     rows = list(packing.packed(texts, LENGTH, VOCABULARY))
     inner = LENGTH - 2
     pieces = [(ids[i : i + inner], words[i : i + inner]) for ids, words in texts for i in range(0, len(ids), inner)]
@@ -67,7 +67,7 @@ def test_packing_keeps_every_token_once_in_pieces_that_stay_apart(texts):
 @pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
-def test_windows_keep_the_stream_and_number_its_words(texts):
+def test_windows_keep_the_token_stream_and_index_its_words(texts):
     rows = list(packing.windows(texts, LENGTH, VOCABULARY))
     stream = [token for ids, _ in texts for token in [*ids.tolist(), VOCABULARY.special["sep"]]]
     read = [token for row in rows for token in row["tokens"][1:-1].tolist()]
@@ -77,7 +77,7 @@ def test_windows_keep_the_stream_and_number_its_words(texts):
 
 
 @pytest.mark.quick
-def test_words_stay_apart_where_a_window_or_a_piece_begins_inside_one_and_around_special_tokens():
+def test_words_are_separated_at_window_starts_and_special_tokens():
     cls, mask = VOCABULARY.special["cls"], VOCABULARY.special["mask"]
     ids, words = np.arange(LOW, LOW + 28, dtype=np.int32), np.repeat(np.arange(7), 4).astype(np.int32)
     second = list(packing.windows([(ids, words)], LENGTH, VOCABULARY))[1]
@@ -89,26 +89,26 @@ def test_words_stay_apart_where_a_window_or_a_piece_begins_inside_one_and_around
     assert cls == assemble(parts, 8, VOCABULARY)["tokens"][0]
 
 
-def packed_and_apart() -> tuple[dict, list[dict]]:
-    """A packed batch, and each of its sequences in a row of its own, in order."""
+def packed_and_separate() -> tuple[dict, list[dict]]:
+    """Return a packed batch, and its sequences in separate rows, in order."""
     rng = np.random.default_rng(0)
     texts = [(rng.integers(LOW, HIGH, n).astype(np.int32), np.arange(n, dtype=np.int32)) for n in (3, 7, 2, 9, 5, 11, 4)]
     rows = list(packing.packed(texts, LENGTH, VOCABULARY))
-    apart = [assemble([(np.array(ids), np.array(words))], LENGTH, VOCABULARY) for row in rows for ids, words in sequences(row)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, apart
+    separate = [assemble([(np.array(ids), np.array(words))], LENGTH, VOCABULARY) for row in rows for ids, words in sequences(row)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, separate
 
 
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"])
-def test_a_packed_batch_has_the_loss_and_the_gradients_of_its_sequences(position):
+def test_packed_batch_has_the_loss_and_gradients_of_separate_sequences(position):
     config = BertConfig(
         layers=2, width=16, heads=2, hidden=24, vocab_size=HIGH, max_length=LENGTH, segments=0, position=position,
         dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     model = config.build()
-    packed, apart = packed_and_apart()
+    packed, separate = packed_and_separate()
     packed = jax.tree.map(jnp.asarray, packed)
     assert packed["sequences"].max() > 1 and (packed["sequences"] == 0).any()
-    single = {name: jnp.stack([row[name] for row in apart]) for name in ("tokens", "mask")}
+    single = {name: jnp.stack([row[name] for row in separate]) for name in ("tokens", "mask")}
     shapes, _ = split(jax.eval_shape(model.init, jax.random.key(0), packed)[0])
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
@@ -120,16 +120,16 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_its_sequences(position
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], axis=-1)[..., 0]
         return -(log_p * real).sum() / real.sum()
 
-    together, grads = loss(params, packed, packed["sequences"] > 0)
-    alone, grads_alone = loss(params, single, single["mask"])
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_alone), strict=True):
+    packed_loss, grads = loss(params, packed, packed["sequences"] > 0)
+    separate_loss, separate_grads = loss(params, single, single["mask"])
+    np.testing.assert_allclose(packed_loss, separate_loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(separate_grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
 
 
 @pytest.mark.quick
 @pytest.mark.skipif("FMODELS_DATA" not in os.environ, reason="FMODELS_DATA is not set")
-def test_rows_of_real_text_are_full():
+def test_packed_rows_of_real_text_are_full():
     text = (Path(os.environ["FMODELS_DATA"]) / "wikitext2" / "valid.txt").read_text("utf-8")
     paragraphs = [line for line in text.splitlines() if line.strip()]
     vocabulary = Tokenizer.train(paragraphs, 4096)
@@ -140,8 +140,8 @@ def test_rows_of_real_text_are_full():
 
 
 @pytest.mark.quick
-def test_words_of_a_long_document_are_numbered_anew_in_each_stretch():
-    """A number that is kept in 16 bits must not grow with the document, or become negative, which is no word."""
+def test_word_indices_restart_in_each_stretch():
+    """Word indices are stored in 16 bits, so they must not grow with the document: negative ones mean no word."""
     size, room = 70_000, 61
     ids, words = np.full(size, LOW, np.int32), np.arange(size, dtype=np.int32)
     for row in packing.stretches([(ids, words)], room, VOCABULARY.special["pad"]):

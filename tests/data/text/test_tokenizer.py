@@ -1,4 +1,4 @@
-"""Tokenizers: the same from the same texts, right about words, and as published ones wherever they come from."""
+"""Tokenizers: deterministic training, word boundaries, and agreement with published tokenizers."""
 
 import io
 import json
@@ -22,23 +22,23 @@ TEXTS = [
     for i in range(40)
 ]
 CORPUS = Path(os.environ.get("FMODELS_DATA", ""), "tiny_shakespeare", "input.txt")
-needs_corpus = pytest.mark.skipif(not CORPUS.is_file(), reason="FMODELS_DATA does not say where tiny_shakespeare is")
+needs_corpus = pytest.mark.skipif(not CORPUS.is_file(), reason="FMODELS_DATA has no tiny_shakespeare")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    known = {}
+    cached = {}
 
-    def of(kind):
+    def train(kind):
         if kind == "unigram":
             pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
-        return known.setdefault(kind, known.get(kind) or Tokenizer.train(TEXTS, 400, kind))
+        return cached.setdefault(kind, cached.get(kind) or Tokenizer.train(TEXTS, 400, kind))
 
-    return of
+    return train
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_come_first_and_the_vocabulary_is_as_large_as_asked(trained, kind):
+def test_special_tokens_come_first_and_the_vocabulary_has_the_requested_size(trained, kind):
     tokenizer = trained(kind)
     assert tokenizer.tokens[:5] == SPECIAL and tokenizer.special == {role: i for i, role in enumerate(ROLES)}
     assert tokenizer.special_ids == (0, 1, 2, 3, 4) and tokenizer.random_ids == (5, tokenizer.vocab_size)
@@ -55,7 +55,7 @@ print(Tokenizer.train(iter(texts), 700, sys.argv[1]).json)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_trains_the_same_tokenizer(trained, kind):
-    """Also where hash tables are ordered otherwise and there are more threads, on a text with many ties."""
+    """Also with another hash seed and more threads, on a text with many ties."""
     trained(kind)
     words = np.random.default_rng(0).choice([*"abcdefghijklmnopqrst"], (3000, 5))
     texts = "\n".join(" ".join("".join(word) for word in words[i : i + 10]) for i in range(0, 3000, 10))
@@ -72,7 +72,7 @@ def test_another_process_trains_the_same_tokenizer(trained, kind):
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(" \n\t'aé[]"), max_size=40))
-def test_byte_level_bpe_gives_back_the_very_text(trained, text):
+def test_byte_level_bpe_restores_the_text_exactly(trained, text):
     (ids, words), *_ = trained("bpe").encode([text])
     assert text_of(trained("bpe"), ids) == text and trained("bpe").special["unknown"] not in ids
     assert ids.dtype == words.dtype == np.int32 and len(ids) == len(words)
@@ -83,7 +83,7 @@ def text_of(tokenizer, ids):
 
 
 def pieces(tokenizer, text):
-    """The text of each word, and the numbers in their order."""
+    """Return the text of each word, and the word indices in order."""
     ids, words = tokenizer.encode([text])[0]
     numbers = list(dict.fromkeys(words.tolist()))
     return [text_of(tokenizer, ids[words == number]) for number in numbers], numbers
@@ -91,22 +91,22 @@ def pieces(tokenizer, text):
 
 @pytest.mark.parametrize("text", ["isn't this unbelievable, Dr. Who?", "Zürich word5 zzz", "x"])
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_a_word_is_what_stands_between_blanks(trained, kind, text):
+def test_words_are_separated_by_whitespace(trained, kind, text):
     words, numbers = pieces(trained(kind), text)
     assert [word.strip() for word in words] == text.split() and numbers == list(range(len(words)))
     if kind == "bpe":
-        assert "".join(words) == text, "the blank before a word is part of it"
+        assert "".join(words) == text, "a word includes the space before it"
 
 
 @pytest.mark.parametrize("text", ["isn't this unbelievable, Dr. Who?", "##a # #"])
-def test_a_word_of_wordpiece_is_that_of_the_library(trained, text):
+def test_wordpiece_words_agree_with_the_library(trained, text):
     tokenizer = trained("wordpiece")
-    theirs = tokenizer.implementation.encode(text, add_special_tokens=False).word_ids
-    np.testing.assert_array_equal(tokenizer.encode([text])[0][1], theirs)
+    expected = tokenizer.implementation.encode(text, add_special_tokens=False).word_ids
+    np.testing.assert_array_equal(tokenizer.encode([text])[0][1], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mask_in_a_text_is_the_mask_and_no_word(trained, kind):
+def test_mask_in_a_text_is_the_mask_token_and_not_a_word(trained, kind):
     tokenizer = trained(kind)
     ids, words = tokenizer.encode(["some [MASK]text it"])[0]
     assert (ids == tokenizer.special["mask"]).sum() == 1
@@ -116,17 +116,17 @@ def test_the_mask_in_a_text_is_the_mask_and_no_word(trained, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunks_make_no_difference(trained, kind, monkeypatch):
+def test_encoding_does_not_depend_on_the_chunk_size(trained, kind, monkeypatch):
     whole = trained(kind).encode(["", *TEXTS])
     monkeypatch.setattr("data.text.tokenizer.CHUNK", 3)
-    for (ids, words), (of_chunk, words_of_chunk) in zip(whole, trained(kind).encode(["", *TEXTS]), strict=True):
-        np.testing.assert_array_equal(ids, of_chunk)
-        np.testing.assert_array_equal(words, words_of_chunk)
+    for (ids, words), (chunk_ids, chunk_words) in zip(whole, trained(kind).encode(["", *TEXTS]), strict=True):
+        np.testing.assert_array_equal(ids, chunk_ids)
+        np.testing.assert_array_equal(words, chunk_words)
     assert len(whole[0][0]) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_is_loaded(trained, kind, tmp_path):
+def test_saved_tokenizer_can_be_loaded(trained, kind, tmp_path):
     tokenizer = trained(kind)
     (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.json), indent=7), "utf-8")
     loaded = Tokenizer.load(str(tmp_path / "tokenizer.json"))
@@ -138,15 +138,15 @@ def test_what_is_saved_is_loaded(trained, kind, tmp_path):
     assert loaded.hash != trained("bpe" if kind == "wordpiece" else "wordpiece").hash
 
 
-def test_what_a_file_says_of_cutting_and_padding_is_not_obeyed(trained, tmp_path):
+def test_truncation_and_padding_settings_of_a_file_are_ignored(trained, tmp_path):
     published = trained("wordpiece").implementation.from_str(trained("wordpiece").json)
     published.enable_truncation(4)
     published.enable_padding(length=100)
     published.save(str(tmp_path / "t.json"))
-    for (ids, _), (ours, _) in zip(
+    for (ids, _), (expected, _) in zip(
         Tokenizer.load(str(tmp_path / "t.json")).encode(TEXTS), trained("wordpiece").encode(TEXTS), strict=True
     ):
-        np.testing.assert_array_equal(ids, ours)
+        np.testing.assert_array_equal(ids, expected)
 
 
 BERT = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "zurich", "un", "##able", ",", "the"]
@@ -155,7 +155,7 @@ BERT = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "zurich", "un
 @pytest.mark.parametrize(
     ("more", "text", "expected"), [([], "The Zürich", [10, 6]), (["The"], "The zurich unable", [11, 6, 7, 8])]
 )
-def test_the_vocabulary_of_bert_is_cased_if_it_has_a_capital(tmp_path, more, text, expected):
+def test_bert_vocabulary_is_cased_if_it_has_capitals(tmp_path, more, text, expected):
     (tmp_path / "vocab.txt").write_text("\n".join([*BERT, *more, ""]), "utf-8")
     tokenizer = Tokenizer.load(str(tmp_path / "vocab.txt"))
     assert tokenizer.encode([text])[0][0].tolist() == expected
@@ -164,7 +164,7 @@ def test_the_vocabulary_of_bert_is_cased_if_it_has_a_capital(tmp_path, more, tex
 
 
 def roberta(folder, names):
-    """A byte-level BPE whose special tokens have these names, the mask the last token of all."""
+    """Save a byte-level BPE with special tokens `names`, the mask being the last token, and return its path."""
     from tokenizers import Tokenizer as Implementation
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -177,14 +177,14 @@ def roberta(folder, names):
     return str(folder / "tokenizer.json")
 
 
-def test_special_tokens_go_by_their_other_names(tmp_path):
+def test_special_tokens_are_found_by_their_aliases(tmp_path):
     tokenizer = Tokenizer.load(roberta(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]))
     assert tokenizer.special == {"cls": 0, "pad": 1, "sep": 2, "unknown": 3, "mask": 260} and tokenizer.random_ids == (4, 260)
     ids, words = tokenizer.encode(["a b<mask>"])[0]
     assert words.tolist() == [0, 1, 1, -1] and ids[-1] == 260
 
 
-def test_a_mark_may_be_at_the_end_of_a_word(tmp_path):
+def test_words_are_found_by_end_of_word_suffixes(tmp_path):
     """As in CLIP's tokenizer."""
     from tokenizers import Tokenizer as Implementation
     from tokenizers import models, pre_tokenizers
@@ -199,8 +199,8 @@ def test_a_mark_may_be_at_the_end_of_a_word(tmp_path):
     assert [tokens[i] for i in ids] == ["a", "b</w>", "a</w>", "<mask>", "b", "a</w>"] and words.tolist() == [0, 0, 1, -1, 2, 2]
 
 
-def test_special_tokens_that_are_missing_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"tokenizer.json lacks the special token\(s\) \[CLS\], \[MASK\], also by their"):
+def test_missing_special_tokens_are_reported(tmp_path):
+    with pytest.raises(DataError, match=r"tokenizer.json lacks the special token\(s\) \[CLS\], \[MASK\] and their aliases"):
         Tokenizer.load(roberta(tmp_path, ["<pad>", "</s>", "<unk>"]))
 
 
@@ -208,23 +208,23 @@ def test_special_tokens_that_are_missing_are_named(tmp_path):
     ("name", "content", "message"),
     [
         ("none.json", None, "tokenizer .*none.json: No such file"),
-        ("t.bin", "", "the name must end in .json"),
+        ("t.bin", "", "name must end in .json"),
         ("t.json", "{}", "t.json is not a tokenizer.json: "),
-        ("vocab.txt", "[PAD]\na\n[PAD]\n", "vocab.txt is not a vocab.txt of BERT: lines 1 and 3 are both"),
+        ("vocab.txt", "[PAD]\na\n[PAD]\n", "vocab.txt is not a BERT vocab.txt: lines 1 and 3 are both"),
         ("vocab.txt", "[PAD]\n\na", "line 2 is empty"),
         ("vocab.txt", "a\nb\n[UNK]\n", r"vocab.txt lacks the special token\(s\) \[PAD\], \[CLS\], \[SEP\], \[MASK\]"),
     ],
 )
-def test_what_is_no_tokenizer_is_named(tmp_path, name, content, message):
+def test_invalid_tokenizer_files_are_reported(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message) as said:
+    with pytest.raises(DataError, match=message) as raised:
         Tokenizer.load(str(tmp_path / name))
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no protocol buffer"])
-def test_what_is_no_sentencepiece_model_is_named(tmp_path, content):
+def test_invalid_sentencepiece_models_are_reported(tmp_path, content):
     pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
     (tmp_path / "spiece.model").write_bytes(content)
     with pytest.raises(DataError, match=r"spiece.model is not a SentencePiece model: \w"):
@@ -232,20 +232,20 @@ def test_what_is_no_sentencepiece_model_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vocabulary_that_does_not_hold_the_characters_is_refused(trained, kind):
+def test_vocab_size_too_small_for_the_characters_is_reported(trained, kind):
     trained(kind)
-    with pytest.raises(DataError, match=rf"vocab_size must be at least \d+ for {kind}, .*, not 12") as said:
+    with pytest.raises(DataError, match=rf"vocab_size must be at least \d+ for {kind}, .*, not 12") as raised:
         Tokenizer.train(TEXTS, 12, kind)
-    least = int(str(said.value).split()[5])
+    least = int(str(raised.value).split()[5])
     assert Tokenizer.train(TEXTS, least, kind).vocab_size <= least
 
 
-def test_half_of_a_surrogate_pair_is_named(trained):
-    with pytest.raises(DataError, match=r"text 'a\\ud800' has half of a surrogate pair"):
+def test_unpaired_surrogate_is_reported(trained):
+    with pytest.raises(DataError, match=r"text 'a\\ud800' has an unpaired surrogate"):
         trained("bpe").encode(["fine", "a\ud800"])
 
 
-def test_without_sentencepiece_one_is_told_how_to_have_it(tmp_path, monkeypatch):
+def test_missing_sentencepiece_is_reported_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
     (tmp_path / "spiece.model").write_bytes(b"")
@@ -256,12 +256,12 @@ def test_without_sentencepiece_one_is_told_how_to_have_it(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("fields", [{}, {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}])
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes"])
-def test_a_sentencepiece_model_gives_the_ids_that_sentencepiece_gives(tmp_path, kind, fields):
+def test_converted_sentencepiece_model_gives_the_same_ids(tmp_path, kind, fields):
     library = pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
-    written, of_bytes = io.BytesIO(), kind == "bytes"
+    written, has_bytes = io.BytesIO(), kind == "bytes"
     library.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_writer=written, vocab_size=400, model_type="bpe" if of_bytes else kind,
-        byte_fallback=of_bytes, hard_vocab_limit=False, pad_id=3, control_symbols=["<mask>"], minloglevel=2, **fields,
+        sentence_iterator=iter(TEXTS), model_writer=written, vocab_size=400, model_type="bpe" if has_bytes else kind,
+        byte_fallback=has_bytes, hard_vocab_limit=False, pad_id=3, control_symbols=["<mask>"], minloglevel=2, **fields,
     )  # fmt: skip
     (tmp_path / "spiece.model").write_bytes(written.getvalue())
     original = library.SentencePieceProcessor(model_proto=written.getvalue())
@@ -285,7 +285,7 @@ def test_a_sentencepiece_model_gives_the_ids_that_sentencepiece_gives(tmp_path, 
 
 @needs_corpus
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_corpus_is_encoded_whole(trained, kind):
+def test_a_corpus_is_encoded_without_unknown_tokens(trained, kind):
     trained(kind)
     texts = [text for text in CORPUS.read_text("utf-8").split("\n\n") if text]
     tokenizer = Tokenizer.train(texts, 1000, kind)

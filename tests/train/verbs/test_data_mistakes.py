@@ -192,7 +192,7 @@ def test_a_part_of_the_cache_that_is_damaged_is_named():
         (file,) = Path("cache").glob(pattern)
         before = file.read_bytes()
         file.write_bytes(before[: len(before) // 2])
-        with pytest.raises(DataError, match=rf"{file.name} is damaged \(.*\); remove .*{file.parent.name}, and it is made anew"):
+        with pytest.raises(DataError, match=rf"{file.name} is damaged \(.*\); remove .*{file.parent.name} to rebuild it"):
             config.build()
         file.write_bytes(before)
 
@@ -217,7 +217,7 @@ DAMAGE = (
     ("result.json", '{"test": 3}', REPORT, "result.json is damaged: it does not say the metrics of each split"),
     ("experiment.json", "[" * 100_000, REPORT, "experiment.json cannot be read"),
     ("experiment.json", "{}", REPORT, "experiment.json: model is missing"),
-    ("labels.json", '["a", "a"]', PREDICT, "labels.json: a list of two distinct labels or more is needed"),
+    ("labels.json", '["a", "a"]', PREDICT, "labels.json: must be a list of at least two distinct labels"),
 )
 
 

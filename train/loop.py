@@ -4,55 +4,19 @@ What guards a run (locks, damage, other processes, signals, resumption) is in `t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data.dataset import Dataset
-from data.loader import Batches, Loader, evaluation_batches
-from train import cluster, sharding
+from data.loader import evaluation_batches
+from train import cluster
+from train.assemble import Job, assemble
 from train.bench.meter import Meter
 from train.errors import UserError
-from train.experiment import Experiment, fields, resolve
+from train.experiment import Experiment
 from train.objectives import Sums
-from train.runs.begin import inherited
 from train.runs.opened import opened
-from train.step import Program, batch_spec, build
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """A resolved experiment with its data and its program. Nothing is trained or written yet."""
-
-    experiment: Experiment
-    dataset: Dataset
-    program: Program
-    spec: dict[str, jax.ShapeDtypeStruct]
-
-    @property
-    def path(self) -> Path:
-        return Path(self.experiment.run.dir)
-
-    def batches(self, position: int = 0) -> Loader:
-        """The training batches, from that position on. A step takes one batch, so the position is the step."""
-        run = self.experiment.run
-        numbered = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
-        return Loader(numbered, position, run.read_threads, run.read_workers)
-
-
-def assemble(experiment: Experiment) -> Assembled:
-    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts do not fit together."""
-    mesh = experiment.mesh.build()
-    sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
-    dataset = inherited(experiment).build()
-    experiment = resolve(experiment, dataset.facts)
-    spec = batch_spec(experiment.data)
-    job = Assembled(experiment, dataset, build(experiment, spec, mesh), spec)
-    cluster.check_alike(fields(experiment) | {f"data {name}": value for name, value in dataset.fingerprint.items()})
-    return job
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -100,7 +64,7 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def evaluate(job: Assembled, params: Any, model_state: Any, split: str) -> dict[str, Any]:
+def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, Any]:
     """Return the metrics of the objective over a whole split.
 
     Sums are in float64, since float32 stops counting at 2^24. Of several processes all return the same.
@@ -121,7 +85,7 @@ def evaluate(job: Assembled, params: Any, model_state: Any, split: str) -> dict[
     return {**metrics, **score(job, predictions, split)} if hasattr(objective, "score") else metrics
 
 
-def score(job: Assembled, predictions: list[Any], split: str) -> dict[str, float]:
+def score(job: Job, predictions: list[Any], split: str) -> dict[str, float]:
     """Return the metrics that need a whole split at once, computed by the first process."""
     references, count = job.dataset.references.get(split), len(job.dataset.splits[split])
     if references is None:

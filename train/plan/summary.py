@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.assemble import Job
 from train.bench import flops
-from train.loop import Assembled
 from train.sharding import by_name, said
 
 
-def describe(run: Assembled) -> str:
+def describe(run: Job) -> str:
     """Compiles the step of an assembled run for its mesh, and tells in a few lines. Trains nothing and writes nothing."""
     program, shapes = run.program, run.program.shapes
     leaves = list(by_name(shapes.params).items())

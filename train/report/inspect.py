@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from train import parts
-from train.loop import Assembled
+from train.assemble import Job
 
 BAR = 30  # characters of the longest bar of a histogram
 
 
-def show(job: Assembled, stem: Path, console: Console) -> None:
+def show(job: Job, stem: Path, console: Console) -> None:
     """Print tables, then the first batch as its data shows it. Files that this writes have names that begin with `stem`."""
     dataset, experiment = job.dataset, job.experiment
     for title, found in dataset.about.items():

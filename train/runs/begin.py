@@ -1,42 +1,24 @@
-"""The state that a run begins with: fresh parameters, or those of another run (`--init-from`), and what it keeps of its data."""
+"""The state that a run begins with: fresh parameters, or those of another run (`--init-from`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from fmodels.nn.transformer import stack_layers, unstack_layers
-from train import cluster, parts
+from train import cluster
+from train.assemble import Job
 from train.errors import UserError
-from train.experiment import Experiment
 from train.runs import rundir
 from train.runs.integrity import attempt, in_parts, opened, verified
 from train.sharding import by_name
 from train.step import Program, State
 
-if TYPE_CHECKING:
-    from train.loop import Assembled
 
-
-def inherited(experiment: Experiment) -> Any:
-    """Return the data config with what the run, or the run that it begins with, keeps of its data. Raises UserError if they
-    contradict each other."""
-    own = Path(experiment.run.dir)
-    cluster.revisit(own)
-    resumes = (own / "experiment.json").exists()
-    folder = own if resumes else rundir.find(experiment.init_from) if experiment.init_from else None
-    if folder is None:
-        return experiment.data
-    try:
-        return parts.inherits(experiment.data, folder, resumes)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def initial(job: "Assembled", say: Callable[[str], None]) -> State:
+def initial(job: Job, say: Callable[[str], None]) -> State:
     """Return the state before the first step, with the parameters of `init_from` if the experiment names one."""
     state = job.program.init()
     if job.experiment.init_from:

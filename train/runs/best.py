@@ -2,16 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import jax
 import numpy as np
 
 from train import parts
+from train.assemble import Job
 from train.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from train.loop import Assembled
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Best:
         return value < on if self.mode == "min" else value > on
 
 
-def best_of(job: "Assembled") -> Best:
+def best_of(job: Job) -> Best:
     """Return the metric that `run.best` names, or the loss of the held-out split. Raises UserError if training does not report it.
 
     Without `min:` or `max:`, the loss, its terms and the metrics that the objective minimizes are minimized, and others maximized.

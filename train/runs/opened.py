@@ -10,10 +10,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from train import cluster
 from train.bench.meter import Window
+from train.assemble import Job
 from train.errors import UserError
 from train.experiment import Experiment
 from train.plan import layout
@@ -25,9 +26,6 @@ from train.runs.checkpoints import Checkpoints
 from train.runs.log import MetricsLog, cut_metrics, read_metrics
 from train.sharding import said
 from train.step import State
-
-if TYPE_CHECKING:
-    from train.loop import Assembled
 
 RERUN = "rerun the command to resume"
 Say = Callable[[str], None]
@@ -48,7 +46,7 @@ class OpenRun:
     """
 
     def __init__(
-        self, job: "Assembled", state: State, checkpoints: Checkpoints, log: MetricsLog | None, progress: Progress, signals: dict
+        self, job: Job, state: State, checkpoints: Checkpoints, log: MetricsLog | None, progress: Progress, signals: dict
     ):
         self.job, self.state, self.position = job, state, int(state.step)
         self.checkpoints, self.metrics_log, self.progress, self.signals = checkpoints, log, progress, signals
@@ -99,7 +97,7 @@ def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def opened(job: "Assembled", trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
+def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
     """Open the run directory of an assembled experiment to train it.
 
     `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory is another
@@ -139,7 +137,7 @@ def opened(job: "Assembled", trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]
         yield OpenRun(job, state, checkpoints, log, progress, signals)
 
 
-def write(job: "Assembled", is_begun: bool, say: Say) -> int:
+def write(job: Job, is_begun: bool, say: Say) -> int:
     """Lock the run directory and write everything that belongs there before the first step.
 
     Return the file descriptor that holds the lock while it is open. Raises UserError if another process began the run meanwhile.
@@ -164,7 +162,7 @@ def write(job: "Assembled", is_begun: bool, say: Say) -> int:
     return lock
 
 
-def resume(job: "Assembled", before: Experiment, state: State | None, say: Say) -> None:
+def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
     """Prepare the directory of a run that had begun. `state` is that of its last checkpoint, if there is one.
 
     Raises UserError if the run had checkpoints and lost them.
@@ -205,7 +203,7 @@ def check_not_lost(path: Path, step: int) -> None:
         raise UserError(f"{path}: its checkpoints are gone; restore them, or choose another --run.dir")
 
 
-def notes(job: "Assembled") -> list[str]:
+def notes(job: Job) -> list[str]:
     """Settings that are allowed and may surprise."""
     warmup, steps = getattr(job.experiment.optimizer, "warmup_steps", 0), job.experiment.run.steps
     batch, rows = job.program.batch_size, len(job.dataset.splits["train"])

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(run: loop.Assembled, name: str) -> dict[str, Any]:
+def measure(run: loop.Job, name: str) -> dict[str, Any]:
     """The figures of real training steps on real batches. A matrix product is timed between the steps, in the same run, so that
     the share of it is of the machine as it was then."""
     jax.config.update("jax_enable_compilation_cache", False)  # compile time is a figure

@@ -1,0 +1,62 @@
+"""From an experiment to a job: its data, read; its unknown fields, filled; its step, built and ready to compile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.dataset import Dataset
+from data.loader import Batches, Loader
+from train import cluster, parts, sharding
+from train.errors import UserError
+from train.experiment import Experiment, fields, resolve
+from train.runs import rundir
+from train.step import Program, batch_spec, build
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved experiment with its data and its program. Nothing is trained or written yet."""
+
+    experiment: Experiment
+    dataset: Dataset
+    program: Program
+    spec: dict[str, jax.ShapeDtypeStruct]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.experiment.run.dir)
+
+    def batches(self, position: int = 0) -> Loader:
+        """The training batches, from that position on. A step takes one batch, so the position is the step."""
+        run = self.experiment.run
+        numbered = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
+        return Loader(numbered, position, run.read_threads, run.read_workers)
+
+
+def assemble(experiment: Experiment) -> Job:
+    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts do not fit together."""
+    mesh = experiment.mesh.build()
+    sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
+    dataset = inherited(experiment).build()
+    experiment = resolve(experiment, dataset.facts)
+    spec = batch_spec(experiment.data)
+    job = Job(experiment, dataset, build(experiment, spec, mesh), spec)
+    cluster.check_alike(fields(experiment) | {f"data {name}": value for name, value in dataset.fingerprint.items()})
+    return job
+
+
+def inherited(experiment: Experiment) -> Any:
+    """Return the data config with what the run, or the run that it begins with, keeps of its data. Raises UserError if they
+    contradict each other."""
+    own = Path(experiment.run.dir)
+    cluster.revisit(own)
+    resumes = (own / "experiment.json").exists()
+    folder = own if resumes else rundir.find(experiment.init_from) if experiment.init_from else None
+    if folder is None:
+        return experiment.data
+    try:
+        return parts.inherits(experiment.data, folder, resumes)
+    except ValueError as error:
+        raise UserError(str(error)) from None

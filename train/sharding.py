@@ -209,7 +209,7 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str 
                 if axes:
                     table_VD = jax.lax.all_gather(table_VD, axes, axis=dimension, tiled=True)
             if split:
-                found = vectors(table_VD, ids - len(table_VD) * jax.lax.axis_index(split), beyond=0.0)
+                found = vectors(table_VD, ids - len(table_VD) * jax.lax.axis_index(split), fill_value=0.0)
                 found = jnp.where(((ids >= 0) & (ids < size))[..., None], jax.lax.psum(found, split), jnp.nan)
             else:
                 found = vectors(table_VD, ids)

@@ -167,7 +167,7 @@ def test_ill_typed_values_are_named(path, value):
         # impossible combinations
         ("data.length", 65, "data.length 65 is more than model.max_length 64"),
         ("data.layout", "windows", "objective.next_sentence needs pairs of segments: set data.layout pairs"),
-        ("model.attention", "cudnn", "model.attention cudnn has no dropout of the weights: set attention_dropout to 0"),
+        ("model.attention", "cudnn", "model.attention cudnn does not support attention dropout: set attention_dropout to 0"),
         ("optimizer.name", "adam", "optimizer.adam has no weight decay: choose adamw, or set weight_decay to 0"),
     ],
 )

@@ -148,9 +148,9 @@ def test_results_of_several_splits(finished):
 
 
 def test_what_lies_where_is_in_the_page_of_a_run_on_several_devices(finished):
-    (finished / "shardings.txt").write_text("parameter  whole because\nmodel/bias  embed is whole by its rule\n")
+    (finished / "shardings.txt").write_text("parameter  whole because\nmodel/bias  embed is replicated by its rule\n")
     page = checked(report.of_run(finished, [], []))
-    assert page.within("summary")[-1] == "shardings.txt" and "embed is whole by its rule" in page.text
+    assert page.within("summary")[-1] == "shardings.txt" and "embed is replicated by its rule" in page.text
 
 
 def test_same_input_same_page(finished):

@@ -22,7 +22,7 @@ class BertConfig(TransformerConfig):
     """Configuration of a BERT encoder. The defaults are BERT-base, uncased."""
 
     vocab_size: int | None = 30_522
-    "vocabulary size, V; at least that of the tokenizer; None: that of the tokenizer, rounded up to a multiple of 128"
+    "vocabulary size, V, at least the tokenizer's; None: the tokenizer's, rounded up to a multiple of 128"
     segments: int = 2
     "number of segment embeddings; 0: no segment embedding"
     pooling: Literal["cls", "mean"] = "cls"

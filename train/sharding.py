@@ -44,13 +44,13 @@ class Mesh:
     slices and `fsdp` within each slice gives every slice one sharded copy of the model."""
 
     replica: int = 1
-    "data-parallel copies of the model across a slow network"
+    "number of data-parallel model copies across a slow network"
     data: int = -1
-    "data-parallel copies of the model within a replica"
+    "number of data-parallel model copies within a replica"
     fsdp: int = 1
-    "shards of parameters, optimizer moments and the batch"
+    "number of shards of parameters, optimizer moments and the batch"
     tensor: int = 1
-    "shards of attention heads, MLPs and the vocabulary"
+    "number of shards of attention heads, MLPs and the vocabulary"
     rules: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
     "mesh axes that shard each logical axis"
 

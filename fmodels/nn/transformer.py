@@ -44,9 +44,9 @@ class TransformerConfig:
     norm_position: Literal["pre", "post"] = "post"
     "normalize before each sublayer (pre, Xiong et al. 2020) or after its residual sum (post, Vaswani et al. 2017)"
     position: Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"] = "learned"
-    "position encoding; directional: relative bias initialised to ALiBi, with each head looking to one side"
+    "position encoding; directional: relative bias initialised to ALiBi, with each head looking in one direction"
     init: Literal["normal", "fan_in"] = "normal"
-    "kernel initializer: std 0.02 (normal), or 1/sqrt(fan_in), divided by sqrt(2 layers) for residual outputs (fan_in)"
+    "kernel initializer: std 0.02, or 1/sqrt(fan_in); fan_in divides the std of residual outputs by sqrt(2 layers)"
     max_length: int = 512
     "maximum sequence length in tokens; size of the learned position table"
     bias: bool = True

@@ -26,7 +26,7 @@ from train.report.progress import Progress
 from train.runs import rundir
 from train.runs.checkpoints import Checkpoints
 from train.runs.init_from import initialise_from
-from train.sharding import by_name, said
+from train.sharding import by_name, mesh_text
 from train.step import Program, State, build
 
 AGAIN = "the same command continues"
@@ -228,7 +228,9 @@ def _steps(
                 if saves:
                     if log:
                         log.flush()
-                    checkpoints.save(state, run.dataset.fingerprint, said(program.mesh.shape), found.get(run.dataset.held_out))
+                    checkpoints.save(
+                        state, run.dataset.fingerprint, mesh_text(program.mesh.shape), found.get(run.dataset.held_out)
+                    )
                 meter.restart()
             elif step % settings.log_every == 0:
                 due, pending = (step, pending, meter.take()), []

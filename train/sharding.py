@@ -81,11 +81,12 @@ class Mesh:
             available = f"{len(devices)} {devices[0].platform} device(s)"
             given = f"the given sizes multiply to {fixed}"
             advice = given if -1 in sizes.values() else f"{given}; set one --mesh.AXIS to -1 for all remaining devices"
-            raise UserError(f"mesh: {said(sizes)} does not fit {available}; {advice}")
+            raise UserError(f"mesh: {mesh_text(sizes)} does not fit {available}; {advice}")
         return jax.sharding.Mesh(device_array(tuple(filled.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def said(sizes: Mapping[str, int]) -> str:
+def mesh_text(sizes: Mapping[str, int]) -> str:
+    """Return mesh sizes as text, such as `data 4 x tensor 2`."""
     return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
@@ -104,7 +105,7 @@ def device_array(sizes: tuple[int, ...], devices: list) -> np.ndarray:
         across.append(math.gcd(size, left))
         left //= across[-1]
     if left > 1:
-        wanted = said(dict(zip(AXES, sizes, strict=True)))
+        wanted = mesh_text(dict(zip(AXES, sizes, strict=True)))
         raise UserError(f"mesh: {wanted}: replica x data x fsdp must be a multiple of the number of slices, {slices}")
     within = tuple(size // ways for size, ways in zip(sizes, (*across, 1), strict=True))
     return mesh_utils.create_hybrid_device_mesh(within, (*across, 1), devices, allow_split_physical_axes=True)
@@ -131,7 +132,7 @@ def spec(mesh: jax.sharding.Mesh, rules: Rules, names: Names, shape: tuple[int, 
     return PartitionSpec(*parts)
 
 
-def whole_because(mesh: jax.sharding.Mesh, rules: Rules, names: Names) -> str:
+def why_replicated(mesh: jax.sharding.Mesh, rules: Rules, names: Names) -> str:
     """Return why no mesh axis shards an array with logical axes `names`."""
 
     def reason(name: str | None) -> str:
@@ -244,7 +245,7 @@ def own_rows(rows: NamedSharding, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
 
 
-def laid(batch: Mapping[str, np.ndarray], rows: NamedSharding, batch_size: int, own: np.ndarray) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping[str, np.ndarray], rows: NamedSharding, batch_size: int, own: np.ndarray) -> dict[str, jax.Array]:
     """Return a batch as global arrays; every process provides its `own` rows."""
     if rows.is_fully_addressable:
         return jax.device_put(dict(batch), rows)

@@ -97,7 +97,7 @@ class Predictor:
         import jax
 
         from data.loader import fill
-        from train.sharding import batch_ways, laid, own_rows
+        from train.sharding import batch_ways, own_rows, put_batch
 
         ways = batch_ways(self.program.mesh, self.experiment.mesh.rules)
         size, rows, found = ways * math.ceil(ROWS / ways), len(next(iter(arrays.values()))), []
@@ -106,7 +106,7 @@ class Predictor:
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in arrays.items()}
             batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
-            batch = laid({name: column[own] for name, column in batch.items()}, over, size, own)
+            batch = put_batch({name: column[own] for name, column in batch.items()}, over, size, own)
             outputs = jax.device_get(self.program.predict(self.params, self.model_state, batch))
             found += self.experiment.objective.describe(outputs, self.codec)
         return found[:rows]

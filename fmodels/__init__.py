@@ -1,1 +1,1 @@
-"""Models as pure functions of their parameters: thin Flax linen modules, one family a file."""
+"""Models as pure functions of their parameters: thin Flax linen modules, one family per file."""

@@ -1,7 +1,7 @@
-"""Logical axes: the names by which models call their dimensions.
+"""Logical axes: names for the dimensions of parameters and activations.
 
-A model says what a dimension *is* (`embed`, `heads`, `mlp`, `vocab`); rules in the experiment say which mesh axis it lies on.
-Models know nothing of meshes: whoever traces them installs a layout, and outside of one `constrain` is the identity.
+Models name their dimensions (`embed`, `heads`, `mlp`, `vocab`); the rules of an experiment map these names to mesh axes.
+Models do not know the mesh: the caller installs a `Layout` while it traces them. Without one, `constrain` is the identity.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,32 +17,33 @@ from flax.core import meta
 Names = tuple[str | None, ...]
 
 
-def vectors(table_VD: jax.Array, ids: jax.Array, beyond: float = jnp.nan) -> jax.Array:
-    """Those of the ids, and `beyond` where an id is not one of the table's, which the guard of a step then sees."""
-    return table_VD.at[ids].get(mode="fill", fill_value=beyond, wrap_negative_indices=False)
+def vectors(table_VD: jax.Array, ids: jax.Array, fill_value: float = jnp.nan) -> jax.Array:
+    """Return the rows of the table at `ids`; ids out of range give `fill_value`. The guard of a train step detects NaN."""
+    return table_VD.at[ids].get(mode="fill", fill_value=fill_value, wrap_negative_indices=False)
 
 
-def _looked_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
+def _look_up_locally(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
     found = vectors(table_VD, ids)
     return jnp.broadcast_to(found, (batch_size, *found.shape[1:]))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a trace is for: the `platform` (`cpu`, `gpu`, `tpu`) that will compute it, and how `constrain` and `look_up` lay out
-    what they make; by default on one device of those at hand."""
+    """Target of a trace: the `platform` (`cpu`, `gpu`, `tpu`) that runs it, and implementations of `constrain` and `look_up`.
+
+    The defaults are for a single device of the default platform."""
 
     platform: str | None = None
     constrain: Callable[[jax.Array, Names], jax.Array] = lambda x, names: x
-    look_up: Callable[[jax.Array, Names, jax.Array, int], jax.Array] = _looked_up
+    look_up: Callable[[jax.Array, Names, jax.Array, int], jax.Array] = _look_up_locally
 
 
-_layout: ContextVar[Layout] = ContextVar("layout", default=Layout())  # noqa: B039, it is frozen
+_layout: ContextVar[Layout] = ContextVar("layout", default=Layout())  # noqa: B039, Layout is frozen
 
 
 @contextmanager
 def traced_for(layout: Layout) -> Iterator[None]:
-    """While active, everything that is traced is laid out so."""
+    """Use `layout` for everything traced inside this context."""
     token = _layout.set(layout)
     try:
         yield
@@ -51,13 +52,14 @@ def traced_for(layout: Layout) -> Iterator[None]:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Asks that the activation `x` be laid out by these logical axes, one a dimension; None is a dimension never sharded."""
+    """Constrain the sharding of an activation by its logical axes, one name per dimension; None: the dimension is not sharded."""
     return _layout.get().constrain(x, names)
 
 
 def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
-    """[batch, …, D]: the vectors of a table with the logical axes `names`, NaN for an id that is not in it. Of ids [batch, …],
-    one row may be that of all: [1, …]."""
+    """Return the vectors [batch, …, D] of a table with logical axes `names`; NaN for ids out of range.
+
+    `ids` is [batch, …], or [1, …] if all rows of the batch share the same ids."""
     return _layout.get().look_up(table_VD, names, ids, batch_size)
 
 
@@ -67,19 +69,19 @@ def target() -> str | None:
 
 
 def platform() -> str:
-    """Of the devices that are traced for, which need not be those at hand."""
+    """Return the platform that the trace targets; it may differ from that of the local devices."""
     return _layout.get().platform or jax.default_backend()
 
 
 def named(init: Callable, *names: str | None) -> Callable:
-    """An initializer whose parameter carries the logical axes `names`, one a dimension."""
+    """Return an initializer that attaches the logical axes `names` to its parameter, one per dimension."""
     return nn.with_logical_partitioning(init, names)
 
 
 def split(variables) -> tuple[dict, dict]:
-    """Separates a freshly initialised tree: (plain arrays, the logical axes of each as a tuple of names).
+    """Split an initialised tree into (plain arrays, the logical axes of each array as a tuple of names).
 
-    A variable that names no axes (running statistics) gets one None a dimension: replicated on purpose.
+    Variables without axes (running statistics) get None for every dimension, so they are replicated on purpose.
     """
     is_box = lambda leaf: isinstance(leaf, meta.AxisMetadata)
     names = lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else (None,) * leaf.ndim

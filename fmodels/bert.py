@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), and the modern encoders that differ from it by the choices of `TransformerConfig`.
+"""BERT (Devlin et al. 2019), and modern encoders, which are other choices in `TransformerConfig`.
 
 Shapes: B batch, T length, D model width, V vocabulary.
 """
@@ -21,14 +21,14 @@ from fmodels.nn.vocabulary import with_vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig(TransformerConfig):
-    """The sizes of a BERT; BERT-base, uncased, where nothing else is said."""
+    """Configuration of a BERT encoder. The defaults are BERT-base, uncased."""
 
     vocab_size: int | None = 30_522
-    "rows of the token embedding, V; at least as many as the tokenizer has tokens; None is that, rounded up to a multiple of 128"
+    "vocabulary size, V, at least the tokenizer's; None: the tokenizer's, rounded up to a multiple of 128"
     segments: int = 2
-    "rows of the segment embedding; 0 for none"
+    "number of segment embeddings; 0: no segment embedding"
     pooling: Literal["cls", "mean"] = "cls"
-    "the sequence as one vector: the first token through a dense layer and tanh, or the mean of the real tokens"
+    "pooled output: the first token through a dense layer and tanh (cls), or the mean of the real tokens (mean)"
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,16 +56,18 @@ SIZES = {
 
 
 def bert(size: str, **changes) -> BertConfig:
-    """A published size by its name, with any field changed: `bert("base", dropout=0.0)`."""
+    """Return the config of a published size, with any fields overridden: `bert("base", dropout=0.0)`."""
     layers, width, heads = SIZES[size]
     return BertConfig(**{"layers": layers, "width": width, "heads": heads, **changes})
 
 
 class Bert(nn.Module):
-    """Reads `tokens` [B, T], and where the batch has them `segments` [B, T] (0 without), `mask` [B, T] (True at real tokens;
-    all without), and for rows that are packed `sequences` and `positions` [B, T] (which sequence of the row a token is of, from
-    1, 0 at padding, and its place in it): no token sees another sequence. Returns `hidden` [B, T, D], `pooled` [B, D], and the
-    token `embedding` [V, D] for heads that are tied to it."""
+    """BERT encoder.
+
+    Reads `tokens` [B, T] and the optional fields `segments` [B, T] (default: 0) and `mask` [B, T] (True at real tokens; default:
+    all True). Packed rows add `sequences` [B, T] (sequence number within the row, from 1; 0 at padding) and `positions` [B, T]
+    (position within the sequence); tokens attend only to their own sequence. Returns `hidden` [B, T, D], `pooled` [B, D], and
+    the token `embedding` [V, D] for tied heads."""
 
     config: BertConfig
 
@@ -77,10 +79,10 @@ class Bert(nn.Module):
             mask_BT = sequences_BT > 0
         length = tokens_BT.shape[1]
         if length > c.max_length:
-            raise ValueError(f"sequences of {length} tokens do not fit into max_length {c.max_length}")
+            raise ValueError(f"sequence length {length} exceeds max_length {c.max_length}")
         positions_BT = batch.get("positions", jnp.arange(length)[None])
 
-        assert c.vocab_size is not None, "an experiment is resolved before it runs"
+        assert c.vocab_size is not None, "vocab_size must be resolved before the model is built"
         token_embedding = Embed(c.vocab_size, c.width, "vocab", name="token_embedding")
         x_BTD = constrain(token_embedding(tokens_BT), "batch", "length", None)
         if c.segments:

@@ -1,4 +1,4 @@
-"""A small convolutional network with batch norm, whose running statistics live in the model state.
+"""A small convolutional network with batch norm. The model state holds the running statistics.
 
 Shapes: B batch, H height, W width, C channels.
 """
@@ -16,13 +16,13 @@ from fmodels.nn.layers import HE, Dropout
 @dataclass(frozen=True, kw_only=True)
 class ConvNetConfig:
     channels: tuple[int, ...] = (32, 64, 128)
-    "of each stage; every stage after the first halves the resolution"
+    "channels of each stage; every stage after the first halves the resolution"
     convolutions: int = 2
-    "3x3 convolutions a stage"
+    "number of 3x3 convolutions per stage"
     dropout: float = 0.0
-    "of the pooled features"
+    "dropout rate of the pooled features"
     momentum: float = 0.9
-    "of the running statistics"
+    "momentum of the batch norm running statistics"
 
     def __post_init__(self):
         if not self.channels or min(self.channels) < 1:

@@ -18,6 +18,7 @@ class MlpConfig:
     hidden: tuple[int, ...] = (256, 128)
     "width of each hidden layer"
     dropout: float = 0.0
+    "dropout rate of each hidden layer"
 
     def __post_init__(self):
         if not self.hidden or min(self.hidden) < 1:
@@ -40,8 +41,9 @@ class Mlp(nn.Module):
         axes = ("pixels", "mlp")
         for i, width in enumerate(self.config.hidden):
             x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
-            # Whole, since each layer splits its outputs. Laid out as (batch, mlp) instead, XLA's partitioner (jax 0.10 to 0.12)
-            # makes a wrong gradient of the layer before, where data, fsdp and tensor are 2; see tests/train/test_invariance.py.
+            # Replicate the features, since each layer shards its outputs. With (batch, mlp) here, XLA's partitioner (jax 0.10 to
+            # 0.12) computes a wrong gradient of the previous layer on a mesh with data, fsdp and tensor 2; see
+            # tests/train/test_invariance.py.
             x_BF = constrain(Dropout(self.config.dropout)(x_BF, train), "batch", None)
             axes = ("embed", "mlp")
         return {"pooled": x_BF}

@@ -1,7 +1,7 @@
 """The model contract: two pure functions over plain dict pytrees.
 
-A family's config builds one: `BertConfig(...).build()`. Its module is called with the batch (a dict of arrays; it reads the
-fields that it knows) and returns a dict of named outputs; a jitted caller pays only for those it uses.
+The config of a family builds a model: `BertConfig(...).build()`. The module reads the fields it needs from the batch (a dict of
+arrays) and returns a dict of named outputs. Under jit, unused outputs cost nothing.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Model:
-    """A linen module, seen from outside as `init` and `apply`."""
+    """A linen module wrapped as pure functions `init` and `apply`."""
 
     module: nn.Module
 
     def init(self, rng: jax.Array, *inputs: Any) -> tuple[Tree, Tree]:
-        """(params, state): fresh parameters, boxed with their logical axes (`fmodels.axes.split` unboxes), and whatever else
-        the module keeps, such as the running statistics of batch norm. The values of `inputs` do not matter, their shapes do."""
+        """Return (params, state): parameters boxed with their logical axes (`fmodels.axes.split` unboxes them), and all other
+        variables, such as the running statistics of batch norm. Only the shapes of `inputs` matter."""
         variables = dict(self.module.init(rng, *inputs, train=False))
         return variables.pop("params"), variables
 
     def apply(
         self, params: Tree, state: Tree, *inputs: Any, rng: jax.Array | None = None, train: bool = False
     ) -> tuple[Any, Tree]:
-        """(outputs, new state). `rng` drives dropout, in training only; without `train` the state comes back as it was."""
+        """Return (outputs, new state). `rng` drives dropout in training. Without `train`, the state is returned unchanged."""
         variables = {"params": params, **state}
         if not train:
             return self.module.apply(variables, *inputs, train=False), state
@@ -37,6 +37,6 @@ class Model:
         return outputs, dict(state)
 
     def intermediates(self, params: Tree, state: Tree, *inputs: Any) -> Tree:
-        """All that the module sows (attention weights, hidden states of each layer), by path. It costs nothing elsewhere."""
+        """Return everything the module sows (attention weights, hidden states of each layer), by path. `apply` does not sow."""
         _, sown = self.module.apply({"params": params, **state}, *inputs, train=False, mutable=["intermediates"])
         return dict(sown)["intermediates"]

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, from Optax, with learning rate, decay and freezing by rules over parameter names."""
+"""Optax optimizers and schedules by name, with rules over parameter names for learning rate, weight decay and freezing."""
 
 import re
 from dataclasses import dataclass
@@ -16,14 +16,16 @@ from train.sharding import by_name
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What holds for the parameters whose whole name (`model/encoder/layer_0/mlp/up/kernel`) matches `pattern`."""
+    """Settings of the parameters with a full name (`model/encoder/layer_0/mlp/up/kernel`) that matches `pattern`."""
 
     pattern: str
+    "regular expression for the full parameter name"
     learning_rate: float = 1.0
-    "times the optimizer's"
+    "factor on optimizer.learning_rate"
     weight_decay: float = 1.0
-    "times the optimizer's"
+    "factor on optimizer.weight_decay"
     freeze: bool = False
+    "keep the parameters fixed"
 
     def __post_init__(self):
         try:
@@ -40,32 +42,34 @@ NO_DECAY_ON_BIASES_AND_NORMS = (Rule(pattern=r".*/(bias|scale|relative_bias/.*)"
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """How parameters move. The first rule that matches a parameter holds for it, and every parameter must match one."""
+    """Optimizer, learning rate schedule and parameter rules. The first matching rule applies; every parameter needs one."""
 
     name: Literal["adam", "adamw", "sgd", "momentum", "rmsprop", "lion", "muon"] = "adamw"
-    "muon moves kernels by Muon (Jordan et al. 2024) with the update size of Adam, and the rest by Adam with Nesterov momentum"
+    "optimizer; muon: Muon (Jordan et al. 2024) with the update size of Adam for kernels, Nesterov Adam for the rest"
     learning_rate: float = 1e-3
-    "at the peak of the schedule"
+    "peak learning rate of the schedule"
     schedule: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "linear"
-    "after the warmup: to final_learning_rate at the last step; rsqrt as 1/sqrt(step); wsd is flat until its last decay_share"
+    "learning rate after the warmup; rsqrt: 1/sqrt(step); wsd: constant, then linear decay (warmup-stable-decay)"
     warmup_steps: int = 0
-    "linear, from zero"
+    "steps of linear warmup from zero"
     final_learning_rate: float = 0.0
-    "share of the peak that linear, cosine and wsd end at"
+    "final learning rate of linear, cosine and wsd, as a fraction of the peak"
     decay_share: float = 0.2
-    "share of all steps that wsd decays over"
+    "fraction of all steps in which wsd decays"
     weight_decay: float = 0.0
-    "decoupled (Loshchilov and Hutter 2019)"
+    "decoupled weight decay (Loshchilov and Hutter 2019)"
     clip_norm: float | None = 1.0
-    "global norm of the gradient; None for no clipping"
+    "maximum global norm of the gradient; None: no clipping"
     b1: float = 0.9
-    "decay of the first moment; the momentum of momentum and muon"
+    "decay rate of the first moment; momentum coefficient of momentum and muon"
     b2: float = 0.999
-    "decay of the second moment"
+    "decay rate of the second moment"
     eps: float = 1e-8
+    "added to the denominator for numerical stability"
     layer_decay: float = 1.0
-    "learning rate of a layer, times that of the layer above (Clark et al. 2020, §3.2)"
+    "factor on the learning rate of a layer, relative to the layer above (Clark et al. 2020, §3.2)"
     rules: tuple[Rule, ...] = NO_DECAY_ON_BIASES_AND_NORMS
+    "rules by parameter name; the first match applies"
 
     def __post_init__(self):
         for name in ("learning_rate", "eps"):
@@ -81,14 +85,14 @@ class Optimizer:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not 0 <= self.final_learning_rate <= 1:
-            raise ValueError(f"final_learning_rate is a share of the peak, in [0, 1], not {self.final_learning_rate}")
+            raise ValueError(f"final_learning_rate must be in [0, 1] (a fraction of the peak), not {self.final_learning_rate}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be greater than 0, or None for no clipping, not {self.clip_norm}")
         if self.name == "adam" and self.weight_decay:
-            raise ValueError("adam has no weight decay: choose adamw, or set weight_decay to 0")
+            raise ValueError(f"weight_decay {self.weight_decay} is not supported by adam: choose adamw, or set weight_decay to 0")
 
     def rate(self, steps: int) -> optax.Schedule:
-        """step -> learning rate, of a run of `steps`."""
+        """Return the schedule, step -> learning rate, for a run of `steps` steps."""
         peak, final = self.learning_rate, self.learning_rate * self.final_learning_rate
         warmup, rest = self.warmup_steps, max(steps - self.warmup_steps, 1)
         decay = max(min(round(self.decay_share * steps), rest), 1)
@@ -99,39 +103,39 @@ class Optimizer:
             "rsqrt": lambda: lambda step: peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(step + max(warmup, 1), 1)),
             "wsd": lambda: optax.linear_schedule(peak, final, decay, transition_begin=rest - decay),
         }[self.schedule]()
-        # The first step is a step: a warmup of n has taken n of them when it reaches the peak.
+        # The warmup starts above 0, so the first update is not wasted; the rate reaches the peak after `warmup` updates.
         return optax.join_schedules([lambda step: peak * (step + 1) / (warmup + 1), after], [warmup])
 
     def build(self, params: Any, steps: int) -> optax.GradientTransformation:
-        """The transformation for this tree (of arrays or shapes). Raises UserError for a parameter that no rule covers."""
+        """Return the transformation for a tree of arrays or shapes. Raises UserError for a parameter that no rule matches."""
         rules = {name: self.rule(name) for name in by_name(params)}
         rates = {
             name: rule.learning_rate * rate for (name, rule), rate in zip(rules.items(), self.layer_rates(params), strict=True)
         }
 
-        def each(function):  # a stateless transformation by name; frozen parameters are not in the trees it sees
+        def by_parameter(function):  # stateless; its trees do not contain the frozen parameters
             return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(
                 lambda path, update, param: function(_name(path), update, param), updates, params))  # fmt: skip
 
         moving = optax.chain(
             *([optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm is not None else []),
             self.direction(),
-            each(lambda name, update, param: update + self.weight_decay * rules[name].weight_decay * param),
-            each(lambda name, update, param: update * rates[name]),
+            by_parameter(lambda name, update, param: update + self.weight_decay * rules[name].weight_decay * param),
+            by_parameter(lambda name, update, param: update * rates[name]),
             optax.scale_by_learning_rate(self.rate(steps)),
         )
         labels = jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if rules[_name(path)].freeze else "moving", params)
         return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
 
     def rule(self, name: str) -> Rule:
-        """The first rule that matches the parameter."""
+        """Return the first rule that matches the parameter. Raises UserError if no rule does."""
         for rule in self.rules:
             if re.fullmatch(rule.pattern, name):
                 return rule
-        raise UserError(f"optimizer.rules: no rule covers the parameter {name}; end with one of pattern '.*'")
+        raise UserError(f"optimizer.rules: no rule matches the parameter {name}; add a last rule with pattern '.*'")
 
     def direction(self) -> optax.GradientTransformation:
-        """The optimizer by name, without learning rate and decay."""
+        """Return the optimizer `name` without learning rate and weight decay."""
         match self.name:
             case "adam" | "adamw":
                 return optax.scale_by_adam(self.b1, self.b2, self.eps)
@@ -144,16 +148,18 @@ class Optimizer:
             case "lion":
                 return optax.scale_by_lion(self.b1, self.b2)
             case "muon":
-                # 0.2 is the root mean square of a typical Adam update (Liu et al. 2025, §2.2). Optax has Muon as a whole
-                # optimizer only: a rate of -1 leaves its direction.
+                # 0.2 is the root mean square of a typical Adam update (Liu et al. 2025, §2.2). Optax offers Muon as a
+                # complete optimizer only; a learning rate of -1 gives its direction.
                 return optax.contrib.muon(
                     -1.0, beta=self.b1, eps=self.eps, adam_b1=self.b1, adam_b2=self.b2,
                     consistent_rms=0.2, muon_weight_dimension_numbers=_matrices,
                 )  # fmt: skip
 
     def layer_rates(self, params: Any) -> list[Any]:
-        """layer_decay to the number of layers above, for each parameter: heads and final norms have none above, embeddings all.
-        A scanned parameter has one rate for each of its layers."""
+        """Return the learning rate factor of each parameter: layer_decay ** depth below the head.
+
+        The depth is 0 for heads and final norms, 1 for the top layer, and largest for embeddings. Scanned parameters have one
+        factor per layer."""
         leaves = list(by_name(params).items())
         stacked = [leaf.shape[0] for name, leaf in leaves if "/layers/" in name]
         depth = max([*stacked, *(int(match[1]) + 1 for name, _ in leaves if (match := _LAYER.search(name)))], default=0)
@@ -176,7 +182,7 @@ def _name(path: tuple) -> str:
 
 
 def _matrices(params: Any) -> Any:
-    """Muon's dimensions of each kernel that is a matrix, or a stack of them where layers are scanned; None for the rest."""
+    """Return the Muon dimensions of kernels that are matrices, or stacks of matrices if scanned; None for other parameters."""
 
     def dimensions(path, leaf):
         rank = leaf.ndim - ("/layers/" in _name(path))

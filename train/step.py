@@ -84,7 +84,7 @@ class Program:
 
     def place(self, batch: Batch) -> Batch:
         """A batch, or of several processes this one's rows of it, on the devices."""
-        return sharding.laid(batch, self.batch_sharding, self.batch_size, self.own_rows)
+        return sharding.put_batch(batch, self.batch_sharding, self.batch_size, self.own_rows)
 
 
 def batch_spec(data: Any) -> Batch:

@@ -1,1 +1,1 @@
-"""The parts that model families are made of: layers, attention, positions, transformer stacks, heads."""
+"""Building blocks of the model families: layers, attention, positions, transformer stacks, heads."""

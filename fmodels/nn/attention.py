@@ -1,4 +1,4 @@
-"""Multi-head attention, and the kernels that compute it.
+"""Multi-head attention and its kernels.
 
 Shapes: B batch, T length (Q queries, K keys), D model, N heads, H head size.
 """
@@ -16,9 +16,10 @@ from fmodels.nn.positions import rotary
 
 
 class Attention(nn.Module):
-    """Vaswani et al. 2017, §3.2. `kernel` names how the product is computed: `xla` anywhere; `cudnn` is the fused kernel of
-    NVIDIA GPUs (float16 or bfloat16, no dropout of the weights, an even length, a head size that 8 divides, up to 128); `auto`
-    is `cudnn` where that can be used, else `xla`."""
+    """Multi-head attention (Vaswani et al. 2017, §3.2).
+
+    `kernel`: `xla` runs on every platform; `cudnn` is the fused kernel for NVIDIA GPUs (float16 or bfloat16, no attention
+    dropout, even length, head size a multiple of 8 up to 128); `auto` uses `cudnn` if these conditions hold, else `xla`."""
 
     heads: int
     dropout: float = 0.0
@@ -56,20 +57,20 @@ class Attention(nn.Module):
         return Dense(width, ("heads", "embed"), self.use_bias, self.out_init, name="out")(y_BTD)
 
     def is_fused(self, q_BTNH: jax.Array, train: bool) -> bool:
-        # In 32 bits only shapes are asked for: parameters are initialised, FLOPs counted.
-        able = q_BTNH.dtype in (jnp.float16, jnp.bfloat16) and not self.is_mutable_collection("intermediates")
+        # Calls in float32 need shapes only (initialisation, FLOP counts), also if `cudnn` is requested.
+        is_supported = q_BTNH.dtype in (jnp.float16, jnp.bfloat16) and not self.is_mutable_collection("intermediates")
         if self.kernel != "auto":
-            return self.kernel == "cudnn" and able
+            return self.kernel == "cudnn" and is_supported
         length, head_size = q_BTNH.shape[1], q_BTNH.shape[3]
         fits = length % 2 == 0 and head_size % 8 == 0 and head_size <= 128 and not (train and self.dropout)
-        return able and fits and platform() == "gpu"
+        return is_supported and fits and platform() == "gpu"
 
     def plain(self, q_BTNH, k_BTNH, v_BTNH, mask, bias, train: bool) -> jax.Array:
         logits_BNQK = jnp.einsum("BQNH,BKNH->BNQK", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTNH)
         logits_BNQK = logits_BNQK.astype(jnp.float32)
         if bias is not None:
             logits_BNQK += bias.astype(jnp.float32)
-        if mask is not None:  # finite, so that a row of padding alone stays finite
+        if mask is not None:  # not -inf, which makes rows with only padding NaN
             logits_BNQK = jnp.where(mask, logits_BNQK, jnp.finfo(jnp.float32).min)
         weights_BNQK = jax.nn.softmax(logits_BNQK).astype(v_BTNH.dtype)
         self.sow("intermediates", "weights", weights_BNQK)

@@ -1,4 +1,4 @@
-"""Heads: what an objective puts on top of a model's outputs.
+"""Heads: layers that an objective adds on top of a model's outputs.
 
 Shapes: B batch, K positions, D model width, V vocabulary, C classes.
 """
@@ -12,7 +12,7 @@ from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, LayerNorm
 
 
 class MaskedLMHead(nn.Module):
-    """Dense, GELU, LayerNorm, then the product with the token embedding plus a bias (Devlin et al. 2019; tied, float32 out)."""
+    """Dense, GELU, LayerNorm, then the product with the tied token embedding plus a bias (Devlin et al. 2019). float32 output."""
 
     @nn.compact
     def __call__(
@@ -26,8 +26,9 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassifierHead(nn.Module):
-    """Dropout, then one dense layer that starts at zero (Dosovitskiy et al. 2021, §3.2): a random one would pull the features
-    that it is put on in directions of its own, another for each seed. float32 out."""
+    """Dropout, then one dense layer initialised to zero (Dosovitskiy et al. 2021, §3.2). float32 output.
+
+    A random kernel would pull the features in random directions, different for each seed."""
 
     classes: int
     dropout: float = 0.0

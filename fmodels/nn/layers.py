@@ -1,8 +1,8 @@
-"""The small parts every family is made of: dense, embedding, norms, activations, dropout.
+"""Layers shared by all families: dense, embedding, norms, activations, dropout.
 
 Shapes: ... any leading dimensions, D in, F out or hidden, V vocabulary.
-Parameters are kept in float32; the step casts them to the compute type, and a layer computes in the type of what it is given.
-Norms and softmax compute in float32 always.
+Parameters are stored in float32; the train step casts them to the compute dtype. Layers compute in the dtype of their inputs,
+except norms and softmax, which always compute in float32.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He e
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """`x + bias` over the last dimension, whose gradient for the bias is a product with ones: a matrix product is several
-    times faster than the column sum that XLA emits on CPU, and no slower elsewhere."""
+    """Return `x + bias` over the last dimension. The bias gradient is a matrix product with ones: several times faster than
+    the column sum that XLA emits on CPU, and not slower elsewhere."""
     return x + bias
 
 
@@ -46,7 +46,7 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 class Dense(nn.Module):
-    """y = x W + b, over the last dimension. `axes` names the two dimensions of W, and so the one of b."""
+    """y = x W + b over the last dimension. `axes` are the logical axes of W; b has the second one."""
 
     features: int
     axes: tuple[str | None, str | None]
@@ -63,7 +63,7 @@ class Dense(nn.Module):
 
 
 class Embed(nn.Module):
-    """A table of vectors. `axis` names its first dimension (`vocab`, or None for small tables that every device keeps whole)."""
+    """Embedding table. `axis` is the logical axis of its rows: `vocab`, or None for small tables with unsharded rows."""
 
     size: int
     features: int
@@ -74,12 +74,12 @@ class Embed(nn.Module):
         self.table = self.param("embedding", named(self.init, self.axis, "embed"), (self.size, self.features))
 
     def __call__(self, ids: Int[Array, "#B *T"], batch: int | None = None) -> Float[Array, "B *T D"]:
-        """The vectors of the ids of each row, or of one row that is that of all of a `batch`."""
+        """Return the vectors of `ids`; a single row of ids is repeated `batch` times."""
         return look_up(self.table, (self.axis, "embed"), ids, batch or len(ids))
 
 
 class LayerNorm(nn.Module):
-    """Ba et al. 2016. `epsilon` defaults to BERT's."""
+    """Layer normalization (Ba et al. 2016). `epsilon` defaults to BERT's."""
 
     epsilon: float = 1e-12
 
@@ -94,7 +94,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Zhang and Sennrich 2019."""
+    """Root mean square normalization (Zhang and Sennrich 2019)."""
 
     epsilon: float = 1e-6
 
@@ -110,10 +110,10 @@ NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 class Dropout(nn.Module):
-    """Zeroes a share `rate` of the entries and scales the rest up, in training only.
+    """Zero a fraction `rate` of the entries and scale up the rest, in training only.
 
-    Draws 8 bits an entry instead of 32 (threefry is what dropout costs), so the rate is rounded to 1/256, at least one of them;
-    the scale is that of the rounded rate, so that the expectation is exact.
+    Draws 8 random bits per entry instead of 32, since threefry dominates the cost of dropout. The rate is therefore rounded to a
+    multiple of 1/256, at least 1/256. The scale uses the rounded rate, so the expectation is exact.
     """
 
     rate: float

@@ -1,6 +1,6 @@
-"""Where a token stands: absolute embeddings, rotations, and biases on the attention logits.
+"""Position encodings: absolute embeddings, rotations, and biases on the attention logits.
 
-Shapes: B batch, T length, D model, N heads, H head size, Q and K query and key length.
+Shapes: B batch, T length, D model, N heads, H head size.
 """
 
 import math
@@ -17,14 +17,14 @@ from fmodels.axes import named
 
 
 def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "#B T D"]:
-    """sin and cos of geometrically spaced frequencies, interleaved (Vaswani et al. 2017, §3.5). `width` is even."""
+    """Return interleaved sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, §3.5). `width` is even."""
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(0, width, 2) / width)
     angle_BTF = positions_BT[..., None].astype(jnp.float32) * frequency
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*positions_BT.shape, width)
 
 
 def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"]) -> Float[Array, "B T N H"]:
-    """Rotates the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even."""
+    """Rotate the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even."""
     half = x_BTNH.shape[-1] // 2
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
     angle = positions_BT[..., None, None].astype(jnp.float32) * frequency
@@ -34,9 +34,9 @@ def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"]) ->
 
 
 def alibi(heads: int, positions_BT: Int[Array, "#B T"]) -> Float[Array, "#B N T T"]:
-    """A penalty linear in the distance, one slope a head (Press et al. 2022, §3); symmetric, as encoders use it.
+    """Return a penalty linear in the distance, with one slope per head (Press et al. 2022, §3), in the symmetric encoder form.
 
-    For a number of heads that is no power of two the slopes are those of the next lower power, then every other one of twice it.
+    If `heads` is not a power of two, the slopes are those of the next lower power, then every other slope of twice that power.
     """
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
@@ -46,18 +46,18 @@ def alibi(heads: int, positions_BT: Int[Array, "#B T"]) -> Float[Array, "#B N T 
 
 
 def bucket_distances(buckets: int, max_distance: int) -> np.ndarray:
-    """The least distance that falls into each bucket of one direction: exact for half of them, then logarithmic."""
+    """Return the smallest distance of each bucket in one direction: exact for half of the buckets, then logarithmic."""
     exact = buckets // 2
     steps = np.arange(buckets)
     return np.where(steps < exact, steps, exact * (max_distance / exact) ** ((steps - exact) / (buckets - exact)))
 
 
 def directional(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32, max_distance: int = 128) -> jax.Array:
-    """The values of ALiBi as a start for `RelativeBias`: even heads look ahead and odd ones back, each near tokens first, two
-    heads a slope of 1/2, 1/8, 1/32, …; the other direction starts 4 lower, and nothing below -8. (`key` is not used.)
+    """Return ALiBi values as initial values of `RelativeBias`. `key` is not used.
 
-    A small encoder that starts so leaves the unigram plateau of masked LM at once: it need not find out first that neighbours
-    matter, and which side they are on.
+    Even heads look ahead and odd heads look back. The slopes are 1/2, 1/8, 1/32, …, each for two heads. The other direction
+    starts 4 lower, and all values are at least -8. With these values, a small encoder leaves the unigram plateau of masked LM at
+    once: it need not learn first that neighbours matter and on which side they are.
     """
     buckets, heads = shape
     distance = bucket_distances(buckets // 2, max_distance)
@@ -69,8 +69,9 @@ def directional(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32
 
 
 class RelativeBias(nn.Module):
-    """A learned bias a head and bucket of distance (Raffel et al. 2020, §2.1): half of the buckets for each direction, exact
-    up to a quarter of them, then logarithmic up to `max_distance`. Shared by the layers."""
+    """Learned bias per head and distance bucket (Raffel et al. 2020, §2.1), shared by all layers.
+
+    Each direction has half of the buckets: one per distance up to `buckets / 4`, then logarithmic up to `max_distance`."""
 
     heads: int
     buckets: int = 32
@@ -87,6 +88,6 @@ class RelativeBias(nn.Module):
             log = np.log(distance / exact) / np.log(self.max_distance / exact) * (one_way - exact)
         far = np.minimum(exact + np.maximum(log, 0).astype(np.int32), one_way - 1)
         bucket_TT = np.where(distance < exact, distance, far) + one_way * (offset_TT > 0)
-        # A product with the one-hot buckets: its gradient is a matrix product too, where a gather's is a slow scatter.
+        # Multiply by one-hot buckets: the gradient is a matrix product as well, while that of a gather is a slow scatter.
         one_hot = jax.nn.one_hot(bucket_TT.reshape(-1), self.buckets, dtype=table.dtype)
         return (one_hot @ table).T.reshape(1, self.heads, length, length)

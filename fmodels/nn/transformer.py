@@ -1,4 +1,4 @@
-"""The general transformer encoder: every block choice that research varies is a name in its config.
+"""General transformer encoder. Its config selects each variant of a block by name.
 
 Shapes: B batch, T length, D model width, F hidden width, N heads.
 """
@@ -27,40 +27,40 @@ REMAT = {
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A stack of blocks. Raises ValueError for values that do not fit together."""
+    """Configuration of a stack of transformer blocks. Raises ValueError for invalid or incompatible values."""
 
     layers: int = 12
-    "blocks"
+    "number of blocks"
     width: int = 768
     "size of the residual stream, D"
     heads: int = 12
-    "attention heads; divides width"
+    "number of attention heads; must divide width"
     hidden: int | None = None
-    "hidden size of the MLP, F; None is 4 D, or 8/3 D if gated, which costs the same"
+    "hidden size of the MLP, F; None: 4 D, or 8/3 D if gated (same cost)"
     activation: Literal["gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu"] = "gelu"
-    "of the MLP; swiglu and geglu are gated (Shazeer 2020)"
+    "activation of the MLP; swiglu and geglu are gated (Shazeer 2020)"
     norm: Literal["layer", "rms"] = "layer"
-    "LayerNorm or RMSNorm"
+    "normalization: LayerNorm or RMSNorm"
     norm_position: Literal["pre", "post"] = "post"
-    "before each sublayer (Xiong et al. 2020), or after its residual sum (Vaswani et al. 2017)"
+    "normalize before each sublayer (pre, Xiong et al. 2020) or after its residual sum (post, Vaswani et al. 2017)"
     position: Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"] = "learned"
-    "how order is told; directional is a relative bias that starts as an ALiBi of which each head sees one side"
+    "position encoding; directional: relative bias initialised to ALiBi, with each head looking in one direction"
     init: Literal["normal", "fan_in"] = "normal"
-    "of kernels: of deviation 0.02, or 1/sqrt(inputs), and what is added to the residual stream by 1/sqrt(2 layers) smaller"
+    "kernel initializer: std 0.02, or 1/sqrt(fan_in); fan_in divides the std of residual outputs by sqrt(2 layers)"
     max_length: int = 512
-    "the longest sequence; learned positions have as many rows"
+    "maximum sequence length in tokens; size of the learned position table"
     bias: bool = True
-    "biases in the dense layers"
+    "use biases in dense layers"
     dropout: float = 0.1
-    "of embeddings and of each sublayer's output"
+    "dropout rate of the embeddings and of each sublayer output"
     attention_dropout: float = 0.1
-    "of the attention weights"
+    "dropout rate of the attention weights"
     attention: Literal["auto", "xla", "cudnn"] = field(default="auto", metadata={"how": True})
-    "the kernel: cudnn needs a GPU, bfloat16 and no attention dropout; auto takes it where it can"
+    "attention kernel: cudnn needs a GPU, bfloat16 and no attention dropout; auto uses cudnn if possible, else xla"
     scan: bool = False
-    "one scanned layer: compiles in constant time, a little slower on CPU"
+    "scan over the layers: constant compile time, slightly slower on CPU"
     remat: Literal["none", "dots", "full"] = field(default="none", metadata={"how": True})
-    "what the backward pass recomputes: nothing, all but matrix products, or everything within a block"
+    "recompute in the backward pass: nothing (none), all but matrix products (dots), or everything in a block (full)"
 
     def __post_init__(self):
         for name in ("layers", "width", "heads", "max_length"):
@@ -71,16 +71,16 @@ class TransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
         if self.position == "rotary" and self.width // self.heads % 2:
-            raise ValueError(f"rotary positions need an even head size, not {self.width // self.heads}")
+            raise ValueError(f"position rotary needs an even head size (width / heads), not {self.width // self.heads}")
         if self.position == "sinusoidal" and self.width % 2:
-            raise ValueError(f"sinusoidal positions need an even width, not {self.width}")
+            raise ValueError(f"position sinusoidal needs an even width, not {self.width}")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.attention == "cudnn" and self.attention_dropout:
-            raise ValueError("attention cudnn has no dropout of the weights: set attention_dropout to 0")
+            raise ValueError("attention cudnn does not support attention dropout: set attention_dropout to 0")
         if self.attention == "cudnn" and (self.width // self.heads % 8 or self.width // self.heads > 128):
-            raise ValueError(f"attention cudnn needs a head size that 8 divides, up to 128, not {self.width // self.heads}")
+            raise ValueError(f"attention cudnn needs a head size of 8, 16, … or 128, not {self.width // self.heads}")
 
     def check(self, experiment: Any) -> None:
         """Raises ValueError if the experiment's sequences are too long, or its attention kernel cannot run.
@@ -101,13 +101,13 @@ class TransformerConfig:
 
     @property
     def mlp_width(self) -> int:
-        """F. The gated default is rounded to a multiple of 8."""
+        """Hidden size of the MLP, F. The default of gated activations is rounded to a multiple of 8."""
         if self.hidden is not None:
             return self.hidden
         return round(self.width / 3) * 8 if self.activation in GATED else 4 * self.width
 
     def kernel_init(self, residual: bool = False) -> Callable:
-        """The initializer of a kernel, `residual` if its output is added to the residual stream."""
+        """Return the initializer of a kernel; `residual` if the output is added to the residual stream."""
         if self.init == "normal":
             return nn.initializers.truncated_normal(0.02)
         return nn.initializers.variance_scaling(0.5 / self.layers if residual else 1.0, "fan_in", "normal")
@@ -129,7 +129,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its norm, dropout and residual sum."""
+    """Attention and MLP sublayers, each with norm, dropout and residual sum."""
 
     config: TransformerConfig
     train: bool
@@ -153,14 +153,14 @@ class Block(nn.Module):
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD), self.train))
             x_BTD = constrain(x_BTD, "batch", "length", None)
         self.sow("intermediates", "hidden", x_BTD)
-        return x_BTD, None  # a carry and no output, as scan wants it
+        return x_BTD, None  # carry and no output, as nn.scan expects
 
 
 class Encoder(nn.Module):
-    """The stack: [B, T, D] embeddings in, [B, T, D] hidden states out. `mask_BT` is True at real tokens, None where all are;
-    `sequences_BT` numbers the sequences of packed rows, which do not see each other.
+    """Stack of blocks that maps embeddings [B, T, D] to hidden states [B, T, D].
 
-    Learned and sinusoidal positions are added by whoever makes the embeddings; the others act here."""
+    `mask_BT` is True at real tokens; None if all tokens are real. `sequences_BT` numbers the sequences of packed rows, which do
+    not attend to each other. The caller adds learned and sinusoidal positions; the encoder applies all other encodings."""
 
     config: TransformerConfig
 
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         c = self.config
         mask = None if mask_BT is None else mask_BT[:, None, None, :] & jnp.ones((x_BTD.shape[1], 1), bool)
-        if sequences_BT is not None:  # padding sees padding alone, and nobody sees it
+        if sequences_BT is not None:  # padding attends to padding only, and no real token attends to it
             mask = (sequences_BT[:, :, None] == sequences_BT[:, None, :])[:, None]
         bias = None
         if c.position == "alibi":
@@ -202,14 +202,14 @@ class Encoder(nn.Module):
 
 
 def stack_layers(encoder: dict) -> dict:
-    """The parameters of an unscanned Encoder, as a scanned one keeps them: `layer_0`, `layer_1`, … become one `layers`."""
+    """Convert the parameters of an unscanned Encoder to a scanned one: stack `layer_0`, `layer_1`, … into `layers`."""
     names = sorted((k for k in encoder if k.startswith("layer_")), key=lambda k: int(k.removeprefix("layer_")))
     rest = {k: v for k, v in encoder.items() if k not in names}
     return {**rest, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(encoder[k] for k in names))}
 
 
 def unstack_layers(encoder: dict) -> dict:
-    """The inverse of `stack_layers`."""
+    """Convert the parameters of a scanned Encoder to an unscanned one: the inverse of `stack_layers`."""
     rest = {k: v for k, v in encoder.items() if k != "layers"}
     count = len(jax.tree.leaves(encoder["layers"])[0])
     layer = lambda i: jax.tree.map(lambda leaf: leaf[i], encoder["layers"])

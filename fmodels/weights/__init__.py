@@ -1,1 +1,1 @@
-"""Two-way maps between our parameters and published checkpoints, one family a file."""
+"""Two-way conversion between our parameters and published checkpoints, one family per file."""

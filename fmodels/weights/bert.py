@@ -1,7 +1,7 @@
-"""BERT's parameters under the names of Hugging Face `transformers`, both ways, from one table.
+"""Conversion of BERT parameters from and to Hugging Face (HF) `transformers`, driven by one table.
 
-Shapes, as theirs are: V vocabulary, P positions, S segments, D model width, F hidden width, C classes. Their dense weights are
-[out, in] and ours [in, out].
+Shapes, in the order of HF: V vocabulary, P positions, S segments, D model width, F hidden width, C classes. Dense weights are
+[out, in] in HF and [in, out] here.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# What a module's parameters are called: theirs, ours.
+# Parameter names of each module type: HF name -> our name.
 DENSE = {"weight": "kernel", "bias": "bias"}
 NORM = {"weight": "scale", "bias": "bias"}
 EMBED = {"weight": "embedding"}
 BIAS = {"bias": "bias"}
-# Their module, our path (# is the number of the layer), its parameters, and the shape of the first one.
+# HF module, our path (# is the layer number), parameter names, and the HF shape of the first parameter.
 MODULES = (
     ("bert.embeddings.word_embeddings", "model/token_embedding", EMBED, "VD"),
     ("bert.embeddings.position_embeddings", "model/position_embedding", EMBED, "PD"),
@@ -40,7 +40,7 @@ MODULES = (
 
 
 class Rule(NamedTuple):
-    """One parameter: its names and its shapes, theirs and ours."""
+    """Names and shapes of one parameter, each as (HF, ours)."""
 
     names: tuple[str, str]
     shapes: tuple[str, str]
@@ -50,14 +50,15 @@ class Rule(NamedTuple):
 
 
 def _rules() -> Iterator[Rule]:
-    for theirs, ours, parameters, shape in MODULES:
-        for a, b in parameters.items():
-            size = shape if a == "weight" else shape[0]  # a bias has the first dimension of its weight
-            yield Rule((f"{theirs}.{a}", f"{ours}/{b}"), (size, size[::-1] if b == "kernel" else size))
+    for hf_module, our_path, parameters, shape in MODULES:
+        for hf_name, our_name in parameters.items():
+            size = shape if hf_name == "weight" else shape[0]  # a bias has the first dimension of its weight
+            our_size = size[::-1] if our_name == "kernel" else size
+            yield Rule((f"{hf_module}.{hf_name}", f"{our_path}/{our_name}"), (size, our_size))
 
 
 RULES = tuple(_rules())
-OPTIONAL = re.compile(r"head/\w+|model/pooler")  # what a model may lack, as a whole
+OPTIONAL = re.compile(r"head/\w+|model/pooler")  # modules that a checkpoint may omit as a whole
 BUFFERS = re.compile(r"bert\.embeddings\.(position|token_type)_ids")
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -66,51 +67,51 @@ TIED = {
 
 
 def from_hf(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """{"model": …, "head": {"masked_lm": …, "next_sentence": …, "classifier": …}} in float32, with the heads (and the pooler)
-    that the checkpoint has; layers are unscanned, see `fmodels.transformer.stack_layers`.
+    """Convert an HF checkpoint to {"model": …, "head": {"masked_lm": …, "next_sentence": …, "classifier": …}} in float32.
 
-    A bare `BertModel`, whose names lack `bert.`, and norms with `gamma` and `beta` are read too. Buffers and the tied
-    copies in the decoder are left out. Raises ValueError that names a tensor which is unknown, missing, there twice, of a
-    shape that does not fit the others, or a decoder that is not tied after all.
+    The result has the pooler and heads of the checkpoint, and unscanned layers (see `fmodels.nn.transformer.stack_layers`).
+    Also reads a bare `BertModel` (names without `bert.`) and norms with `gamma` and `beta`. Skips buffers and the tied copies
+    in the decoder. Raises ValueError for a tensor that is unknown, missing, duplicated or of an inconsistent shape, and for a
+    decoder that is not tied.
     """
-    renamed = {_today(name): tensor for name, tensor in tensors.items()}
-    if twice := [name for name in tensors if name not in renamed and _today(name) in tensors]:
-        raise ValueError(f"{twice[0]} and {_today(twice[0])} are the same tensor")
+    renamed = {_current_name(name): tensor for name, tensor in tensors.items()}
+    if duplicates := [name for name in tensors if name not in renamed and _current_name(name) in tensors]:
+        raise ValueError(f"{duplicates[0]} and {_current_name(duplicates[0])} are the same tensor")
     for copy, original in TIED.items():
         if copy in renamed and original in renamed and not np.array_equal(renamed[copy], renamed[original]):
-            raise ValueError(f"{copy} differs from {original}, to which our head is tied")
+            raise ValueError(f"{copy} differs from {original}; the head requires tied weights")
     kept = {k: np.asarray(v, np.float32) for k, v in renamed.items() if k not in TIED and not BUFFERS.fullmatch(k)}
     return unflatten_dict(_translate(kept, source=0), sep="/")
 
 
 def to_hf(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `from_hf`: what `BertForPreTraining`, or with the head `classifier` `BertForSequenceClassification`,
-    loads; names have the prefix `bert.`, and tied copies are left out.
+    """Convert parameters to an HF checkpoint: the inverse of `from_hf`.
 
-    Raises ValueError that names a parameter which BERT does not have (of another norm, position or activation, or of a
-    scanned stack), which it has and ours lack, or whose shape does not fit the others.
+    `BertForPreTraining` loads the result, or `BertForSequenceClassification` if there is a `classifier` head. Names start with
+    `bert.`; tied copies are omitted. Raises ValueError for a parameter that HF's BERT does not have (another norm, position
+    encoding or activation, or a scanned stack), that is missing, or that has an inconsistent shape.
     """
     return _translate({k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}, source=1)
 
 
-def _today(name: str) -> str:
-    """The name that `transformers` gives a tensor today, inside a model with heads."""
+def _current_name(name: str) -> str:
+    """Return the name of a tensor in current `transformers`, as part of a model with heads."""
     name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _translate(tensors: dict[str, np.ndarray], source: int) -> dict[str, np.ndarray]:
-    """Renames and transposes from one side (0 theirs, 1 ours) to the other, and checks that all fits and nothing lacks."""
+    """Rename and transpose tensors from side `source` (0: HF, 1: ours) to the other; check names, shapes and completeness."""
     found, sizes, layers, groups = {}, {"2": 2}, 1, set()
     for name, tensor in tensors.items():
         matches = [(rule, match) for rule in RULES if (match := rule.match(name, source))]
         if len(matches) != 1:
-            raise ValueError(f"{name} has {len(matches)} rules" if matches else f"{name} is no parameter of BERT")
+            raise ValueError(f"{name} matches {len(matches)} rules" if matches else f"{name} is not a parameter of BERT")
         rule, match = matches[0]
         index, shape = "".join(match.groups()), rule.shapes[source]
         if tensor.ndim != len(shape) or any(sizes.setdefault(d, n) != n for d, n in zip(shape, tensor.shape, strict=True)):
-            wanted = ", ".join(str(sizes.get(d, d)) for d in shape)
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, where the other tensors ask for [{wanted}]")
+            expected = ", ".join(str(sizes.get(d, d)) for d in shape)
+            raise ValueError(f"{name} has shape {list(tensor.shape)}; the other tensors require [{expected}]")
         layers = max(layers, int(index or 0) + 1)
         groups.update(OPTIONAL.findall(rule.names[1]))
         transposed = rule.names[1].endswith("/kernel")

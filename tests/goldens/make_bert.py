@@ -1,9 +1,9 @@
-"""Makes the goldens of BERT: random weights of odd shapes, inputs, and what Hugging Face's implementation answers, in float32.
+"""Write the BERT goldens: random weights of odd shapes, inputs, and the outputs of Hugging Face's implementation, in float32.
 
     python tests/goldens/make_bert.py
 
-in an environment with torch and transformers, of which the tests need neither. The files beside this script were made with
-torch 2.13.0 (CPU), transformers 5.23.0 and numpy 2.4.6. Keys: `config/…` in our words, `weights/…` by their names, `inputs/…`,
+Needs torch and transformers, which the tests do not need. The files in this folder were made with torch 2.13.0 (CPU),
+transformers 5.23.0 and numpy 2.4.6. Keys: `config/…` (our field names), `weights/…` (Hugging Face names), `inputs/…`,
 `outputs/…`.
 """
 
@@ -14,7 +14,7 @@ import torch
 import transformers
 
 CASES = {
-    # (layers, width, heads, hidden, activation), vocabulary, positions, length, real tokens a row, classes (None: pretraining)
+    # (layers, width, heads, hidden, activation), vocabulary, positions, length, real tokens per row, classes (None: pretraining)
     "pretraining_padded": ((3, 20, 5, 44, "gelu"), 37, 19, 13, (13, 9, 2), None),
     "pretraining_full": ((1, 12, 1, 31, "gelu"), 51, 16, 16, None, None),
     "classification_padded": ((2, 18, 3, 50, "gelu"), 41, 23, 11, (4, 11, 7, 1), 5),
@@ -23,9 +23,9 @@ CASES = {
 
 
 def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Weights far from the small initial ones, so that no term of the computation is lost in rounding."""
+    """Draw large weights, so that no term of the computation is lost in rounding."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # tied parameters come once
+        for name, parameter in model.named_parameters():  # tied parameters appear once
             parameter.normal_(std=0.3, generator=generator)
             if name.endswith("LayerNorm.weight"):
                 parameter.add_(1)
@@ -75,21 +75,21 @@ def make(seed: int, sizes: tuple, vocabulary: int, positions: int, length: int, 
     else:
         outputs |= {"classifier": out.logits}
 
-    ours = {
+    our_names = {
         "attention_mask": "mask",
         "token_type_ids": "segments",
         "labels": "labels",
         "next_sentence_label": "next_sentence_label",
     }
-    described = {
+    config_fields = {
         **dict(zip(("layers", "width", "heads", "hidden", "activation"), sizes, strict=True)),
         "vocab_size": vocabulary,
         "max_length": positions,
         "segments": 2,
     }
-    inputs = {"tokens": tokens, **{ours.get(k, k): v for k, v in (inputs | labels).items()}}
+    inputs = {"tokens": tokens, **{our_names.get(k, k): v for k, v in (inputs | labels).items()}}
     return {
-        **{f"config/{k}": np.array(v) for k, v in described.items()},
+        **{f"config/{k}": np.array(v) for k, v in config_fields.items()},
         **{f"weights/{k}": v.numpy() for k, v in model.state_dict().items()},
         **{f"inputs/{k}": v.numpy().astype(bool if k == "mask" else np.int32) for k, v in inputs.items()},
         **{f"outputs/{k}": v.numpy() for k, v in outputs.items()},

@@ -157,7 +157,7 @@ def test_ill_typed_values_are_named(path, value):
         ("run.seed", 2**32, "run.seed must be in [0, 2**32), not 4294967296"),
         ("run.guard.limit", 0, "run.guard.limit must be at least 1, not 0"),
         ("run.guard.spike", 1.0, "run.guard.spike must be greater than 1, or None, not 1.0"),
-        ("mesh.fsdp", 0, "mesh.fsdp must be at least 1, or -1 to take the devices that are left, not 0"),
+        ("mesh.fsdp", 0, "mesh.fsdp must be at least 1, or -1 for all remaining devices, not 0"),
         ("model.dropout", 1.0, "model.dropout must be in [0, 1), not 1.0"),
         ("model.heads", 3, "model.width 16 does not divide into 3 heads"),
         ("data.length", 7, "data.length must be at least 8, not 7"),
@@ -168,8 +168,8 @@ def test_ill_typed_values_are_named(path, value):
         # impossible combinations
         ("data.length", 65, "data.length 65 is more than model.max_length 64"),
         ("data.layout", "windows", "objective.next_sentence needs pairs of segments: set data.layout pairs"),
-        ("model.attention", "cudnn", "model.attention cudnn has no dropout of the weights: set attention_dropout to 0"),
-        ("optimizer.name", "adam", "optimizer.adam has no weight decay: choose adamw, or set weight_decay to 0"),
+        ("model.attention", "cudnn", "model.attention cudnn does not support attention dropout: set attention_dropout to 0"),
+        ("optimizer.name", "adam", "optimizer.weight_decay 0.1 is not supported by adam: choose adamw, or set weight_decay to 0"),
     ],
 )
 def test_values_out_of_range_are_named(path, value, message):

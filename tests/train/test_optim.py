@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, and what rules over parameter names do."""
+"""Optimizers, schedules, and rules over parameter names."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ LAYERS = 3
 
 
 def plain(**changes) -> Optimizer:
-    """Of which an update is minus the gradient, unless told otherwise."""
+    """Return an optimizer with updates equal to minus the gradient, unless `changes` alter it."""
     return Optimizer(**{"name": "sgd", "learning_rate": 1.0, "schedule": "constant", "clip_norm": None, **changes})
 
 
@@ -48,7 +48,7 @@ def arrays(tree) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "schedule"), [*((n, "constant") for n in OPTIMIZERS), *(("adamw", s) for s in SCHEDULES)])
-def test_every_name_lowers_a_loss(name, schedule):
+def test_every_optimizer_and_schedule_lowers_a_loss(name, schedule):
     steps = 40
     rate = {"sgd": 0.3, "momentum": 0.05, "rmsprop": 0.01}.get(name, 0.03)
     optimizer = Optimizer(name=name, schedule=schedule, learning_rate=rate, warmup_steps=5)
@@ -85,17 +85,17 @@ WARMUP, STEPS, PEAK, FINAL = 10, 50, 0.5, 0.1
         ("wsd", PEAK, PEAK * (1 - (1 - FINAL) * 9 / 10), PEAK * FINAL),
     ],
 )
-def test_schedules_are_their_formulas(schedule, middle, last, end):
-    """Of the first update, the end of the warmup, the middle of the rest, the last update and what follows it."""
-    told = Optimizer(schedule=schedule, learning_rate=PEAK, warmup_steps=WARMUP, final_learning_rate=FINAL, decay_share=0.2)
-    rate = told.rate(STEPS)
+def test_schedules_match_their_formulas(schedule, middle, last, end):
+    """At the first update, the end of the warmup, the middle of the decay, the last update, and one step later."""
+    optimizer = Optimizer(schedule=schedule, learning_rate=PEAK, warmup_steps=WARMUP, final_learning_rate=FINAL, decay_share=0.2)
+    rate = optimizer.rate(STEPS)
     found = [float(rate(step)) for step in (0, WARMUP - 1, WARMUP, WARMUP + 20, STEPS - 1, STEPS)]
     assert found == pytest.approx([PEAK / 11, PEAK * 10 / 11, PEAK, middle, last, end], rel=1e-5)
-    assert float(replace(told, warmup_steps=0).rate(STEPS)(0)) == pytest.approx(PEAK)
+    assert float(replace(optimizer, warmup_steps=0).rate(STEPS)(0)) == pytest.approx(PEAK)
     assert SCHEDULES == ("constant", "linear", "cosine", "rsqrt", "wsd")
 
 
-def test_wsd_is_flat_until_its_share():
+def test_wsd_is_constant_until_decay_share():
     rate = Optimizer(schedule="wsd", learning_rate=PEAK, decay_share=0.2).rate(STEPS)
     assert {float(rate(step)) for step in range(41)} == {PEAK}
     np.testing.assert_allclose([rate(step) for step in range(40, 51)], np.linspace(PEAK, 0, 11), atol=1e-7)
@@ -112,7 +112,7 @@ def test_updates_follow_the_schedule():
     assert found == pytest.approx([float(optimizer.rate(12)(step)) for step in range(12)])
 
 
-def test_clipping_is_by_the_global_norm():
+def test_gradients_are_clipped_by_global_norm():
     params = toy_params()
     gradients = jax.tree.map(lambda x: 3 * x, params)
     norm = math.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradients)))
@@ -121,11 +121,11 @@ def test_clipping_is_by_the_global_norm():
         jax.tree.map(lambda u, g, s=scale: np.testing.assert_allclose(-u, s * g, rtol=1e-5), clipped, gradients)
 
 
-# The trees of real models.
+# Tests on the parameter trees of real models.
 
 
 def bert_params(scan: bool = False) -> dict:
-    """A BERT with positions of every kind of name, and heads; the same numbers scanned or not."""
+    """Return parameters of a BERT with relative bias and a head; the values are the same scanned or not."""
     config = BertConfig(
         layers=LAYERS, width=8, heads=2, hidden=12, vocab_size=20, max_length=8, norm_position="pre", position="relative"
     )
@@ -153,7 +153,7 @@ def test_biases_and_norms_do_not_decay(scan):
 
 
 def test_decay_is_decoupled():
-    """Not part of the gradient that Adam scales (Loshchilov and Hutter 2019)."""
+    """Adam does not scale the weight decay (Loshchilov and Hutter 2019)."""
     params = toy_params()
     gradients = jax.tree.map(lambda x: 1e-3 * x, params)
     kernel = lambda decay: first_update(Optimizer(learning_rate=0.5, schedule="constant", weight_decay=decay), params, gradients)[
@@ -162,11 +162,11 @@ def test_decay_is_decoupled():
     np.testing.assert_allclose(kernel(0.1) - kernel(0.0), -0.05 * params["model"]["mlp"]["kernel"], rtol=1e-4, atol=1e-6)
 
 
-def test_the_first_rule_that_matches_holds():
+def test_first_matching_rule_applies():
     rules = (
         Rule(pattern=r".*/kernel", learning_rate=2.0),
         Rule(pattern=r"model/mlp/.*", learning_rate=3.0),
-        Rule(pattern=r"model/norm", learning_rate=99.0),  # not the whole of any name
+        Rule(pattern=r"model/norm", learning_rate=99.0),  # matches no full name
         Rule(pattern=r".*", learning_rate=0.5),
     )
     updates = arrays(first_update(plain(rules=rules), toy_params()))
@@ -174,7 +174,7 @@ def test_the_first_rule_that_matches_holds():
     assert found == {"model/embedding": {0.5}, "model/mlp/kernel": {2.0}, "model/mlp/bias": {3.0}, "model/norm/scale": {0.5}}
 
 
-def test_a_rule_scales_the_decay():
+def test_rules_scale_weight_decay():
     rules = (Rule(pattern=r".*/kernel", weight_decay=0.5, learning_rate=2.0), Rule(pattern=r".*"))
     params = toy_params()
     updates = first_update(plain(rules=rules, weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params))["model"]
@@ -182,16 +182,16 @@ def test_a_rule_scales_the_decay():
     np.testing.assert_allclose(updates["mlp"]["bias"], -0.1 * params["model"]["mlp"]["bias"], rtol=1e-6)
 
 
-def test_a_parameter_that_no_rule_covers_is_named():
+def test_parameters_without_a_rule_are_errors():
     rules = (Rule(pattern=r".*/(kernel|bias)"), Rule(pattern=r".*/scale"))
     with pytest.raises(
-        UserError, match=r"^optimizer.rules: no rule covers the parameter model/embedding; end with one of pattern '\.\*'$"
+        UserError, match=r"^optimizer.rules: no rule matches the parameter model/embedding; add a last rule with pattern '\.\*'$"
     ):
         plain(rules=rules).build(toy_params(), 10)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_is_frozen_stays_and_carries_no_moments(name):
+def test_frozen_parameters_do_not_change_and_have_no_moments(name):
     params, frozen = toy_params(), Rule(pattern=r"model/(embedding|mlp/kernel)", freeze=True)
     optimizer = Optimizer(name=name, weight_decay=0.0 if name == "adam" else 0.1, rules=(frozen, Rule(pattern=r".*")))
     tx = optimizer.build(params, 10)
@@ -205,12 +205,12 @@ def test_what_is_frozen_stays_and_carries_no_moments(name):
         assert (before[leaf].tobytes() == after[leaf].tobytes()) == is_frozen, leaf
     shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
     assert shapes.isdisjoint({(9, 4), (4, 6)})
-    assert (6,) in shapes or name == "sgd", "the rest has its moments"
+    assert (6,) in shapes or name == "sgd", "the other parameters have moments"
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["loop", "scan"])
 def test_layer_decay(scan):
-    """d for the top layer, d^2 below it, …; heads and what is after the layers 1, embeddings below them all."""
+    """Factors are d for the top layer, d^2 for the next, …, 1 for heads and final norms, and the smallest for embeddings."""
     params, d = bert_params(scan), 0.5
     updates = first_update(plain(layer_decay=d), params)
     for name, update in arrays(unscanned(updates) if scan else updates).items():
@@ -222,7 +222,7 @@ def test_layer_decay(scan):
     assert arrays(updates)["model/encoder/final_norm/scale"][0] == arrays(updates)["head/classifier/dense/kernel"][0, 0] == -1
 
 
-def test_muon_moves_kernels_and_adam_the_rest():
+def test_muon_updates_kernels_and_adam_the_rest():
     draw = lambda *shape: jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
     layers = {f"layer_{i}": {"mlp": {"kernel": draw(8, 5) + i, "bias": draw(5)}} for i in range(2)}
     params = {"token_embedding": {"embedding": draw(7, 4)}, "stem": {"kernel": draw(3, 3, 1, 4)}, "encoder": layers}
@@ -234,14 +234,14 @@ def test_muon_moves_kernels_and_adam_the_rest():
     for name, update in arrays(moved).items():
         if "mlp/kernel" in name:
             singular = np.linalg.svd(update, compute_uv=False) / (0.2 * math.sqrt(8))
-            assert singular.min() > 0.6 and singular.max() < 1.3, f"{name}: orthogonal, as far as Newton and Schulz make it"
-            assert np.corrcoef(-update.ravel(), arrays(params)[name].ravel())[0, 1] > 0.5, "and along the gradient"
+            assert singular.min() > 0.6 and singular.max() < 1.3, f"{name}: orthogonal up to the error of Newton-Schulz"
+            assert np.corrcoef(-update.ravel(), arrays(params)[name].ravel())[0, 1] > 0.5, "updates follow the gradient"
         else:
             np.testing.assert_allclose(update, -adam[name], rtol=1e-5, err_msg=name)
 
-    each = arrays(moved | {"encoder": unstack_layers(first_update(optimizer, scanned, scanned)["encoder"])})
+    by_layer = arrays(moved | {"encoder": unstack_layers(first_update(optimizer, scanned, scanned)["encoder"])})
     for name, update in arrays(moved).items():
-        np.testing.assert_allclose(each[name], update, rtol=0, atol=1e-5, err_msg=f"{name}: each scanned layer is a matrix")
+        np.testing.assert_allclose(by_layer[name], update, rtol=0, atol=1e-5, err_msg=f"{name}: each scanned layer is a matrix")
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,17 @@ def test_muon_moves_kernels_and_adam_the_rest():
         ({"layer_decay": 1.1}, r"layer_decay must be in \(0, 1\], not 1.1"),
         ({"b1": 1.0}, r"b1 must be in \[0, 1\), not 1.0"),
         ({"b2": -0.1}, r"b2 must be in \[0, 1\), not -0.1"),
-        ({"final_learning_rate": 2.0}, r"final_learning_rate is a share of the peak, in \[0, 1\], not 2.0"),
+        ({"final_learning_rate": 2.0}, r"final_learning_rate must be in \[0, 1\] \(a fraction of the peak\), not 2.0"),
         ({"clip_norm": 0.0}, "clip_norm must be greater than 0, or None for no clipping, not 0.0"),
         ({"clip_norm": math.nan}, "clip_norm must be greater than 0, or None for no clipping, not nan"),
-        ({"name": "adam", "weight_decay": 0.1}, "adam has no weight decay: choose adamw, or set weight_decay to 0"),
+        (
+            {"name": "adam", "weight_decay": 0.1},
+            "weight_decay 0.1 is not supported by adam: choose adamw, or set weight_decay to 0",
+        ),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_named(fields, message):
+def test_invalid_optimizer_fields_are_errors(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Optimizer(**fields)
 
@@ -278,6 +281,6 @@ def test_what_cannot_be_is_named(fields, message):
     ],
     ids=str,
 )
-def test_what_is_no_rule_is_named(fields, message):
+def test_invalid_rule_fields_are_errors(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Rule(**fields)

@@ -27,7 +27,7 @@ def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> s
     for (prefix, of, to), names in zip(parts, program.axes, strict=True):
         axes = jax.tree.leaves(names, is_leaf=lambda leaf: isinstance(leaf, tuple))
         for (name, shape), place, logical in zip(by_name(of).items(), jax.tree.leaves(to), axes, strict=True):
-            add(prefix + name, shape, place, logical, sharding.whole_because(program.mesh, rules, logical))
+            add(prefix + name, shape, place, logical, sharding.why_replicated(program.mesh, rules, logical))
     owners = sharding.moments(shapes.opt_state, shapes.params)
     for (name, shape), place in zip(by_name(shapes.opt_state).items(), jax.tree.leaves(placed.opt_state), strict=True):
         if shape.ndim and not owners[name]:
@@ -41,7 +41,7 @@ def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> s
         "batch": sum(held(of, program.batch_sharding) for of in spec.values()),
     }
     summed = ", ".join(f"{count:,} of {what}" for what, count in totals.items())
-    return "\n".join([*lines, "", f"mesh {sharding.said(program.mesh.shape)}; bytes a device: {summed}"])
+    return "\n".join([*lines, "", f"mesh {sharding.mesh_text(program.mesh.shape)}; bytes a device: {summed}"])
 
 
 def held(shape: Any, place: Any) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from train.assemble import Job
 from train.bench import flops
-from train.sharding import by_name, said
+from train.sharding import by_name, mesh_text
 
 
 def describe(run: Job) -> str:
@@ -24,7 +24,7 @@ def describe(run: Job) -> str:
         f"parameters    {count(''):,}: {count('model/'):,} of the model, {count('head/'):,} of heads",
         f"FLOPs a step  {work:,}, {work / run.experiment.data.batch_size:,.0f} an example, of products and convolutions",
         f"memory        {held} of state and batch, {more} more at work, a device",
-        f"mesh          {said(program.mesh.shape)} on {program.mesh.size} {program.mesh.devices.flat[0].platform} device(s)",
+        f"mesh          {mesh_text(program.mesh.shape)} on {program.mesh.size} {program.mesh.devices.flat[0].platform} device(s)",
         f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in run.spec.items()),
     ]

@@ -24,7 +24,7 @@ from train.runs.begin import initial
 from train.runs.best import best_of
 from train.runs.checkpoints import Checkpoints
 from train.runs.log import MetricsLog, cut_metrics, read_metrics
-from train.sharding import said
+from train.sharding import mesh_text
 from train.step import State
 
 RERUN = "rerun the command to resume"
@@ -62,7 +62,7 @@ class OpenRun:
         """Start to write a checkpoint. The metrics in `results`, if there are any, decide whether it is the best."""
         if self.metrics_log:
             self.metrics_log.flush()
-        self.checkpoints.save(state, self.job.dataset.fingerprint, said(self.job.program.mesh.shape), scalars(results))
+        self.checkpoints.save(state, self.job.dataset.fingerprint, mesh_text(self.job.program.mesh.shape), scalars(results))
 
     def stops_after(self, step: int) -> bool:
         """Whether a signal ends the run after this step: the same step in all processes. To be called at every step."""

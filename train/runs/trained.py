@@ -15,7 +15,7 @@ from train.errors import UserError
 from train.experiment import Experiment
 from train.runs import rundir
 from train.runs.checkpoints import Checkpoints
-from train.sharding import batch_ways, laid, own_rows
+from train.sharding import batch_ways, own_rows, put_batch
 from train.step import Program, batch_spec, build
 
 ROWS = 8  # predicted at once, or the least number that all devices can share, since outputs may be large
@@ -39,7 +39,7 @@ class Predictor:
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in arrays.items()}
             batch = fill({**part, "valid": np.ones(min(size, rows - start), np.float32)}, size)
-            batch = laid({name: column[own] for name, column in batch.items()}, sharding, size, own)
+            batch = put_batch({name: column[own] for name, column in batch.items()}, sharding, size, own)
             outputs = jax.device_get(self.program.predict(self.params, self.model_state, batch))
             found += self.experiment.objective.describe(outputs, self.codec)
         return found[:rows]

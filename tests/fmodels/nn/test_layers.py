@@ -1,4 +1,4 @@
-"""The small parts against plain formulas in float64."""
+"""Layers against plain NumPy formulas."""
 
 import math
 
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.quick
 
 @pytest.fixture
 def rows() -> np.ndarray:
-    """[4, 5, 24], far from zero mean and unit variance."""
+    """Return [4, 5, 24] values, far from zero mean and unit variance."""
     return np.random.default_rng(0).normal(3.0, 7.0, (4, 5, 24)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
-def test_norms_are_the_formulas(rows, dtype, tolerance):
+def test_norms_match_their_formulas(rows, dtype, tolerance):
     scale, bias = np.random.default_rng(1).normal(size=(2, 24)).astype(np.float32)
     x = jnp.asarray(rows, dtype)
     x64 = np.asarray(x, np.float64)
@@ -42,7 +42,7 @@ def test_norms_of_constant_rows_have_finite_gradients(norm):
     assert np.isfinite(jax.grad(lambda x: norm.apply(params, x).sum())(x)).all()
 
 
-def test_dense_and_its_gradients_are_the_plain_ones(rows):
+def test_dense_and_its_gradients_match_plain_jax(rows):
     kernel, bias = np.random.default_rng(1).normal(size=(24, 7)).astype(np.float32), np.arange(7, dtype=np.float32)
     params = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
     dense = Dense(7, ("embed", "mlp"))
@@ -64,13 +64,13 @@ def test_add_bias_has_the_gradient_of_a_sum(shape):
     np.testing.assert_allclose(dbias, g.reshape(-1, 6).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_embed_looks_rows_up():
+def test_embed_returns_table_rows():
     table, ids = np.arange(12.0, dtype=np.float32).reshape(4, 3), np.array([[3, 0]])
     found = Embed(4, 3).apply({"params": {"embedding": jnp.asarray(table)}}, jnp.asarray(ids))
     np.testing.assert_array_equal(found, table[ids])
 
 
-def test_activations_are_the_formulas():
+def test_activations_match_their_formulas():
     x = np.linspace(-5, 5, 41)
     want = {
         "gelu": x * 0.5 * (1 + np.array([math.erf(v / np.sqrt(2)) for v in x])),  # Hendrycks and Gimpel 2016
@@ -95,26 +95,26 @@ class TestDropout:
         y = np.asarray(self.dropped(rate))
         share = min(round(256 * rate), 255) / 256
         assert abs(share - rate) <= 1 / 256
-        assert set(np.unique(y)) == {0.0, np.float32(1 / (1 - share))}, "the scale is that of the rounded rate: exact expectation"
+        assert set(np.unique(y)) == {0.0, np.float32(1 / (1 - share))}, "the scale uses the rounded rate: exact expectation"
         std = np.sqrt(share * (1 - share) / y.size)
         assert abs((y == 0).mean() - share) < 4 * std
-        by_row = (y == 0).mean(1)  # and no row or column is favoured
+        by_row = (y == 0).mean(1)  # rows have equal drop rates
         assert np.abs(by_row - share).max() < 6 * std * np.sqrt(len(y))
 
-    def test_the_key_decides(self):
+    def test_the_key_determines_the_dropped_entries(self):
         np.testing.assert_array_equal(self.dropped(0.3, seed=1), self.dropped(0.3, seed=1))
         both = np.asarray((self.dropped(0.3, seed=1) == 0) & (self.dropped(0.3, seed=2) == 0))
-        assert abs(both.mean() - (77 / 256) ** 2) < 0.005, "independent of one another"
+        assert abs(both.mean() - (77 / 256) ** 2) < 0.005, "different keys are independent"
 
-    def test_type_is_kept(self):
+    def test_dtype_is_preserved(self):
         assert self.dropped(0.1, dtype=jnp.bfloat16).dtype == jnp.bfloat16
 
-    def test_off_without_training_or_rate(self):
+    def test_identity_without_training_or_at_rate_zero(self):
         x = jnp.ones((3, 4))
-        np.testing.assert_array_equal(Dropout(0.5).apply({}, x, False), x)  # and asks for no key
+        np.testing.assert_array_equal(Dropout(0.5).apply({}, x, False), x)  # needs no key
         np.testing.assert_array_equal(Dropout(0.0).apply({}, x, True), x)
 
-    def test_gradient_passes_where_values_did(self):
+    def test_gradient_has_the_mask_of_the_values(self):
         key, x = {"dropout": jax.random.key(0)}, jnp.ones((20, 30))
         drop = lambda x: Dropout(0.4).apply({}, x, True, rngs=key)
         np.testing.assert_array_equal(jax.grad(lambda x: drop(x).sum())(x), drop(x))

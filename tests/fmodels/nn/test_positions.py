@@ -1,4 +1,4 @@
-"""Positions against the formulas of their papers."""
+"""Position encodings against the formulas of their papers."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from fmodels.nn.positions import RelativeBias, alibi, rotary, sinusoidal
 pytestmark = pytest.mark.quick
 
 
-def test_sinusoidal_is_the_formula():
+def test_sinusoidal_matches_its_formula():
     positions_BT, width = np.array([[0, 1, 2, 3, 40], [7, 6, 5, 100, 511]]), 10
     want = np.zeros((2, 5, width))
     for i in range(width // 2):  # Vaswani et al. 2017, §3.5
@@ -19,7 +19,7 @@ def test_sinusoidal_is_the_formula():
     np.testing.assert_allclose(sinusoidal(jnp.asarray(positions_BT), width), want, rtol=0, atol=1e-4)
 
 
-def test_rotary_tells_distances_only():
+def test_rotary_logits_depend_on_distance_only():
     q_H, k_H = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     x_BTNH = jnp.asarray(np.broadcast_to(np.stack([q_H, k_H]), (1, 12, 2, 8)))
     q_TH, k_TH = np.asarray(rotary(x_BTNH, jnp.arange(12)[None]))[0].swapaxes(0, 1)
@@ -31,7 +31,7 @@ def test_rotary_tells_distances_only():
     assert np.ptp(logits_TT[0]) > 0.1, "distances differ"
 
 
-def test_rotary_turns_pairs_of_halves():
+def test_rotary_rotates_pairs_across_halves():
     x_BTNH = np.random.default_rng(0).normal(size=(2, 5, 3, 6)).astype(np.float32)
     positions_BT = np.array([[0, 1, 2, 3, 4], [9, 8, 300, 6, 5]])
     y_BTNH = np.asarray(rotary(jnp.asarray(x_BTNH), jnp.asarray(positions_BT)))
@@ -46,7 +46,7 @@ def test_rotary_turns_pairs_of_halves():
     ("heads", "exponents"),
     [
         (8, [1, 2, 3, 4, 5, 6, 7, 8]),  # Press et al. 2022, §3: 1/2, 1/4, …, 1/256
-        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),  # their code: the 8 of eight heads, then of sixteen every other one
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),  # the authors' code: all 8 of 8 heads, then every other one of 16
         (1, [8]),
         (3, [4, 8, 2]),
     ],
@@ -59,8 +59,9 @@ def test_alibi_is_linear_in_the_distance(heads, exponents):
 
 
 def bucket_of_t5(offset: int, buckets: int, max_distance: int) -> int:
-    """The bucket of `key - query` (Raffel et al. 2020, §2.1, bidirectional), in whole numbers: beyond `exact`, bucket exact + k
-    begins where distance / exact = (max_distance / exact) ** (k / rest)."""
+    """Return the bucket of `offset` = key - query (Raffel et al. 2020, §2.1, bidirectional), in integer arithmetic.
+
+    From `exact` on, bucket exact + k starts at distance / exact = (max_distance / exact) ** (k / rest)."""
     one_way, distance = buckets // 2, abs(offset)
     exact = one_way // 2
     rest = one_way - exact
@@ -72,15 +73,15 @@ def bucket_of_t5(offset: int, buckets: int, max_distance: int) -> int:
 
 
 @pytest.mark.parametrize(("buckets", "max_distance", "length"), [(32, 128, 300), (16, 20, 50), (32, 128, 1)])
-def test_relative_buckets_are_those_of_t5(buckets, max_distance, length):
-    table = np.outer(np.arange(buckets), [1, -1]).astype(np.float32)  # the bias of a bucket is its number
+def test_relative_buckets_match_t5(buckets, max_distance, length):
+    table = np.outer(np.arange(buckets), [1, -1]).astype(np.float32)  # the bias of each bucket is its index
     bias_NTT = RelativeBias(2, buckets, max_distance).apply({"params": {"embedding": table}}, length)[0]
-    of = {offset: bucket_of_t5(offset, buckets, max_distance) for offset in range(-length, length)}
-    want_TT = np.array([[of[key - query] for key in range(length)] for query in range(length)])
+    bucket_of = {offset: bucket_of_t5(offset, buckets, max_distance) for offset in range(-length, length)}
+    want_TT = np.array([[bucket_of[key - query] for key in range(length)] for query in range(length)])
     np.testing.assert_array_equal(bias_NTT, np.stack([want_TT, -want_TT]))
 
 
-def test_relative_bias_gradient_is_the_sum_over_a_bucket():
+def test_relative_bias_gradient_sums_over_each_bucket():
     module, length = RelativeBias(3), 20
     draw = np.random.default_rng(0).normal
     table, g_NTT = (draw(size=shape).astype(np.float32) for shape in ((32, 3), (3, length, length)))

@@ -1,4 +1,4 @@
-"""The encoder and its choices: every name works, and what must not matter does not."""
+"""Encoder variants: every option trains; padding, scan and remat do not change results."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from fmodels.bert import SIZES, BertConfig, bert
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from fmodels.nn.transformer import TransformerConfig, stack_layers, unstack_layers
 
-REAL = np.array([11, 7, 1])  # tokens of each row of the batch; the rest is padding
+REAL = np.array([11, 7, 1])  # real tokens per row of the batch; the rest is padding
 LENGTH = 11
 
 
@@ -29,7 +29,7 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def random_params(config: BertConfig, seed: int = 0) -> dict:
-    """Parameters in which nothing is zero or one, and far from small, so that every one of them matters."""
+    """Return large random parameters, none 0 or 1, so that each of them affects the outputs."""
     shapes, _ = split(jax.eval_shape(config.build().init, jax.random.key(0), batch())[0])
     rng = np.random.default_rng(seed)
     mean = lambda path: 1.0 if path[-1].key == "scale" else 0.1
@@ -41,7 +41,7 @@ def arrays(tree):
     return jax.tree.map(jnp.asarray, tree)
 
 
-# Both run op by op: what is compiled for one choice is found compiled for the next.
+# Both run op by op, so that variants share compiled operations.
 def outputs(config: BertConfig, params: dict, inputs: dict) -> dict:
     out, state = config.build().apply(arrays(params), {}, arrays(inputs))
     assert state == {}
@@ -49,20 +49,20 @@ def outputs(config: BertConfig, params: dict, inputs: dict) -> dict:
 
 
 def loss_and_gradients(config: BertConfig, params: dict, inputs: dict, seed: int = 0) -> tuple[tuple[np.ndarray, dict], dict]:
-    """((loss, outputs), gradients) in training."""
+    """Return ((loss, outputs), gradients) in training mode."""
     run = jax.value_and_grad(partial(loss, config), has_aux=True)
     return jax.tree.map(np.asarray, run(arrays(params), arrays(inputs), seed))
 
 
 def loss(config: BertConfig, params: dict, inputs: dict, seed: int | jax.Array) -> tuple[jax.Array, dict]:
-    """Reads all that the model says of real tokens, and nothing of padding."""
+    """Return a loss of all outputs except those at padding."""
     out, _ = config.build().apply(params, {}, inputs, rng=jax.random.key(seed), train=True)
     out["hidden"] = jnp.where(inputs["mask"][..., None], out["hidden"], 0)
     return sum(jnp.sin(x).sum() for x in out.values()), out
 
 
 def assert_close(a, b, tolerance: float = 1e-5) -> None:
-    """Leaf by leaf, against the largest entry of the leaf where that exceeds 1."""
+    """Compare leaf by leaf; the tolerance is relative to the largest entry of a leaf if that exceeds 1."""
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1, np.abs(y).max()))
     jax.tree.map(close, a, b)
 
@@ -82,7 +82,7 @@ MODERN = {"norm": "rms", "norm_position": "pre", "activation": "swiglu", "positi
 
 
 @pytest.mark.parametrize("change", [*VARIANTS, MODERN], ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "default")
-def test_every_choice_trains_and_ignores_padding(change):
+def test_every_variant_trains_and_ignores_padding(change):
     config, inputs = small(**change), batch()
     params = random_params(config)
     out, gradients = loss_and_gradients(config, params, inputs)
@@ -90,7 +90,7 @@ def test_every_choice_trains_and_ignores_padding(change):
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(gradient).all(), name
-        assert "['key']['bias']" in name or np.abs(gradient).max() > 1e-4, f"{name} is used"  # a key's bias shifts a whole row
+        assert "['key']['bias']" in name or np.abs(gradient).max() > 1e-4, f"{name} is unused"  # softmax ignores the key bias
 
     padding = {k: np.where(inputs["mask"], v, batch(seed=1)[k]) for k, v in inputs.items() if k != "mask"} | {
         "mask": inputs["mask"]
@@ -100,17 +100,17 @@ def test_every_choice_trains_and_ignores_padding(change):
 
 
 @pytest.mark.parametrize("position", CHOICES["position"])
-def test_order_is_told_or_not(position):
+def test_only_position_encodings_distinguish_token_order(position):
     config, inputs = small(position=position), {**batch(), "mask": np.ones((3, LENGTH), bool)}
     params, order = random_params(config), np.r_[0, np.random.default_rng(0).permutation(LENGTH - 1) + 1]
-    there = outputs(config, params, inputs)
+    original = outputs(config, params, inputs)
     permuted = outputs(config, params, {k: v[:, order] for k, v in inputs.items()})
-    apart = np.abs(there["hidden"][:, order] - permuted["hidden"])
-    assert apart.max() < 1e-5 if position == "none" else apart.max(-1).min() > 0.01
+    difference = np.abs(original["hidden"][:, order] - permuted["hidden"])
+    assert difference.max() < 1e-5 if position == "none" else difference.max(-1).min() > 0.01
 
 
 @pytest.mark.parametrize("change", [{"position": "relative"}, MODERN], ids=["relative", "modern"])
-def test_padding_adds_nothing(change):
+def test_padding_does_not_change_real_tokens(change):
     config, inputs = small(**change), batch()
     params = random_params(config)
     padded = outputs(config, params, inputs)
@@ -120,21 +120,21 @@ def test_padding_adds_nothing(change):
     assert_close(padded["pooled"][row], alone["pooled"][0])
 
 
-def test_a_row_of_padding_alone_stays_finite():
+def test_rows_with_only_padding_stay_finite():
     for pooling in CHOICES["pooling"]:
         config = small(pooling=pooling)
         inputs = {**batch(), "mask": np.zeros((3, LENGTH), bool)}
         chex.assert_tree_all_finite(outputs(config, random_params(config), inputs))
 
 
-def test_segments_default_to_the_first():
+def test_segments_default_to_zero():
     params, inputs = random_params(small()), batch()
     zeros = {**inputs, "segments": np.zeros_like(inputs["segments"])}
     del inputs["segments"]
     assert_close(outputs(small(), params, inputs), outputs(small(), params, zeros), 0)
 
 
-def test_scan_is_the_loop():
+def test_scan_matches_the_loop():
     config = partial(small, layers=3, position="relative", norm_position="pre")
     params, inputs = random_params(config()), batch()
     stacked = {**params, "encoder": stack_layers(params["encoder"])}
@@ -147,15 +147,15 @@ def test_scan_is_the_loop():
 
 @pytest.mark.quick
 def test_stack_and_unstack_are_inverse():
-    encoder = random_params(small(layers=11, position="relative", norm_position="pre"))["encoder"]  # layer_10 after layer_9
+    encoder = random_params(small(layers=11, position="relative", norm_position="pre"))["encoder"]  # layer_10 must follow layer_9
     stacked = stack_layers(encoder)
     assert set(stacked) == {"layers", "final_norm", "relative_bias"}
     np.testing.assert_array_equal(stacked["layers"]["mlp"]["up"]["bias"][10], encoder["layer_10"]["mlp"]["up"]["bias"])
     assert_close(unstack_layers(stacked), encoder, 0)
 
 
-def test_remat_changes_nothing():
-    """With dropout, so that what is recomputed must draw the same."""
+def test_remat_does_not_change_results():
+    """Uses dropout: the recomputation must draw the same random bits."""
     config = partial(small, dropout=0.2, attention_dropout=0.3)
     params, inputs = random_params(config()), batch()
     plain = loss_and_gradients(config(), params, inputs, seed=7)
@@ -169,7 +169,7 @@ def test_remat_changes_nothing():
         assert_close(run(config(scan=True, remat=remat), stacked, inputs, 7), plain)
 
 
-def test_dropout_is_of_training_and_of_the_key():
+def test_dropout_depends_on_training_and_key():
     config = small(dropout=0.2, attention_dropout=0.3)
     params, inputs = random_params(config), batch()
     assert_close(outputs(config, params, inputs), outputs(small(), params, inputs), 0)
@@ -177,8 +177,8 @@ def test_dropout_is_of_training_and_of_the_key():
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_layers_of_a_scan_drop_different_entries():
-    """Two blocks that are the identity but for dropout would drop the same entries if they shared a key."""
+def test_scanned_layers_drop_different_entries():
+    """Blocks that only add dropout(1) would drop the same entries if they shared a key."""
     config = small(scan=True, dropout=0.5, norm_position="pre")
     params = jax.tree.map(np.zeros_like, random_params(config))
     params["encoder"]["layers"]["mlp"]["down"]["bias"] += 1  # each block adds dropout(1)
@@ -201,12 +201,12 @@ def test_intermediates(scan):
     assert weights.shape == (2, 3, 4, LENGTH, LENGTH)
     assert hidden.shape == (2, 3, LENGTH, 24)
     np.testing.assert_allclose(weights.sum(-1), np.ones((2, 3, 4, LENGTH)), rtol=0, atol=1e-6)
-    assert (np.asarray(weights).transpose(1, 4, 0, 2, 3)[~inputs["mask"]] == 0).all(), "nothing is read from padding"
+    assert (np.asarray(weights).transpose(1, 4, 0, 2, 3)[~inputs["mask"]] == 0).all(), "no attention to padding"
     assert_close(hidden[-1], outputs(config, params, inputs)["hidden"])
 
 
 @pytest.mark.quick
-def test_compute_type_is_that_of_the_parameters():
+def test_compute_dtype_is_the_parameter_dtype():
     config = small(position="relative", norm_position="pre", activation="swiglu")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arrays(random_params(config)))
     shapes, _ = jax.eval_shape(config.build().apply, params, {}, arrays(batch()))
@@ -228,7 +228,7 @@ def shapes_of(config: BertConfig) -> dict:
     ("size", "parameters"), [("tiny", 4_385_920), ("mini", 11_170_560), ("small", 28_763_648), ("medium", 41_373_184)]
 )
 def test_published_sizes(size, parameters):
-    """Turc et al. 2019, without heads."""
+    """Parameter counts of Turc et al. 2019, without heads."""
     assert count(shapes_of(bert(size))) == count(shapes_of(bert(size, scan=True))) == parameters
 
 
@@ -246,7 +246,7 @@ def test_published_sizes_with_both_heads(size, parameters):
 
 
 @pytest.mark.quick
-def test_gated_default_costs_the_same():
+def test_gated_default_has_the_same_parameter_count():
     plain, gated = (count(shapes_of(bert("tiny", activation=name, bias=False))) for name in ("gelu", "swiglu"))
     assert abs(gated / plain - 1) < 0.001
     assert TransformerConfig(width=768, activation="geglu").mlp_width == 2048
@@ -261,32 +261,32 @@ def test_gated_default_costs_the_same():
         ({"max_length": 0}, "max_length must be at least 1, not 0"),
         ({"hidden": 0}, "hidden must be at least 1, or None for the default, not 0"),
         ({"width": 25}, "width 25 does not divide into 4 heads"),
-        ({"width": 12, "position": "rotary"}, "rotary positions need an even head size, not 3"),
-        ({"width": 9, "heads": 3, "position": "sinusoidal"}, "sinusoidal positions need an even width, not 9"),
+        ({"width": 12, "position": "rotary"}, r"position rotary needs an even head size \(width / heads\), not 3"),
+        ({"width": 9, "heads": 3, "position": "sinusoidal"}, "position sinusoidal needs an even width, not 9"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
         ({"attention_dropout": -0.1}, r"attention_dropout must be in \[0, 1\), not -0.1"),
         (
             {"attention": "cudnn", "attention_dropout": 0.1},
-            "attention cudnn has no dropout of the weights: .* 0",
+            "attention cudnn does not support attention dropout: .* 0",
         ),
         ({"vocab_size": 0}, "vocab_size must be at least 1, not 0"),
         ({"segments": -1}, "segments must be 0 or more, not -1"),
     ],
 )
-def test_what_does_not_fit_together_is_named(change, message):
+def test_invalid_config_values_are_errors(change, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         small(**change)
 
 
 @pytest.mark.quick
-def test_a_sequence_too_long_is_named():
+def test_sequences_longer_than_max_length_are_errors():
     model = small(max_length=8).build()
-    with pytest.raises(ValueError, match="sequences of 11 tokens do not fit into max_length 8"):
+    with pytest.raises(ValueError, match="sequence length 11 exceeds max_length 8"):
         jax.eval_shape(model.init, jax.random.key(0), batch())
 
 
 @pytest.mark.quick
-def test_sizes_are_by_name_and_any_field_changes():
+def test_published_sizes_by_name_with_overrides():
     assert set(SIZES) == {"tiny", "mini", "small", "medium", "base", "large"}
     assert bert("base") == BertConfig()
     assert bert("large", dropout=0.0, width=512) == BertConfig(layers=24, width=512, heads=16, dropout=0.0)

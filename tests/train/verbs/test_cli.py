@@ -87,7 +87,7 @@ QUICK_MISTAKES = {
     "run to report": (["report", "nothing"], "there is no run nothing"),
     "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
     "mesh": ([*MLP, "--mesh.data", "3"], "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
-    "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "mesh.data and fsdp are -1; one axis at most takes the devices"),
+    "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "mesh.data and fsdp are -1; at most one axis may be -1"),
     "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along replica x data x fsdp: it must be"),
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),

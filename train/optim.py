@@ -124,8 +124,8 @@ class Optimizer:
             by_parameter(lambda name, update, param: update * rates[name]),
             optax.scale_by_learning_rate(self.rate(steps)),
         )
-        labels = jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if rules[_name(path)].freeze else "moving", params)
-        return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
+        groups = jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if rules[_name(path)].freeze else "moving", params)
+        return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, groups)
 
     def rule(self, name: str) -> Rule:
         """Return the first rule that matches the parameter. Raises UserError if no rule does."""

@@ -26,7 +26,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "data", "fsdp"),  # fsdp also shards the parameters
     "length": (),
     "layers": (),
-    "pixels": (),  # of an image; small, and rarely divisible by a mesh axis
+    "pixels": (),  # small, and rarely divisible by a mesh axis
     "embed": ("fsdp",),
     "channels": ("fsdp",),
     "heads": ("tensor",),
@@ -50,7 +50,7 @@ class Mesh:
     fsdp: int = 1
     "number of shards of parameters, optimizer moments and the batch"
     tensor: int = 1
-    "number of shards of attention heads, MLPs and the vocabulary"
+    "number of shards of heads, MLPs and vocabularies"
     rules: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
     "mesh axes that shard each logical axis"
 

@@ -16,7 +16,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 # Rules of sharding name the logical axes of every model, in one table that a model can extend.
-ALLOWED = {"sharding.py": {"vocab", "pixels", "vocabulary"}}
+ALLOWED = {"sharding.py": {"vocab", "pixels"}}
 
 
 def words_of(source: str) -> set[str]:

@@ -197,7 +197,7 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str 
         """Look up vectors per device with `shard_map`, since the partitioner finds no good layout.
 
         Each device gathers the table along batch axes and looks up its own rows; gradients are scattered back before they are
-        summed over copies. If other axes shard the vocabulary, each device looks up its shard, and a sum combines the results."""
+        summed over copies. If other axes shard the rows, each device looks up its shard, and a sum combines the results."""
         batch = rules["batch"]
         placed = [(axes,) if isinstance(axes, str) else axes or () for axes in spec(mesh, rules, names, table_VD.shape, "table")]
         gathered, width = (tuple(axis for axis in axes if axis in batch) for axes in placed)  # the partitioner gathers the rest

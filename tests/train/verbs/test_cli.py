@@ -58,7 +58,7 @@ def refused(capsys, arguments: list[str]) -> str:
 
 
 QUICK_MISTAKES = {
-    "verb": (["runn"], "no verb runn; did you mean run?"),
+    "verb": (["runn"], "unknown command runn; did you mean run?"),
     "no recipe": (["run"], "which recipe?"),
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe far from all": (["run", "zzz"], "there are: bert-base"),
@@ -266,7 +266,7 @@ def test_dry_run_tells_and_leaves_nothing(capsys):
 def test_what_is_allowed_and_may_surprise_is_said(capsys):
     assert main([*MLP, "--data.batch-size=2048", "--optimizer.warmup-steps=2"]) == 0
     said = capsys.readouterr().err
-    assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never gets to its peak" in said
+    assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never reaches its peak" in said
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch holds some of them twice" in said
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]
     assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
-    assert found.err == f"error: {folder}: not readable: 40\n"
+    assert found.err == f"error: {folder}: damaged checkpoints: 40\n"
     loop.train(short(folder))
     said = capsys.readouterr().err
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "resumes at step 20" in said
@@ -168,7 +168,7 @@ def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, fol
     """In a process of its own, to its end."""
     DAMAGE[damage](folder / "checkpoints" / "40")
     (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
-    assert said == f"error: {folder}: not readable: 40\n"
+    assert said == f"error: {folder}: damaged checkpoints: 40\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -20,7 +20,7 @@ class Prepare:
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     "tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION"
     folder: Annotated[Path | None, arg(name="from")] = None
-    "folder of manually downloaded files; default: $FMODELS_DATA if set"
+    "folder of manually downloaded files (None: $FMODELS_DATA, if set)"
 
 
 def prepare(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from train.runs import rundir
 
 @dataclass(frozen=True)
 class MeshSizes:
-    """Number of devices along each mesh axis. The default is the mesh that the run was trained on."""
+    """Number of devices along each mesh axis (None: as the run was trained)."""
 
     replica: int | None = None
     data: int | None = None
@@ -64,9 +64,9 @@ class Arguments(RunArguments):
     """Compute the metrics of a run on a whole split."""
 
     split: str | None = None
-    "split to evaluate; default: test if there is one, else validation"
+    "split to evaluate (None: test if there is one, else validation)"
     step: int | None = None
-    "step of the checkpoint to evaluate; default: the newest"
+    "step of the checkpoint to evaluate (None: the newest)"
     best: bool = False
     "evaluate the best checkpoint, as chosen by run.best during training"
     json: bool = False

@@ -18,7 +18,7 @@ class Arguments(RunArguments):
     """Predict new examples with a run. Reads standard input if neither --text nor --input is given."""
 
     text: tuple[str, ...] | None = None
-    "one or more texts"
+    "one or more texts to predict"
     input: str | None = None
     "JSON Lines file: texts, or objects with the fields of an example"
     json: bool = False

@@ -267,7 +267,7 @@ def test_unusual_settings_print_a_note(capsys):
     assert main([*MLP, "--data.batch-size=2048", "--optimizer.warmup-steps=2"]) == 0
     notes = capsys.readouterr().err
     assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never reaches its peak" in notes
-    assert "data.batch_size 2048 is more than the 1438 rows of train: a batch holds some of them twice" in notes
+    assert "data.batch_size 2048 is more than the 1438 rows of train: a batch contains some rows twice" in notes
 
 
 @pytest.mark.quick

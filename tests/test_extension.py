@@ -1,4 +1,4 @@
-"""A new model, objective and data source are new files, and touch nothing inside: the design's promise, from the command line."""
+"""A model, objective and data source outside of the project work from the command line, without changes to the project."""
 
 import json
 from pathlib import Path
@@ -12,40 +12,40 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "extension" / "toy_recipe.py"
 
 
-def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_by_its_path(front_door, tmp_path):
-    def ran(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+def test_recipe_file_with_its_own_model_objective_and_data(front_door, tmp_path):
+    def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
         """(status, stdout, stderr)"""
         process = front_door(*arguments, cwd=tmp_path)
         out, err = process.communicate(stdin, timeout=300)
         return process.returncode, out, err
 
-    status, _, said = ran("run", f"{RECIPE}:toy", "--model.width", "6", "--data.batch-size", "32")
-    assert status == 0, said
+    status, _, err = run("run", f"{RECIPE}:toy", "--model.width", "6", "--data.batch-size", "32")
+    assert status == 0, err
     rows = [json.loads(line) for line in (tmp_path / "runs" / "toy" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert losses[-1] < losses[0] / 10
     written = json.loads((tmp_path / "runs" / "toy" / "experiment.json").read_text())
     assert written["model"] == {"type": "toy_model:ToyConfig", "width": 6}
 
-    # The run directory imports nothing from outside, unless the user names it.
-    status, _, said = ran("evaluate", "toy")
-    assert status == 2 and said.count("\n") == 1
-    assert "toy_model:ToyConfig is not of this project" in said and "--import" in said
+    # Reading a run directory imports no code from outside of the project, unless the user names its file.
+    status, _, err = run("evaluate", "toy")
+    assert status == 2 and err.count("\n") == 1
+    assert "toy_model:ToyConfig is not of this project" in err and "--import" in err
 
-    evaluated = ran("evaluate", "toy", "--import", str(RECIPE), "--json")[1]
+    evaluated = run("evaluate", "toy", "--import", str(RECIPE), "--json")[1]
     assert json.loads(evaluated)["squared_error"] < 0.05
-    predicted = ran("predict", "toy", "--import", str(RECIPE), "--json", stdin='{"numbers": [0.1, 0.2, 0.3, -0.1]}\n')[1]
+    predicted = run("predict", "toy", "--import", str(RECIPE), "--json", stdin='{"numbers": [0.1, 0.2, 0.3, -0.1]}\n')[1]
     assert abs(json.loads(predicted)[0]["total"] - 0.5) < 0.3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 8), (2, 1)])
-def test_a_metric_of_a_whole_split_is_the_same_on_any_devices_and_processes(front_door, tmp_path, processes, devices):
-    """The last batch is ragged: 32 rows in batches of 24."""
+def test_metric_over_a_split_is_the_same_for_any_number_of_devices_and_processes(front_door, tmp_path, processes, devices):
+    """With an incomplete last batch: 32 rows in batches of 24."""
     options = ["--data.batch-size=24", "--run.steps=40", "--run.evaluate-every=20", "--run.checkpoint-every=20"]
     port = free_port()
-    of = [{"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": i} for i in range(processes)]
-    clusters = [[f"--cluster.{name}={value}" for name, value in one.items()] if processes > 1 else [] for one in of]
+    fields = [{"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": i} for i in range(processes)]
+    clusters = [[f"--cluster.{name}={value}" for name, value in one.items()] if processes > 1 else [] for one in fields]
     finish([front_door("run", f"{RECIPE}:scored", *options, *c, cwd=tmp_path, devices=devices) for c in clusters])
     folder = tmp_path / "runs" / "scored"
     result = json.loads((folder / "result.json").read_text())["test"]

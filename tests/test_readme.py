@@ -1,4 +1,4 @@
-"""The README says nothing that does not work."""
+"""The commands, options and files that the README names exist."""
 
 import re
 import shlex
@@ -12,17 +12,25 @@ from train.__main__ import VERBS, main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMAND = re.compile(r"(?:fmodels|python -m train)(?= |$)")
+
+
+def arguments_of(line: str) -> list[str]:
+    """The arguments of a command line, without `fmodels` or `python -m train`."""
+    return shlex.split(COMMAND.sub("", line, count=1), comments=True)
+
+
 COMMANDS = [
-    shlex.split(line, comments=True)[3:]
-    for line in [*"".join(BLOCKS).splitlines(), *re.findall(r"`(python -m train[^`]*)`", README)]
-    if line.startswith("python -m train")
+    arguments_of(line)
+    for line in [*"".join(BLOCKS).splitlines(), *re.findall(r"`((?:fmodels|python -m train) [^`]*)`", README)]
+    if COMMAND.match(line)
 ]
 TEXT = "\n".join(f"note {i} speaks of the matter number {i * i} and of the heart of the other matters" for i in range(400))
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_names_what_there_is(command):
+def test_commands_and_options_exist(command):
     verb, *rest = command or ["quickstart"]
     assert verb in VERBS
     if (
@@ -37,7 +45,7 @@ def test_every_command_names_what_there_is(command):
 
 
 @pytest.mark.quick
-def test_every_file_that_is_named_is_there():
+def test_files_exist():
     named = re.findall(r"`((?:train|fmodels|data|tests)/[\w./]*|constraints\.txt)`|\]\(([\w/.]+)\)", README)
     assert named
     for pair in named:
@@ -45,14 +53,14 @@ def test_every_file_that_is_named_is_there():
 
 
 @pytest.mark.slow
-def test_ones_own_text_in_three_commands_and_then_ones_own_labels(tmp_path, monkeypatch, capsys):
+def test_training_on_own_text_and_then_on_own_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text(TEXT)
     labelled = (f"{line}\t{'odd' if i % 2 else 'even'}" for i, line in enumerate(TEXT.splitlines()))
     Path("labelled.tsv").write_text("text\tlabel\n" + "\n".join(labelled) + "\n")
     (block,) = (block for block in BLOCKS if "notes.txt" in block)
     (own_labels,) = (block for block in BLOCKS if "labelled.tsv" in block)
-    commands = [shlex.split(line)[3:] for line in (block + own_labels).splitlines()]
+    commands = [arguments_of(line) for line in (block + own_labels).splitlines()]
     assert len(commands) == 4
     for command in commands:
         short = ["--run.steps", "2", "--model.layers", "1"] if command[0] == "run" else []

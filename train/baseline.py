@@ -1,4 +1,4 @@
-"""What a network has to beat: TF-IDF and logistic regression."""
+"""The text classification baseline: TF-IDF and logistic regression."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from data.dataset import Dataset
 
 
 def tfidf(dataset: Dataset, split: str) -> np.ndarray:
-    """[C, C], the confusion on a split (rows are labels) of logistic regression over word and word-pair TF-IDF, trained on the
-    same rows as the network."""
+    """Train logistic regression on TF-IDF of words and word pairs, on the training rows of the network. Return the confusion
+    matrix on a split, [C, C] (rows are labels)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import confusion_matrix

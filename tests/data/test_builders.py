@@ -204,9 +204,9 @@ def test_the_verb_prepares_what_a_run_can_read(raw, made, capsys):
 
 
 def test_the_verb_knows_its_words():
-    with pytest.raises(UserError, match="there is no data prepar; did you mean prepare"):
+    with pytest.raises(UserError, match="unknown subcommand data prepar; did you mean prepare"):
         verb.main(["prepar"])
-    with pytest.raises(UserError, match="data prepare digits: only tfds:NAME is prepared"):
+    with pytest.raises(UserError, match="data prepare digits: only tfds:NAME can be prepared"):
         verb.main(["prepare", "digits"])
-    with pytest.raises(UserError, match=r"data what. There are: inspect, prepare; python -m train data --help says more"):
+    with pytest.raises(UserError, match=r"SUBCOMMAND is missing: inspect or prepare; fmodels data --help describes them"):
         verb.main([])

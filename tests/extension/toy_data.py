@@ -1,4 +1,4 @@
-"""A data source from outside of the package: seeded numbers."""
+"""A data source outside of the project: seeded random numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

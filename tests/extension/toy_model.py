@@ -1,4 +1,4 @@
-"""A model from outside of the package: a line through the mean of a batch's numbers."""
+"""A model outside of the project: one dense layer with tanh."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class ToyConfig:
 
 @dataclass(frozen=True)
 class Toy:
-    """The model contract without any module system: plain dicts and plain functions, and a logical axis that nobody else has."""
+    """The model interface with plain dicts and functions, without Flax, and with a logical axis of its own."""
 
     config: ToyConfig
 

@@ -1,4 +1,4 @@
-"""An objective from outside of the package: the sum of the numbers, by least squares."""
+"""An objective outside of the project: predict the sum of the numbers by least squares."""
 
 from dataclasses import dataclass
 

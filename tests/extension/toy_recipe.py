@@ -1,4 +1,4 @@
-"""A recipe from outside of the package."""
+"""A recipe file outside of the project."""
 
 from dataclasses import replace
 
@@ -25,5 +25,5 @@ def toy() -> Experiment:
 
 
 def scored() -> Experiment:
-    """Learn to add, and keep the checkpoint of the least median error."""
+    """Learn to add, and keep the checkpoint with the lowest median error."""
     return replace(toy(), objective=TotalWithMedian(), run=replace(toy().run, best="test/median_error"))

@@ -1,4 +1,4 @@
-"""An objective from outside of the package with a metric that no sums give: the median error over a whole split."""
+"""An objective outside of the project with a metric that is not a ratio of sums: the median error over a split."""
 
 from dataclasses import dataclass
 from statistics import median

@@ -25,7 +25,7 @@ def start(front_door) -> Start:
         folder: Path, processes: int, *options: str, devices: int = 1, under: Sequence[object] = (), **settings: int
     ) -> list[subprocess.Popen]:
         run = {"dir": folder, **SHORT, **settings}
-        arguments = ["run", "digits-mlp", "--model.hidden", "64", "--optimizer.warmup-steps", "5"]
+        arguments = ["run", "digits-mlp", "--model.hidden", "64", "--optimizer.warmup-steps", "5", "--optimizer.eps", "1e-5"]
         arguments += [*(f"--run.{name.replace('_', '-')}={value}" for name, value in run.items()), *options]
         port = free_port()
         them = []

@@ -107,7 +107,9 @@ def test_imports_go_down():
 def test_no_imports_in_a_circle():
     modules = read(ROOT)
     graph = {name: set(imports(modules, name, deferred=False)) for name in modules}
-    assert "train.assemble" in graph["train.loop"] and "fmodels.nn.layers" in graph["fmodels.bert"], "the reader sees what is there"
+    assert "train.assemble" in graph["train.loop"] and "fmodels.nn.layers" in graph["fmodels.bert"], (
+        "the reader sees what is there"
+    )
     assert cycle(modules) == []
 
 

@@ -10,6 +10,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from train.errors import UserError, nearest
 from train.experiment import Experiment
 
 Recipe = Callable[[], Experiment]
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def recipes_of(module: ModuleType) -> dict[str, Recipe]:
@@ -58,9 +60,16 @@ def import_file(path: str) -> ModuleType:
         raise UserError(f"{path}: there is no such Python file")
     if file.stem in sys.modules and getattr(sys.modules[file.stem], "__file__", None) == str(file.resolve()):
         return sys.modules[file.stem]
-    if importlib.util.find_spec(file.stem) is not None:
+    found = importlib.util.find_spec(file.stem)
+    if found is not None and found.origin != str(file.resolve()):  # `python -m train` has the current directory on sys.path
         raise UserError(f"{path}: a module named {file.stem} exists already; rename the file")
-    sys.path.insert(0, str(file.resolve().parent))
+    folder = file.resolve().parent
+    for name in ("fmodels", "train", "data"):
+        spec = PathFinder.find_spec(name, [str(folder)])
+        # A folder without __init__.py has no origin, and hides nothing.
+        if spec is not None and spec.origin is not None and Path(spec.origin) != PROJECT / name / "__init__.py":
+            raise UserError(f"{path}: {Path(spec.origin).relative_to(folder)} in its folder hides our package {name}; rename it")
+    sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(file.stem)
     except Exception as error:

@@ -1,1 +1,1 @@
-"""Questions with an answer: several runs, compared. One study per file."""
+"""Studies: several runs and their comparison. One study per file."""

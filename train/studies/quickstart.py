@@ -1,4 +1,4 @@
-"""Does pretraining pay? Pretrain, fine-tune over seeds, and compare with training from scratch and with TF-IDF."""
+"""Pretrain, fine-tune with several seeds, and compare with training from scratch and with TF-IDF."""
 
 import statistics
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train import loop
+from train.assemble import assemble
 from train.baseline import tfidf
 from train.experiment import Experiment, with_run
 from train.objectives.classification import per_class, scores
@@ -40,12 +41,12 @@ def quickstart(directory: Path) -> None:
     trained(pydocs.pydocs(), "pretrain")
     topics, vocabulary = pydocs.pydocs_topics(), str(directory / "pretrain" / "tokenizer.json")
     tuned = replace(topics, init_from=str(directory / "pretrain"))
-    scratch = replace(topics, data=replace(topics.data, tokenizer=vocabulary))  # the same tokens, and nothing else of it
+    scratch = replace(topics, data=replace(topics.data, tokenizer=vocabulary))  # the same tokenizer, but no pretrained parameters
     results = {
         "pretrained, then fine-tuned": [trained(tuned, f"finetune-{seed}", seed)["test"] for seed in range(SEEDS)],
         "from scratch": [trained(scratch, f"scratch-{seed}", seed)["test"] for seed in range(SEEDS)],
     }
-    job = loop.assemble(rundir.read_experiment(directory / "finetune-0"))
+    job = assemble(rundir.read_experiment(directory / "finetune-0"))
     predictor = Predictor(job.experiment, job.dataset.codec, job.program, *load(job.path, job.program, print))
     labels = job.dataset.codec.labels
     results["TF-IDF + logistic regression"] = [scores(tfidf(job.dataset, "test"))]
@@ -58,12 +59,12 @@ def quickstart(directory: Path) -> None:
     logs = {path.parent.name: read_metrics(path.parent) for path in sorted(directory.glob("*/metrics.jsonl"))}
     first = results["pretrained, then fine-tuned"][0]
     html = page.page(
-        "The main job",
+        "Quickstart",
         verdict,
         [
             ("Result", page.table(header, rows, emphasised=0)),
             ("Pretraining", curves.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
-            ("Fine-tuning, and training from scratch", curves.curves(logs, FINE_TUNING)),
+            ("Fine-tuning and training from scratch", curves.curves(logs, FINE_TUNING)),
             (
                 "The first fine-tuned run",
                 page.beside(page.confusion(first["confusion"], labels), per_class(first, labels)),
@@ -72,30 +73,29 @@ def quickstart(directory: Path) -> None:
         ],
     )
     rundir.write_atomically(directory / "report.html", html)
-    everything = {"pretrain": read_metrics(directory / "pretrain"), **logs}
-    curves.curves_png(directory / "curves.png", everything, ("train/loss", "validation/loss", "validation/accuracy"))
+    all_logs = {"pretrain": read_metrics(directory / "pretrain"), **logs}
+    curves.curves_png(directory / "curves.png", all_logs, ("train/loss", "validation/loss", "validation/accuracy"))
     print_table(header, rows)
     print(verdict)
-    print(f"{time.monotonic() - began:.0f} s; {directory / 'report.html'} has the curves, the confusion matrix and predictions")
+    print(f"{time.monotonic() - began:.0f} s; curves, confusion matrix and predictions: {directory / 'report.html'}")
 
 
 def _spread(found: list[dict[str, Any]], column: str) -> str:
-    """mean ± standard deviation, where there are several."""
+    """Return the mean of a metric over runs, ± its standard deviation if there are several runs."""
     values = [result[column] for result in found]
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | None, rows: int) -> str:
-    """What the table shows, in words."""
-    tuned, scratch, words = ([result["macro_f1"] for result in found] for found in results.values())
+    """Summarize the table in one sentence."""
+    tuned, scratch, baseline = ([result["macro_f1"] for result in found] for found in results.values())
     gain, spread = statistics.mean(tuned) - statistics.mean(scratch), max(statistics.stdev(tuned), statistics.stdev(scratch))
-    ahead = statistics.mean(tuned) - statistics.mean(words)
+    lead = statistics.mean(tuned) - statistics.mean(baseline)
     times = abs(gain) / max(spread, 1e-9)
-    worth = f"{100 * gain:+.1f} points of macro-F1, {times:.1f} times the larger standard deviation over seeds"
-    words_are = f"{100 * abs(ahead):.1f} points {'behind' if ahead > 0 else 'still ahead'}"
     return (
-        f"{labels_per_class} labels a class, {rows:,} test passages of held-out modules: pretraining is worth {worth}; "
-        f"TF-IDF is {words_are}."
+        f"{labels_per_class} labels per class, {rows:,} test passages from held-out modules: pretraining changes macro-F1 by "
+        f"{100 * gain:+.1f} points, {times:.1f} times the larger standard deviation over seeds; "
+        f"TF-IDF is {100 * abs(lead):.1f} points {'behind' if lead > 0 else 'ahead'}."
     )
 
 

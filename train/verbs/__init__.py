@@ -1,1 +1,1 @@
-"""What the front door offers: one verb a file, each with `main(arguments) -> exit status`. Machinery never imports a verb."""
+"""The commands, one per file, each with `main(arguments) -> exit status`. Only the command line imports them."""

@@ -1,4 +1,4 @@
-"""`python -m train checkpoints RUN`: what is saved of a run, and whether it is whole."""
+"""`fmodels checkpoints RUN`: list and verify the checkpoints of a run."""
 
 import json
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from train.cluster.join import Cluster
 from train.errors import UserError
 from train.runs import rundir
 
-LOOKS = 10  # at a run that goes on, and may replace all that it has saved while it is read
+ATTEMPTS = 10  # a run in progress may replace all its checkpoints while they are read
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Reads every checkpoint of a run, on the devices that there are, and says which are whole."""
+    """List the checkpoints of a run. Reads each on the available devices and reports damaged ones."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    "its directory, or its name in runs/"
+    "run directory, or name of a run in runs/"
     json: bool = False
     "print one JSON value and nothing else"
     cluster: Cluster = Cluster()
 
 
 def main(arguments: list[str]) -> int:
-    wanted = cli.parse(Arguments, arguments, "python -m train checkpoints")
+    wanted = cli.parse(Arguments, arguments, "fmodels checkpoints")
     wanted.cluster.join()
     path = rundir.find(wanted.run)
     from train.runs.checkpoints import Checkpoints
@@ -34,35 +34,35 @@ def main(arguments: list[str]) -> int:
 
     mesh = Mesh().build()
     with Checkpoints(path, 1, print) as checkpoints:
-        rows, looks, wrong = [], 0, []
-        while not rows and checkpoints.steps() and looks < LOOKS:
+        rows, attempts, errors = [], 0, []
+        while not rows and checkpoints.steps() and attempts < ATTEMPTS:
             rows = [row for step in checkpoints.steps() if (row := cluster.gathered(describe(checkpoints, step, mesh))[0])]
             checkpoints.manager.reload()
-            looks += 1
+            attempts += 1
         try:
             best = checkpoints.best()
         except UserError as error:
-            best, wrong = {}, [str(error)]
+            best, errors = {}, [str(error)]
     for row in rows:
         row["best"] = best.get("metric") if row["step"] == best.get("step") else None
     if wanted.json:
         print(json.dumps(rows))
     if not rows:
-        raise UserError(f"{path}: there is no checkpoint: none was saved yet, or they are gone")
+        raise UserError(f"{path} has no checkpoints: none was saved yet, or all were deleted")
     if not wanted.json:
-        print(f"{'step':>10}  {'MiB':>10}  {'written on':40}  state")
+        print(f"{'step':>10}  {'MiB':>10}  {'mesh':40}  state")
         for row in rows:
-            state = row["wrong"] or (f"whole, the best by {row['best']}" if row["best"] else "whole")
+            state = row["wrong"] or (f"valid, best by {row['best']}" if row["best"] else "valid")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
     if damaged := [str(row["step"]) for row in rows if row["wrong"]]:
-        wrong.insert(0, f"{path}: not readable: {', '.join(damaged)}")
-    if wrong:
-        raise UserError("; ".join(wrong))
+        errors.insert(0, f"{path}: damaged checkpoints: {', '.join(damaged)}")
+    if errors:
+        raise UserError("; ".join(errors))
     return 0
 
 
 def describe(checkpoints: Any, step: int, mesh: Any) -> dict[str, Any] | None:
-    """None for one that is there no more, since the run goes on."""
+    """Return the row of a checkpoint, or None if a run in progress has deleted it."""
     wrong = checkpoints.wrong(step, mesh)
     try:
         files = [file.stat() for file in (checkpoints.directory / str(step)).rglob("*") if file.is_file()]

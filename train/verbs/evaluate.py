@@ -1,4 +1,4 @@
-"""`python -m train evaluate RUN`: the metrics of a run on a held-out split."""
+"""`fmodels evaluate RUN`: compute the metrics of a run on a held-out split."""
 
 import json
 import sys
@@ -16,8 +16,8 @@ from train.runs import rundir
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Devices along each axis of the mesh, where they are to be others than the run was trained on."""
+class MeshSizes:
+    """Number of devices along each mesh axis (None: as the run was trained)."""
 
     replica: int | None = None
     data: int | None = None
@@ -26,31 +26,31 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class OfRun:
-    """What every verb on a run takes."""
+class RunArguments:
+    """The arguments that all commands on a run share."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    "its directory, or its name in runs/"
+    "run directory, or name of a run in runs/"
     import_file: Annotated[str | None, arg(name="import")] = None
-    "a Python file that the run's experiment needs"
-    mesh: Sizes = Sizes()
+    "Python file that defines parts of the run's experiment, such as its recipe file"
+    mesh: MeshSizes = MeshSizes()
     cluster: Cluster = Cluster()
 
     def join(self) -> None:
-        """Waits for the other processes, if there are any."""
-        self.cluster.join(list(self.beside().values()))
+        """Wait for the other processes, if there are any."""
+        self.cluster.join(list(self.imported_modules().values()))
 
-    def beside(self) -> dict[str, Path]:
-        """The modules that the user named, which are imported, and their files."""
+    def imported_modules(self) -> dict[str, Path]:
+        """Import the file given by --import. Return the modules imported from its folder, and their files."""
         if not self.import_file:
             return {}
         recipes.import_file(self.import_file)
         return recipes.modules_beside(self.import_file)
 
     def read(self) -> Experiment:
-        """The resolved experiment, wherever its directory has been moved to. Raises UserError if it cannot be read."""
+        """Read the resolved experiment, with the current place of the run as `run.dir`. Raises UserError if it cannot be read."""
         path = rundir.find(self.run)
-        experiment = rundir.read_experiment(path, tuple(self.beside()))
+        experiment = rundir.read_experiment(path, tuple(self.imported_modules()))
         sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
         try:
             mesh = replace(experiment.mesh, **sizes)
@@ -60,28 +60,28 @@ class OfRun:
 
 
 @dataclass(frozen=True)
-class Arguments(OfRun):
-    """The metrics of a run on a whole split."""
+class Arguments(RunArguments):
+    """Compute the metrics of a run on a whole split."""
 
     split: str | None = None
-    "split to evaluate; the default is test if there is one, else validation"
+    "split to evaluate (None: test if there is one, else validation)"
     step: int | None = None
-    "step of the checkpoint to evaluate; the default is the newest"
+    "step of the checkpoint to evaluate (None: the newest)"
     best: bool = False
-    "evaluate the checkpoint that was best during training (run.best)"
+    "evaluate the best checkpoint, as chosen by run.best during training"
     json: bool = False
     "print one JSON value and nothing else"
 
 
 def main(arguments: list[str]) -> int:
-    wanted = cli.parse(Arguments, arguments, "python -m train evaluate")
+    wanted = cli.parse(Arguments, arguments, "fmodels evaluate")
     if wanted.best and wanted.step is not None:
         raise UserError("--best and --step both choose a checkpoint; give one of them")
     wanted.join()
     from train import loop
     from train.runs.trained import load
 
-    job = assemble(wanted)
+    job = assemble_run(wanted)
     splits = job.dataset.splits
     chosen = wanted.split or ("test" if "test" in splits else "validation")
     cluster.check_alike({"split": chosen, "best": wanted.best, "step": wanted.step})
@@ -101,20 +101,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def assemble(wanted: OfRun) -> Any:
+def assemble_run(wanted: RunArguments) -> Any:
     """Assemble the run with its data. Raises UserError if the data is not what the run was trained on."""
-    from train import loop
+    from train.assemble import assemble
 
     experiment = wanted.read()
     if (file := parts.code(experiment.data)) and file != wanted.import_file:
-        raise UserError(f"{wanted.run}: its data runs code in {file}; if you trust it, pass --import {file}")
-    job = loop.assemble(experiment)
+        raise UserError(f"{wanted.run}: its data runs code from {file}; if you trust it, pass --import {file}")
+    job = assemble(experiment)
     accept = getattr(job.experiment.data, "accept_changed", False)
     rundir.same_data(job.path, job.dataset.fingerprint, accept, say)
     return job
 
 
 def say(text: str) -> None:
-    """Print to stderr, in one process only."""
+    """Print to stderr, on the first process only."""
     if cluster.is_first():
         print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`python -m train predict RUN --text "…"`: what a run says of new examples."""
+"""`fmodels predict RUN --text "…"`: predict new examples with a run."""
 
 import json
 import sys
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train import cli, cluster
+from train import cli, cluster, parts
 from train.errors import UserError
 from train.experiment import fields
 from train.runs.trained import reopen
-from train.verbs.evaluate import OfRun, say
+from train.verbs.evaluate import RunArguments, say
 
 
 @dataclass(frozen=True)
-class Arguments(OfRun):
-    """What a run predicts for new examples. Without --text and --input, reads standard input."""
+class Arguments(RunArguments):
+    """Predict new examples with a run. Reads standard input if neither --text nor --input is given."""
 
     text: tuple[str, ...] | None = None
-    "one or more texts"
+    "one or more texts to predict"
     input: str | None = None
-    "file of JSON lines: texts, or objects with the fields of an example"
+    "JSON Lines file: texts, or objects with the fields of an example"
     json: bool = False
     "print one JSON value and nothing else"
 
 
 def main(arguments: list[str]) -> int:
-    wanted = cli.parse(Arguments, arguments, "python -m train predict")
+    wanted = cli.parse(Arguments, arguments, "fmodels predict")
     if wanted.text is not None and wanted.input is not None:
-        raise UserError("--text and --input are both given; one of them is to be predicted")
+        raise UserError("--text and --input both give rows to predict; give one of them")
     if wanted.text is not None and not all(map(str.strip, wanted.text or [""])):
-        raise UserError("--text is empty: a text is needed")
+        raise UserError("--text is empty")
     wanted.join()
     experiment = wanted.read()
     cluster.check_alike({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
@@ -38,29 +38,30 @@ def main(arguments: list[str]) -> int:
     rows = cluster.gathered(cluster.by_first(read))[0]
     predictor = reopen(experiment, say)
     arrays, notes = predictor.codec.encode(rows)
-    described = predictor(arrays)
+    predictions = predictor(arrays)
     for note in notes:
         say(note)
     if wanted.json:
-        print(json.dumps(described))
+        print(json.dumps(predictions))
         return 0
-    for row, one in zip(rows, described, strict=True):
-        print(shown(row))
-        for line in parts.render(experiment.objective, one).lines:
+    for row, prediction in zip(rows, predictions, strict=True):
+        print(summary(row))
+        for line in parts.render(experiment.objective, prediction).lines:
             print(f"  {line}")
     return 0
 
 
-def shown(row: dict[str, Any]) -> str:
-    """The text of a row, or where it has none its JSON, in at most 100 characters."""
+def summary(row: dict[str, Any]) -> str:
+    """Return the text of a row, or its JSON if it has no text, cut to 100 characters."""
     line = row["text"] if isinstance(row.get("text"), str) else json.dumps(row, ensure_ascii=False)
     return line if len(line) <= 100 else line[:99] + "…"
 
 
 def read_rows(path: str | None) -> list[dict[str, Any]]:
-    """Raises UserError if there is nothing to read, or a line is no row."""
+    """Read rows from a JSON Lines file, or from standard input, where a line may also be plain text. Raises UserError if there
+    are no rows or a line is invalid."""
     if path is None and sys.stdin.isatty():
-        raise UserError("what to predict? --text TEXT, --input FILE.jsonl, or a pipe")
+        raise UserError("nothing to predict: give --text TEXT or --input FILE.jsonl, or pipe rows to standard input")
     where = "standard input" if path is None else path
     try:
         data = Path(path).read_bytes() if path is not None else sys.stdin.buffer.read()
@@ -77,11 +78,11 @@ def read_rows(path: str | None) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             if path is not None:
-                raise UserError(f"{where}, line {number}: not JSON; a text in quotes, or an object, is needed") from None
-            row = line  # a pipe may hold plain text
+                raise UserError(f"{where}, line {number}: not JSON; expected a quoted text or an object") from None
+            row = line  # standard input may hold plain text
         if path is not None and not isinstance(row, str | dict):
-            raise UserError(f"{where}, line {number}: a text in quotes, or an object, is needed")
+            raise UserError(f"{where}, line {number}: expected a quoted text or an object")
         rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})
     if not rows:
-        raise UserError(f"{where}: there is nothing in it; --text TEXT or --input FILE.jsonl says what to predict")
+        raise UserError(f"{where}: no rows to predict; give --text TEXT or --input FILE.jsonl")
     return rows

@@ -1,4 +1,4 @@
-"""`python -m train recipes`: the experiments that have a name."""
+"""`fmodels recipes`: list the recipes."""
 
 import json
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from train.experiment import to_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """The recipes: what each does, its size, its data and its command."""
+    """List the recipes: what each does, its number of parameters, and its data."""
 
     json: bool = False
     "print one JSON value and nothing else"
 
 
 def main(arguments: list[str]) -> int:
-    wanted = cli.parse(Arguments, arguments, "python -m train recipes")
+    wanted = cli.parse(Arguments, arguments, "fmodels recipes")
     rows = [describe(name, recipe) for name, recipe in recipes.known().items()]
     if wanted.json:
         print(json.dumps(rows))
@@ -25,17 +25,17 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("recipe", "what it does", "parameters", "data", box=None, padding=(0, 2, 0, 0))
+    table = Table("recipe", "description", "parameters", "data", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        shown.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]))
+        table.add_row(row["name"], row["what"], f"{row['parameters']:,}", str(row["data"]))
     console = Console(highlight=False)
-    console.print(shown)
-    console.print("\nA run: python -m train run RECIPE")
+    console.print(table)
+    console.print("\nTo train one: fmodels run RECIPE")
     return 0
 
 
 def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
-    """Parameters are those of the model, without heads."""
+    """Return the row of a recipe. `parameters` counts those of the model, without the head."""
     import jax
     import numpy as np
 
@@ -51,5 +51,5 @@ def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
         "what": (recipe.__doc__ or "").strip().splitlines()[0].rstrip("."),
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
         "data": to_json(experiment.data.source),
-        "command": f"python -m train run {name}",
+        "command": f"fmodels run {name}",
     }

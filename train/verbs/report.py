@@ -1,28 +1,28 @@
-"""`python -m train report RUN`: report.html of a run directory."""
+"""`fmodels report RUN`: write report.html for a run."""
 
 from dataclasses import dataclass
 
 from train import cli, cluster
 from train.runs import rundir
-from train.verbs.evaluate import OfRun, assemble, say
+from train.verbs.evaluate import RunArguments, assemble_run, say
 
 
 @dataclass(frozen=True)
-class Arguments(OfRun):
+class Arguments(RunArguments):
     """Write report.html: the curves of a run, its result, and its predictions for a few held-out examples."""
 
 
 def main(arguments: list[str]) -> int:
-    wanted = cli.parse(Arguments, arguments, "python -m train report")
+    wanted = cli.parse(Arguments, arguments, "fmodels report")
     wanted.join()
     from train.report.run import report, samples
     from train.runs.trained import Predictor, load
 
-    job = assemble(wanted)
-    codec, objective, shown = job.dataset.codec, job.experiment.objective, []
+    job = assemble_run(wanted)
+    codec, objective, examples = job.dataset.codec, job.experiment.objective, []
     if cluster.gathered((job.path / "result.json").exists())[0]:
-        shown = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, say)))
+        examples = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, say)))
     page = job.path / "report.html"
-    cluster.by_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, shown)))
+    cluster.by_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, examples)))
     print(page)
     return 0

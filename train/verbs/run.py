@@ -1,4 +1,4 @@
-"""`python -m train run RECIPE [--field value …]`: trains it, from its last checkpoint if it has one."""
+"""`fmodels run RECIPE [--field value …]`: train a recipe, or resume from its last checkpoint."""
 
 import os
 import signal
@@ -12,23 +12,25 @@ from train.cluster.join import Cluster
 from train.errors import UserError
 from train.experiment import Experiment
 
-USAGE = "usage: python -m train run RECIPE|PATH/TO/FILE.py:NAME [--dry-run] [--field value …]"
+USAGE = "usage: fmodels run RECIPE|PATH/TO/FILE.py:NAME [--dry-run] [--field value …]"
 
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"{USAGE}\n\npython -m train recipes lists the recipes; python -m train run RECIPE --help lists the fields of one.")
+        print(f"{USAGE}\n\n--dry-run prints parameters, FLOPs, memory and shapes, and trains nothing.")
+        print("fmodels recipes lists the recipes; fmodels run RECIPE --help lists the fields of one.")
         return 0
     dry_run = "--dry-run" in arguments
     experiment, trusted = named([a for a in arguments if a != "--dry-run"], "run")
     from train import loop
+    from train.assemble import assemble
     from train.runs import rundir
 
     if dry_run:
         from train.plan.summary import describe
         from train.runs.begin import initial
 
-        job = loop.assemble(experiment)
+        job = assemble(experiment)
         if not rundir.begun_as(job.experiment, trusted) and job.experiment.init_from:
             initial(job, lambda text: print(text, file=sys.stderr))  # raises an error if the parameters do not fit
         print(describe(job))
@@ -38,23 +40,23 @@ def main(arguments: list[str]) -> int:
         result = loop.train(experiment, trusted)
         for split, metrics in result.items():
             print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
-        print(f"{experiment.run.dir} holds the run; python -m train report {experiment.run.dir}")
+        print(f"saved in {experiment.run.dir}; to write a report: fmodels report {experiment.run.dir}")
         return 0
 
     return stoppable(work)
 
 
 def stoppable(work: Callable[[], int]) -> int:
-    """The status of the work, or of the signal that ended it, having said what that left behind. Whoever sent SIGTERM got what
-    was asked for, a saved state, and status 0."""
+    """Run `work` and return its exit status. If a signal stops it, print what is saved and return 0 for SIGTERM, which asks
+    for a saved state, or 128 + the number of another signal."""
     from train import cluster
     from train.cluster import roll_call
     from train.runs.opened import RERUN, Interrupted
 
     def stop(number, _frame):
-        """While nothing is being trained, and what was trained is saved. It ends at once: an exception may be raised within a
-        callback that swallows it."""
-        cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
+        """End the process at once; used outside of training, when all progress is saved. An exception instead could be raised
+        inside a callback that swallows it."""
+        cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # a progress bar hides it
         os.write(sys.stderr.fileno(), f"{cursor}stopped; {RERUN}\n".encode())
         roll_call.stop_all(0 if number == signal.SIGTERM else 128 + number)
 
@@ -71,21 +73,21 @@ def stoppable(work: Callable[[], int]) -> int:
 
 
 def named(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
-    """The experiment that `RECIPE [--field value …]` says, and the modules that the user named by naming a file. Of several
-    processes that run it, all are there."""
-    experiment, cluster, beside = told(arguments, verb)
-    cluster.join(list(beside.values()))
-    return experiment, tuple(beside)
+    """Parse `RECIPE [--field value …]` and wait for all processes of the run. Return the experiment, and the modules imported
+    from the folder of the recipe file, which are trusted."""
+    experiment, cluster, modules = parse(arguments, verb)
+    cluster.join(list(modules.values()))
+    return experiment, tuple(modules)
 
 
-def told(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[str, Path]]:
-    """The same, with the cluster that has not been joined, and the file of each module."""
+def parse(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[str, Path]]:
+    """Parse the same without waiting. Also return the cluster to join, and the file of each module."""
     if not arguments or arguments[0].startswith("-"):
-        raise UserError(f"which recipe? python -m train {verb} RECIPE; python -m train recipes lists them")
+        raise UserError(f"RECIPE is missing: fmodels {verb} RECIPE; fmodels recipes lists them")
     name, recipe = recipes.find(arguments[0])
     file = arguments[0].rpartition(":")[0]
     experiment = with_directory(recipe(), Path("runs") / name)
-    prog = f"python -m train {verb} {arguments[0]}"
+    prog = f"fmodels {verb} {arguments[0]}"
     experiment, cluster = cli.override(experiment, arguments[1:], prog, recipe.__doc__ or "")
     return experiment, cluster, recipes.modules_beside(file) if file else {}
 

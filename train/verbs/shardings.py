@@ -9,7 +9,7 @@ import math
 from train import sharding
 from train.errors import UserError
 from train.experiment import Experiment
-from train.verbs.run import told
+from train.verbs.run import parse
 
 MOST_DEVICES = 2**12  # which takes ten seconds; four times as many take minutes
 USAGE = "usage: python -m train shardings RECIPE [--mesh.AXIS N …] [--field value …]"
@@ -19,14 +19,14 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
         return 0
-    experiment, cluster, beside = told(arguments, "shardings")
+    experiment, cluster, beside = parse(arguments, "shardings")
     if not pretend(experiment):
         cluster.join(list(beside.values()))
         check_there(experiment)
-    from train import loop
+    from train.assemble import assemble
     from train.plan import layout
 
-    run = loop.assemble(experiment)
+    run = assemble(experiment)
     print(layout.table(run.program, run.experiment.mesh.rules, run.spec))
     return 0
 

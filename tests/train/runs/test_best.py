@@ -37,7 +37,7 @@ def test_the_best_checkpoint_is_that_of_the_chosen_metric(tmp_path, capsys, best
     assert kept == sorted({40, wanted})
     capsys.readouterr()
     assert main(["checkpoints", str(folder)]) == 0
-    assert f"whole, the best by {mode}:{metric}" in capsys.readouterr().out
+    assert f"valid, best by {mode}:{metric}" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--best", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[metric.partition("/")[2]] == pytest.approx(values[wanted], rel=1e-6)
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.train.processes import model_of
 from train import loop
+from train.assemble import assemble
 from train.__main__ import main
 from train.runs.begin import initial
 from train.verbs.run import named
@@ -24,7 +25,7 @@ def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
     assert "0 new, 0 left over" in capsys.readouterr().err
     assert "layers" in model_of(scanned)[0]["model"]["encoder"]
     experiment, _ = named([*command[1:], f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
-    again = initial(loop.assemble(experiment), print)
+    again = initial(assemble(experiment), print)
     assert "0 new, 0 left over" in capsys.readouterr().out
     chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)
 

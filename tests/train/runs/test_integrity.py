@@ -19,6 +19,7 @@ from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, model_of
 from train.experiment import with_run
 from train import loop
+from train.assemble import assemble
 from train.__main__ import main
 from train.errors import UserError
 from train.runs.best import Best
@@ -105,7 +106,7 @@ def test_what_is_not_to_blame_is_not_put_aside(folder):
     experiment = short(folder)
     other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
     with Checkpoints(folder, 3, print, BEST) as checkpoints:
-        program = loop.assemble(experiment).program
+        program = assemble(experiment).program
         os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest, so from there on none can be opened
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
@@ -115,7 +116,7 @@ def test_what_is_not_to_blame_is_not_put_aside(folder):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         with pytest.raises(UserError, match=r"40 is of another experiment, or of other versions"):
-            checkpoints.restore(loop.assemble(other).program)
+            checkpoints.restore(assemble(other).program)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]
     assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
-    assert found.err == f"error: {folder}: not readable: 40\n"
+    assert found.err == f"error: {folder}: damaged checkpoints: 40\n"
     loop.train(short(folder))
     said = capsys.readouterr().err
     assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "resumes at step 20" in said
@@ -141,7 +142,7 @@ def test_too_little_memory_is_no_damage(folder, monkeypatch):
         raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
 
     with Checkpoints(folder, 3, print, BEST) as checkpoints:
-        program = loop.assemble(short(folder)).program
+        program = assemble(short(folder)).program
         monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
         with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):
             checkpoints.restore(program)
@@ -168,7 +169,7 @@ def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, fol
     """In a process of its own, to its end."""
     DAMAGE[damage](folder / "checkpoints" / "40")
     (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
-    assert said == f"error: {folder}: not readable: 40\n"
+    assert said == f"error: {folder}: damaged checkpoints: 40\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

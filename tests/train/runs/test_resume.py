@@ -19,7 +19,8 @@ from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, losses, wait_for
 from train.runs.opened import Interrupted, write
 from train.experiment import with_run
-from train import loop, recipes
+from train import loop
+from train.assemble import assemble, recipes
 from train.__main__ import main
 from train.errors import UserError
 from train.report.progress import Progress
@@ -168,7 +169,7 @@ def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(unharmed,
 
 def test_who_loses_a_race_to_begin_a_run_leaves_it_alone(tmp_path):
     folder = tmp_path / "raced"
-    run = loop.assemble(short(folder))
+    run = assemble(short(folder))
     os.close(write(run, False, print))
     before = (folder / "experiment.json").stat().st_mtime_ns
     with pytest.raises(UserError, match=r"another process began .* meanwhile; rerun the command to resume$"):

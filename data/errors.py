@@ -1,5 +1,5 @@
-"""What can be wrong with data, said to the user in one line."""
+"""Errors about data, shown to the user in one line."""
 
 
 class DataError(Exception):
-    """Data that is missing or unusable: the message says what, where, and what would be right."""
+    """Missing or unusable data. The message says what is wrong, where, and how to fix it."""

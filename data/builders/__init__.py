@@ -1,9 +1,9 @@
-"""Who knows how to prepare a data set: TFDS's builders, and ours, for raw files that TFDS cannot prepare without TensorFlow.
+"""Dataset builders: those of TFDS, and ours for raw files that TFDS cannot prepare without TensorFlow.
 
-One of ours is the class `Builder` of `data/builders/NAME.py`, and its data set is `tfds:NAME`, as if it were TFDS's; so it has a
-name that none of TFDS's has. It reads files that someone has fetched by hand (`data prepare tfds:NAME --from FOLDER`), says in
-MANUAL_DOWNLOAD_INSTRUCTIONS which, and uses nothing of TFDS that calls TensorFlow: archives are opened by Python, images are
-handed on as the bytes they are, and sound is an array of numbers.
+Each of our builders is the class `Builder` in `data/builders/NAME.py`. Its dataset is `tfds:NAME`, so NAME must differ from the
+names of TFDS. It reads manually downloaded files (`data prepare tfds:NAME --from FOLDER`) and lists them in
+MANUAL_DOWNLOAD_INSTRUCTIONS. It avoids the parts of TFDS that call TensorFlow: Python's libraries open the archives, images stay
+encoded, and audio is a numeric array.
 """
 
 import contextlib
@@ -19,15 +19,16 @@ from data.errors import DataError
 
 
 def ours() -> list[str]:
+    """Return the names of our builders, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 @functools.cache
 def known() -> list[str]:
-    """The names of all that can be prepared."""
+    """Return the names of all datasets that can be prepared, sorted."""
     import tensorflow_datasets as tfds
 
-    # Builders of the older kind are known once their package is imported. TFDS stops at the first package that lacks a library.
+    # Older builders register when their package is imported. TFDS itself would stop at the first package with a missing library.
     for module in pkgutil.iter_modules(tfds.__path__):
         if module.ispkg and module.name not in ("core", "scripts", "testing"):
             with contextlib.suppress(ImportError):
@@ -36,7 +37,7 @@ def known() -> list[str]:
 
 
 def find(name: str) -> Any:
-    """The builder's class; None if there is none of that name."""
+    """Return the builder class, or None if the name is unknown."""
     import tensorflow_datasets as tfds
 
     if name in ours():
@@ -45,15 +46,15 @@ def find(name: str) -> Any:
 
 
 def raw(folder: Path, name: str) -> Path:
-    """The file that was fetched by hand, in the folder or in one of those in it. Raises DataError where it is missing."""
+    """Return the path of a manually downloaded file in the folder or a direct subfolder. Raises DataError if it is missing."""
     for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
         if path.is_file():
             return path
-    raise DataError(f"{folder}: there is no {name} in it, nor in a folder of it; --from FOLDER says where it is")
+    raise DataError(f"{folder}: no {name} in this folder or its subfolders; give its folder with --from FOLDER")
 
 
 def unpacked(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of a tar, in order: to jump about in a packed one is to unpack it again."""
+    """Yield the name and content of each file of a tar archive, in order (seeking in a compressed one would be slow)."""
     with tarfile.open(archive, "r|*") as members:
         for member in members:
             if file := members.extractfile(member):

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) as JPEG files: a little is lost, so accuracies are a few points under those on TFDS's `cifar10`."""
+"""CIFAR-10 (Krizhevsky 2009) as JPEG files. The compression is lossy: accuracies are a few points below those on `cifar10`."""
 
 import io
 import re
@@ -17,7 +17,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "cifar10_jpg"
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, which holds train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, containing train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg"
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -26,7 +26,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="60,000 photographs of ten classes, 32 by 32 pixels, as JPEG.",
+            description="60,000 photographs in ten classes, 32x32 pixels, JPEG.",
             homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
@@ -40,5 +40,5 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, content in builders.unpacked(archive):
             match = re.fullmatch(rf"{split}/(\w+)/\d+\.jpg", name)
             if match:
-                # A file of encoded bytes is handed on as it is; TFDS would take mere bytes for a path.
+                # TFDS stores a file object unchanged, but would take bytes for a path.
                 yield name, {"image": io.BytesIO(content), "label": match[1]}

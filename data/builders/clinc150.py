@@ -1,6 +1,6 @@
-"""CLINC150 (Larson et al. 2019): what a user asks of an assistant, 150 intents in ten domains.
+"""CLINC150 (Larson et al. 2019): user queries to an assistant, with 150 intents in ten domains.
 
-Utterances of no intent, with the label `oos` (out of scope), are splits of their own: `train=train+train_oos` trains on both.
+Out-of-scope utterances have the label `oos` and separate splits. `train=train+train_oos` trains on both.
 """
 
 import csv
@@ -28,17 +28,17 @@ FILES = {
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "clinc150"
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, which holds {', '.join(FILES.values())}"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, containing {', '.join(FILES.values())}"
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "text": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(num_classes=151),  # named when the files are read
+            "label": tfds.features.ClassLabel(num_classes=151),  # _split_generators reads the names from the files
             "domain": tfds.features.ClassLabel(num_classes=11),
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="22,500 utterances of 150 intents, and 1,200 out of scope.",
+            description="22,500 utterances with 150 intents, and 1,200 out-of-scope utterances.",
             homepage="https://github.com/clinc/oos-eval",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("text", "label"),

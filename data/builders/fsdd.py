@@ -1,6 +1,6 @@
-"""The Free Spoken Digit Dataset (Jackson et al. 2018): ten digits, each said fifty times by each of six speakers, at 8 kHz.
+"""The Free Spoken Digit Dataset (Jackson et al. 2018): ten digits, six speakers, fifty recordings of each, at 8 kHz.
 
-The first five recordings of each digit by each speaker are `test`, as its authors have it.
+The `test` split holds the first five recordings of each digit by each speaker, as the authors define it.
 """
 
 import io
@@ -23,11 +23,11 @@ TEST_RECORDINGS = range(5)
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "fsdd"
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, which holds recordings/DIGIT_SPEAKER_NUMBER.wav"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{ARCHIVE}, containing recordings/DIGIT_SPEAKER_NUMBER.wav"
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            # Not features.Audio, which calls TensorFlow; and bytes, for as a list of numbers it would be three times as large.
+            # features.Audio calls TensorFlow. BYTES is a third of the size of a list of numbers.
             "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
             "sample_rate": tfds.features.Scalar(np.int32),
             "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
@@ -35,7 +35,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="3,000 recordings of spoken English digits, mono, 16 bits, 8,000 samples a second.",
+            description="3,000 recordings of spoken English digits: mono, 16 bits, 8 kHz.",
             homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("audio", "label"),

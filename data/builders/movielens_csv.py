@@ -1,6 +1,6 @@
-"""MovieLens (Harper and Konstan 2015), in the form of its own files: who gave which film how many stars, and when.
+"""MovieLens (Harper and Konstan 2015) from its CSV files: movie ratings with user and timestamp.
 
-Ratings are in the order of the file, user after user; `data.splits` says what is held out.
+Ratings keep the order of the file, grouped by user. Choose the held-out ratings with `data.splits`.
 """
 
 import csv
@@ -19,20 +19,20 @@ FILES = ("ratings.csv", "movies.csv")
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "movielens_csv"
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{' and '.join(FILES)}, as the archive of ml-latest-small or another has them"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{' and '.join(FILES)}, from ml-latest-small or another MovieLens archive"
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "user": np.int32,
             "movie": np.int32,
-            "rating": np.float32,  # stars, by halves
-            "timestamp": np.int64,  # seconds since 1970
+            "rating": np.float32,  # 0.5 to 5 stars, in steps of 0.5
+            "timestamp": np.int64,  # Unix time, in seconds
             "title": tfds.features.Text(),
-            "genres": tfds.features.Text(),  # with | between two
+            "genres": tfds.features.Text(),  # separated by |
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Ratings of films, with their titles and genres.",
+            description="Movie ratings, with titles and genres.",
             homepage="https://grouplens.org/datasets/movielens",
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,

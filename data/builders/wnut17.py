@@ -1,6 +1,6 @@
-"""WNUT 2017 (Derczynski et al. 2017): rare and emerging named entities in what people write on the web.
+"""WNUT 2017 (Derczynski et al. 2017): rare and emerging named entities in user-generated text.
 
-A row is a sentence: its `tokens`, and the `tags` of each in the BIO scheme (`B-person`, `I-person`, …, `O`).
+Each row is a sentence with `tokens` and one BIO tag per token in `tags` (`B-person`, `I-person`, …, `O`).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from data.errors import DataError
 
 FILES = {"train": "wnut17train.conll", "validation": "emerging.dev.conll", "test": "emerging.test.annotated"}
 ENTITIES = ("corporation", "creative-work", "group", "location", "person", "product")
-TAGS = ("O", *(f"{place}-{entity}" for entity in ENTITIES for place in "BI"))
+TAGS = ("O", *(f"{prefix}-{entity}" for entity in ENTITIES for prefix in "BI"))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -29,7 +29,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Sentences whose rare and new named entities are tagged.",
+            description="Sentences with tags for rare and emerging named entities.",
             homepage="https://noisy-text.github.io/2017/emerging-rare-entities.html",
             features=tfds.features.FeaturesDict(features),
         )
@@ -45,14 +45,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _sentences(path: Path) -> Iterator[list[tuple[str, str]]]:
-    """(token, tag) a line; blank ones are between sentences."""
+    """Yield each sentence as (token, tag) pairs. The file has one pair per line and blank lines between sentences."""
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         token, tab, tag = line.strip().partition("\t")
         if tab and tag in TAGS:
             rows.append((token, tag))
         elif token:
-            raise DataError(f"{path}, line {number}: a token, a tab and a tag ({', '.join(TAGS)}) are needed, not {line!r}")
+            raise DataError(f"{path}, line {number}: expected TOKEN<tab>TAG with a tag of {', '.join(TAGS)}, not {line!r}")
         elif rows:
             yield rows
             rows = []

@@ -1,7 +1,7 @@
-"""XQuAD (Artetxe et al. 2020): questions on paragraphs of Wikipedia, translated by people; answers are stretches of the text.
+"""XQuAD (Artetxe et al. 2020): extractive question answering on Wikipedia paragraphs, professionally translated.
 
-The splits are the languages that there are files of: `data.splits` says which is trained on and which held out. `start` is the
-character of `context` at which the answer begins.
+Each language with a file is a split. Choose the training and held-out languages with `data.splits`. `start` is the offset of the
+answer in `context`, in characters.
 """
 
 import json
@@ -18,14 +18,14 @@ from data.errors import DataError
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "xquad_json"
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "xquad.LANGUAGE.json of the languages that are to be splits, in a folder or a folder of it"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "xquad.LANGUAGE.json for each language to use as a split, in a folder or its subfolders"
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         features = {"id": text, "context": text, "question": text, "answer": text, "start": np.int32}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="240 paragraphs and 1,190 questions in each language.",
+            description="240 paragraphs and 1,190 questions per language.",
             homepage="https://github.com/google-deepmind/xquad",
             features=tfds.features.FeaturesDict(features),
         )
@@ -34,20 +34,20 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         folder = Path(dl_manager.manual_dir)
         found = {path.name.split(".")[1]: path for path in sorted(folder.glob("**/xquad.*.json"))}
         if not found:
-            raise DataError(f"{folder}: there is no xquad.LANGUAGE.json in it; --from FOLDER says where they are")
+            raise DataError(f"{folder}: no xquad.LANGUAGE.json in this folder or its subfolders; give another with --from FOLDER")
         return {language: self._generate_examples(path) for language, path in found.items()}
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for article in json.loads(path.read_text("utf-8"))["data"]:
             for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    (answer,) = asked["answers"]
+                for question in paragraph["qas"]:
+                    (answer,) = question["answers"]
                     yield (
-                        asked["id"],
+                        question["id"],
                         {
-                            "id": asked["id"],
+                            "id": question["id"],
                             "context": paragraph["context"],
-                            "question": asked["question"],
+                            "question": question["question"],
                             "answer": answer["text"],
                             "start": answer["answer_start"],
                         },

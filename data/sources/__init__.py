@@ -1,22 +1,21 @@
-"""Where rows come from: one source a file.
+"""Data sources: one module per source.
 
-A source is a frozen dataclass with
+A source is a frozen dataclass with two methods:
 
-    stamp() -> {part: state}          what it reads (files, a version) and the state of each, such as size and time:
-                                      where no stamp has changed, no row has, and nothing is read again
+    stamp() -> {part: state}          Parts of the source (files, a version) and the state of each, such as size and time.
+                                      While the stamp is unchanged, the rows are unchanged and are not read again.
     splits(wanted, names) -> {split: rows}
-                                      `wanted` says for each of our splits (`train`, `validation`, `test`) which of the
-                                      source's it is; empty is the source's own choice. `names` says which of the source's fields
-                                      are the `label`, the `document` and whatever else is read, for the choice of what is held
-                                      out: rows keep the names of the source
+                                      `wanted` maps our splits (`train`, `validation`, `test`) to the source's; if empty, the
+                                      source chooses. `names` maps our field names (`label`, `document`, …) to the source's. A
+                                      source may use it to choose held-out rows, but does not rename fields.
 
-Rows are an iterable that is read as often as it is asked for, in the same order, and never held in memory as a whole. Each is a
-dict (`text`, `document`, which joins consecutive rows into one, `image`, `audio`, `label`, or whatever names the source has, and
-WHERE, if it can say that), or a `Bad`: a row that cannot be read, which is the reader's to judge. What makes the whole source
-unusable is a DataError.
+Rows are a re-iterable with a fixed order; they need not fit in memory. Each row is a dict of the source's fields, such as `text`,
+`image`, `audio`, `label` and `document` (consecutive rows with the same document belong together), and WHERE if the location is
+known. A row that cannot be read is a `Bad`, and the reader decides what to do about it. A source that is unusable as a whole
+raises DataError.
 
-An experiment names a source by a string, `NAME` or `NAME:ARGUMENT`, which is `source(ARGUMENT)` of the module
-`data.sources.NAME`, or holds the source itself.
+An experiment holds either a source or its name: `NAME` or `NAME:ARGUMENT`, which calls `source(ARGUMENT)` in the module
+`data.sources.NAME`.
 """
 
 import dataclasses
@@ -31,20 +30,18 @@ from typing import Any, NamedTuple, Protocol
 
 from data.errors import DataError
 
-MOST = sys.maxsize  # rows
-
 Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-WHERE = "where it is"  # the field that says in which file and line a row was found
+WHERE = "where it is"  # name of the field with the location of a row, such as its file and line
 
 
 class Bad(NamedTuple):
     """A row that cannot be read."""
 
     where: str
-    "`reviews.csv, line 7`"
+    "location, such as `reviews.csv, line 7`"
     what: str
-    "what is wrong with it, and what would be right"
+    "the problem and, if known, its fix"
 
 
 Rows = Iterable[Row | Bad]
@@ -56,54 +53,59 @@ class Source(Protocol):
 
 
 def find(source: Any) -> Source:
-    """The source of that name, or itself. Raises DataError if there is none of that name."""
+    """Return the source with the given name; a source is returned unchanged. Raises DataError for an unknown name."""
     if not isinstance(source, str):
         if not dataclasses.is_dataclass(source):
-            raise DataError(f"data.source {source!r}: NAME or NAME:ARGUMENT is needed, or a source itself")
+            raise DataError(f"data.source {source!r}: must be NAME, NAME:ARGUMENT or a source object")
         return source  # pyright: ignore[reportReturnType]
     name, _, argument = source.partition(":")
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in known:
         raise DataError(
             f"data.source {source!r}: there is no source {name!r}{near(name, known)}; "
-            f"there are: {', '.join(known)}, as NAME or NAME:ARGUMENT"
+            f"use NAME or NAME:ARGUMENT with one of: {', '.join(known)}"
         )
     return importlib.import_module(f"data.sources.{name}").source(argument)
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, if one of the known names is close."""
+    """Return `; did you mean X?` if a known name is similar, else an empty string."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def usual(there: Iterable[str], source: object) -> dict[str, str]:
-    """The choice of splits where none was made, for data that others have published: those with our names or a usual one (`dev`);
-    where there is `train` and nothing else, its last tenth is `validation`. Raises DataError where the choice is not plain."""
-    there = list(there)
-    if there == ["train"]:
+def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
+    """Return the default value of `wanted` for a published dataset: its splits with our names or common ones (`dev`).
+
+    If `train` is the only split, its last tenth becomes `validation`. Raises DataError if the names do not determine the splits.
+    """
+    available = list(available)
+    if available == ["train"]:
         return {"train": "train[:90%]", "validation": "train[90%:]"}
-    usual = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-    found = {ours: theirs for ours in SPLITS for theirs in reversed(usual[ours]) if theirs in there}
+    common = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+    found = {ours: theirs for ours in SPLITS for theirs in reversed(common[ours]) if theirs in available}
     if "train" not in found or len(found) < 2:
         raise DataError(
-            f"data.source {source}: which splits to train on and which to hold out is not plain; it has: {', '.join(there)}; "
-            "data.splits says: train=NAME,validation=NAME, or train=NAME[:90%],validation=NAME[90%:]"
+            f"data.source {source}: cannot infer which splits to train on and which to hold out; available: "
+            f"{', '.join(available)}; use --data.splits train=NAME,validation=NAME or train=NAME[:90%],validation=NAME[90%:]"
         )
     return found
 
 
 def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -> Mapping[str, Rows]:
-    """The splits that are wanted, each an expression over the source's own: NAME, NAME[FROM:TO] with numbers of rows or percents,
-    or several of these joined by +. Raises DataError for what is none, or not there."""
+    """Return the wanted splits, or the source's own splits if `wanted` is empty.
+
+    Each is an expression over the source's own splits: NAME, NAME[FROM:TO] in rows or percent, or several joined by +.
+    Raises DataError for an invalid expression or an unknown split.
+    """
     return {split: _Chosen(own, expression, source) for split, expression in wanted.items()} or own
 
 
 def check_slice(term: str) -> None:
-    """Raises DataError for one that ends where it begins, or before."""
+    """Raises DataError for an empty slice."""
     bounds = re.search(r"\[\s*(?:(\d+)(%?))?\s*:\s*(\d+)(%?)\s*\]", term)
     if bounds and bounds[2] in (bounds[4], None) and int(bounds[1] or 0) >= int(bounds[3]):
-        raise DataError(f"data.splits: {term!r} ends where it begins, or before; NAME[:1000] or NAME[10%:20%] would have rows")
+        raise DataError(f"data.splits: {term!r} is an empty slice; use a range such as NAME[:1000] or NAME[10%:20%]")
 
 
 class _Chosen:
@@ -112,20 +114,21 @@ class _Chosen:
         for term in expression.split("+"):
             match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\[(\d+%?)?:(\d+%?)?\])?\s*", term)
             if match is None:
-                raise DataError(f"data.splits: {term!r} is no split; NAME, NAME[:1000] or NAME[10%:20%] would be")
+                raise DataError(f"data.splits: {term!r} is invalid; use NAME, NAME[:1000] or NAME[10%:20%]")
             name, begin, end = match.groups()
             if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (begin, end)):
-                raise DataError(f"data.splits: {term!r} has more than 100 %")
+                raise DataError(f"data.splits: {term!r} exceeds 100%")
             check_slice(term)
             if name not in own:
-                raise DataError(f"data.source {source}: it has no split {name!r}{near(name, own)}; it has: {', '.join(own)}")
+                raise DataError(f"data.source {source}: no split {name!r}{near(name, own)}; available: {', '.join(own)}")
             self.parts.append((own[name], begin, end))
 
     def __iter__(self) -> Iterator[Row | Bad]:
         for term, (rows, begin, end) in enumerate(self.parts):
             count = sum(1 for _ in rows) if "%" in f"{begin}{end}" else 0
-            at = lambda bound, count=count: round(count * int(bound[:-1]) / 100) if bound.endswith("%") else min(int(bound), MOST)
-            for row in islice(rows, at(begin) if begin else 0, at(end) if end else None):
-                if not isinstance(row, Bad) and "document" in row and len(self.parts) > 1:  # its number is of its term
+            # islice takes no index above sys.maxsize.
+            index = lambda bound, n=count: round(n * int(bound[:-1]) / 100) if bound[-1] == "%" else min(int(bound), sys.maxsize)
+            for row in islice(rows, index(begin) if begin else 0, index(end) if end else None):
+                if not isinstance(row, Bad) and "document" in row and len(self.parts) > 1:  # document ids repeat between terms
                     row = {**row, "document": (term, row["document"])}
                 yield row

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8 by 8 pixels that scikit-learn ships (Alpaydin and Kaynak 1998)."""
+"""The 1,797 handwritten digits of 8x8 pixels in scikit-learn (Alpaydin and Kaynak 1998)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from data.sources import Rows, choose
 @dataclass(frozen=True)
 class Digits:
     def stamp(self) -> Mapping[str, str]:
-        return {"digits": "1998"}  # they do not change
+        return {"digits": "1998"}  # constant: the data never changes
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Rows of `image`, float32 [8, 8, 1] in [0, 1], and `label`; a fifth, drawn at random once for all, is `test`."""
+        """Return rows of `image` (float32 [8, 8, 1] in [0, 1]) and `label`. A fixed random fifth of them is `test`."""
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)

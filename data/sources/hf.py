@@ -1,8 +1,8 @@
-"""Hugging Face data sets: `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG`, `hf:NAME/CONFIG` of the Hub, or `hf:FOLDER` of their files.
+"""Hugging Face datasets: `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG`, `hf:NAME/CONFIG` from the Hub, or `hf:FOLDER` of local files.
 
-They are read as a stream, by the library `datasets`, which the extra `fmodels[hf]` installs. A row has the features of the data
-set: labels by their names, images and sound as the encoded bytes they are stored as, lists of numbers as numpy arrays. A label
-that is missing, or -1, is left out. The features of a folder of parquet files are those that they declare in their metadata.
+The library `datasets` (extra `fmodels[hf]`) streams them. Rows have the features of the dataset: labels as names, images and
+audio as encoded bytes, lists of numbers as NumPy arrays. A label that is missing or -1 is omitted. The features of a folder of
+Parquet files come from their metadata.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.sources import Row, Rows, choose, near, usual
+from data.sources import Row, Rows, choose, default_splits, near
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class HuggingFace:
     name: str
 
     def stamp(self) -> dict[str, str]:
-        """The version of what is on the Hub, or the state of each file of a folder. Raises DataError as `splits` does."""
+        """Return the version of a Hub dataset, or the state of each file of a folder. Raises DataError as `splits` does."""
         builder = self._builder()
         if not self._is_folder:
             return {f"hf:{self.name}": f"{builder.info.version} {builder.hash}"}
@@ -30,17 +30,16 @@ class HuggingFace:
         return {os.path.relpath(file, self._folder): f"{state.st_size} bytes, {state.st_mtime_ns}" for file, state in states}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Without `wanted` those that have our names, or a usual one (`dev`); where there is `train` and nothing else, its last
-        tenth is `validation`.
+        """Return the wanted splits; see `default_splits` if `wanted` is empty.
 
-        Raises DataError where `datasets` is not installed, for a data set that is not there or cannot be reached, for a split
-        that it does not have, or a choice that is not plain.
+        Raises DataError if `datasets` is not installed, if the dataset is missing or cannot be reached, for an unknown split, or
+        if the default splits cannot be inferred.
         """
         streams = self._builder().as_streaming_dataset()
-        # Not decoded: an image takes less room so. Of JSON and CSV the features are not known, and nothing is to be decoded.
+        # Images stay encoded, which takes less memory. Streams of JSON and CSV have no features, and nothing to decode.
         encoded = {str(split): stream.decode(False) if stream.features else stream for split, stream in streams.items()}
         own = {split: _Rows(f"hf:{self.name}", stream) for split, stream in encoded.items()}
-        return choose(own, wanted or usual(own, f"hf:{self.name}"), f"hf:{self.name}")
+        return choose(own, wanted or default_splits(own, f"hf:{self.name}"), f"hf:{self.name}")
 
     @property
     def _folder(self) -> Path:
@@ -48,7 +47,7 @@ class HuggingFace:
 
     @property
     def _is_folder(self) -> bool:
-        """A folder is meant where there is one, and where no name of the Hub begins like that."""
+        """Whether the name is an existing folder, or begins with a character that no name on the Hub begins with."""
         return self._folder.is_dir() or self.name[0] in "./~"
 
     def _builder(self) -> Any:
@@ -58,32 +57,32 @@ class HuggingFace:
         except ImportError:
             raise DataError(f"data.source hf:{self.name}: datasets is not installed; pip install 'fmodels[hf]'") from None
         if self._is_folder and not self._folder.is_dir():
-            beside = [str(path) for path in self._folder.parent.glob("*") if path.is_dir()]
-            raise DataError(f"data.source hf:{self.name}: there is no such folder{near(str(self._folder), beside)}")
-        what = ""
-        for name, config in [(str(self._folder), None)] if self._is_folder else _readings(self.name):
+            siblings = [str(path) for path in self._folder.parent.glob("*") if path.is_dir()]
+            raise DataError(f"data.source hf:{self.name}: no such folder{near(str(self._folder), siblings)}")
+        problem = ""
+        for name, config in [(str(self._folder), None)] if self._is_folder else _candidates(self.name):
             try:
                 return datasets.load_dataset_builder(name, config)
             except ConnectionError:
-                what = "it is not on this machine, and the Hub cannot be reached"
+                problem = "not in the local cache, and the Hub cannot be reached"
                 break
             except DatasetNotFoundError as error:
-                what = what or _one_line(error)
+                problem = problem or _one_line(error)
             except (OSError, ValueError, DatasetsError) as error:
-                what = _one_line(error)
+                problem = _one_line(error)
                 break
-        raise DataError(f"data.source hf:{self.name}: {what}")
+        raise DataError(f"data.source hf:{self.name}: {problem}")
 
 
 def source(argument: str) -> HuggingFace:
-    """Raises DataError where there is no name."""
+    """Raises DataError if the name is empty."""
     if not argument:
-        raise DataError("data.source hf: the name is missing: hf:OWNER/NAME, hf:OWNER/NAME/CONFIG or hf:FOLDER")
+        raise DataError("data.source hf: the name is missing; use hf:OWNER/NAME, hf:OWNER/NAME/CONFIG or hf:FOLDER")
     return HuggingFace(argument)
 
 
-def _readings(name: str) -> list[tuple[str, str | None]]:
-    """(name, config) that is meant, the likelier first: `a/b` is the data set b of a, or, of the oldest, the config b of a."""
+def _candidates(name: str) -> list[tuple[str, str | None]]:
+    """Return possible (name, config) pairs, likeliest first: `a/b` is dataset b of owner a, or config b of an old dataset a."""
     parts = name.split("/")
     if len(parts) == 2:
         return [(name, None), (parts[0], parts[1])]
@@ -97,7 +96,7 @@ class _Rows:
     "datasets.IterableDataset"
 
     def __iter__(self) -> Iterator[Row]:
-        """Raises DataError where a file cannot be read, or the Hub no longer be reached."""
+        """Raises DataError if a file cannot be read or the Hub can no longer be reached."""
         from datasets.exceptions import DatasetsError  # pyright: ignore[reportMissingImports]
 
         try:
@@ -106,11 +105,11 @@ class _Rows:
                 found = {name: plain(features.get(name), value) for name, value in row.items()}
                 yield {name: value for name, value in found.items() if value is not None}
         except (OSError, ValueError, DatasetsError) as error:
-            raise DataError(f"data.source {self.name}: it cannot be read on: {_one_line(error)}") from None
+            raise DataError(f"data.source {self.name}: reading failed: {_one_line(error)}") from None
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """The value with names for labels, bytes for images and sound, and arrays for numbers, however deep they lie."""
+    """Convert labels to names, images and audio to bytes, and numbers to arrays, at any depth."""
     import datasets  # pyright: ignore[reportMissingImports]
     import numpy as np
 

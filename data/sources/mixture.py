@@ -1,6 +1,6 @@
-"""Several sources as one, each with its share of every batch: `mixture:0.7*files:books.txt+0.3*pydocs`.
+"""Weighted mixture of sources: `mixture:0.7*files:books.txt+0.3*pydocs`.
 
-Weights are shares of the rows that are trained on. A held-out split is that of the parts, one after another.
+The weights are each source's share of every training batch. Held-out splits are those of the sources, concatenated.
 """
 
 import math
@@ -13,18 +13,18 @@ from data.errors import DataError
 from data.order import PERIOD
 from data.sources import Bad, Row, Rows
 
-PART = "mixture part"  # the field that says which part a row is of
+PART = "mixture part"  # name of the field with the index of a row's source
 
 
 @dataclass(frozen=True)
 class Mixture:
     parts: tuple[Any, ...]
-    "sources, or their names"
+    "sources or names of sources"
     weights: tuple[float, ...]
 
     def __post_init__(self):
         if len(self.parts) < 2 or len(self.parts) != len(self.weights):
-            raise ValueError("a mixture has two parts or more, and a weight for each")
+            raise ValueError("a mixture needs two or more sources, and one weight per source")
         if not all(0 < weight < math.inf for weight in self.weights) or min(self.weights) / sum(self.weights) < 1 / PERIOD:
             raise ValueError(f"weights must be positive, and at least 1/{PERIOD} of their sum, not {self.weights}")
 
@@ -33,16 +33,16 @@ class Mixture:
         return {f"{part}: {name}": state for part, stamp in stamps.items() for name, state in stamp.items()}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Raises DataError where a part has no training split."""
+        """Return the splits of all parts. Raises DataError if a part has no training split."""
         found = [sources.find(part).splits(wanted, names) for part in self.parts]
         for part, splits in zip(self.parts, found, strict=True):
             if "train" not in splits:
-                raise DataError(f"data.source {part}: it has no split train, to be a part of a mixture")
-        there = [split for split in sources.SPLITS if any(split in splits for splits in found)]
-        return {split: _InTurn([splits.get(split, ()) for splits in found]) for split in there}
+                raise DataError(f"data.source {part}: no split train, which each part of a mixture needs")
+        available = [split for split in sources.SPLITS if any(split in splits for splits in found)]
+        return {split: _Concatenated([splits.get(split, ()) for splits in found]) for split in available}
 
 
-class _InTurn:
+class _Concatenated:
     def __init__(self, parts: list[Rows]):
         self.parts = parts
 
@@ -53,7 +53,7 @@ class _InTurn:
 
 
 def source(argument: str) -> Mixture:
-    """`WEIGHT*SOURCE+WEIGHT*SOURCE+…`."""
+    """Parse `WEIGHT*SOURCE+WEIGHT*SOURCE+…`."""
     parts, weights = [], []
     for term in argument.split("+"):
         weight, times, name = term.partition("*")

@@ -1,8 +1,8 @@
-"""The corpus that is on every machine: the documentation inside the installed Python sources.
+"""A corpus that needs no download: the documentation inside the installed Python sources.
 
-The standard library and the project's dependencies are parsed, never imported. Their docstrings (and other long strings at module
-level: NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS' descriptions) are cleaned of code, tables and markup,
-and cut into passages of 20 to 120 words, no two alike. One module is one document.
+The standard library and the project's dependencies are parsed, not imported. Their docstrings, and other long strings at module
+level (NumPy's `add_newdoc`, the language reference in `pydoc_data`, TFDS's descriptions), are stripped of code, tables and
+markup, then split into unique passages of 20 to 120 words. One module is one document.
 """
 
 import ast
@@ -28,12 +28,12 @@ STDLIB = "python"
 LIBRARIES = tuple("flax grain jax matplotlib numpy optax orbax pydantic rich scipy sklearn tensorflow_datasets tyro".split())
 TOPICS = ("flax", "jax", "matplotlib", "numpy", "orbax", STDLIB, "scipy", "sklearn")
 
-MIN_WORDS, MAX_WORDS = 20, 120  # of a passage
-MIN_CHARACTERS = 80  # of a string: twenty words take more
+MIN_WORDS, MAX_WORDS = 20, 120  # per passage
+MIN_CHARACTERS = 80  # per string; 20 words are longer
 HELD_OUT_ONE_IN = 8  # modules
-VALIDATION_ROWS, TEST_ROWS = 60, 120  # of each class, at most
+VALIDATION_ROWS, TEST_ROWS = 60, 120  # maximum per class
 
-# Directories that hold no documentation of the library itself.
+# Directories without documentation of the library itself.
 _SKIPPED = frozenset(
     (
         "test tests testing internal_test_util conftest encodings __pycache__ site-packages dist-packages idlelib lib2to3 "
@@ -52,20 +52,22 @@ class Passage:
 
     @property
     def held_out(self) -> bool:
-        """Whether the whole module is kept from training: a hash of its name decides, for every task alike."""
+        """Whether the module is held out. A hash of its name decides, so all tasks hold out the same modules."""
         return zlib.crc32(self.document.encode()) % HELD_OUT_ONE_IN == 0
 
 
 @dataclass(frozen=True)
 class PyDocs:
-    """Rows of `text` and `document`, the module's dotted name, sorted by library, module and position, so that the passages of a
-    document are adjacent. The split `validation` holds one module in eight."""
+    """Rows of `text` and `document` (the module's dotted name), sorted by library, module and position.
+
+    The passages of a document are adjacent. The split `validation` holds one module in eight.
+    """
 
     def stamp(self) -> Mapping[str, str]:
         return _stamp()
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Raises DataError where a library is not installed."""
+        """Raises DataError if a library is not installed."""
         splits: dict[str, list[Row]] = {"train": [], "validation": []}
         for passage in collect():
             split = "validation" if passage.held_out else "train"
@@ -75,25 +77,25 @@ class PyDocs:
 
 @dataclass(frozen=True)
 class PyDocsTopics:
-    """Which of eight libraries does a passage document? Rows of `text`, in which the libraries' names are masked, and `label`.
+    """Classification of passages by library (eight classes). Rows of `text`, with library names masked, and `label`.
 
-    The split `test` comes from the modules that `PyDocs` holds out too; `train` and `validation` share the others but no passage.
+    `test` comes from the modules that `PyDocs` also holds out. `train` and `validation` have different passages of the others.
     """
 
     def stamp(self) -> Mapping[str, str]:
         return _stamp()
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Raises DataError where a library is not installed."""
+        """Raises DataError if a library is not installed."""
         splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         passages = [p for p in collect() if p.library in TOPICS]
         masked = {p.text: mask_names(p.text) for p in passages}
-        seen = {masked[p.text] for p in passages if not p.held_out}  # of two passages that differ in names only, none is a test
+        seen = {masked[p.text] for p in passages if not p.held_out}  # excluded from test, even if only the names differ
         for library in TOPICS:
-            of_library = [p for p in passages if p.library == library]
-            random.Random(library).shuffle(of_library)
-            shown = [p for p in of_library if not p.held_out]
-            held_out = [p for p in of_library if p.held_out and masked[p.text] not in seen]
+            in_library = [p for p in passages if p.library == library]
+            random.Random(library).shuffle(in_library)
+            shown = [p for p in in_library if not p.held_out]
+            held_out = [p for p in in_library if p.held_out and masked[p.text] not in seen]
             for split, chosen in (
                 ("train", shown[VALIDATION_ROWS:]),
                 ("validation", shown[:VALIDATION_ROWS]),
@@ -104,14 +106,14 @@ class PyDocsTopics:
 
 
 def source(argument: str) -> PyDocs | PyDocsTopics:
-    """`pydocs` or `pydocs:topics`."""
+    """Return the source `pydocs` or `pydocs:topics`."""
     if argument not in ("", "topics"):
-        raise DataError(f"data.source pydocs:{argument}: there are pydocs and pydocs:topics")
+        raise DataError(f"data.source pydocs:{argument}: must be pydocs or pydocs:topics")
     return PyDocsTopics() if argument else PyDocs()
 
 
 def _stamp() -> dict[str, str]:
-    """Of each library and of this file, which says what becomes of them."""
+    """Return the state of each library, and of this file, because it determines the rows."""
     roots = {library: _roots(library) for library in sorted((*LIBRARIES, STDLIB))}
     states = {library: " ".join(f"{root} {root.stat().st_mtime_ns}" for root in found) for library, found in roots.items()}
     return {
@@ -122,9 +124,10 @@ def _stamp() -> dict[str, str]:
 
 
 def collect() -> list[Passage]:
-    """All passages, sorted by library, module and position; paragraphs that differ in digits, case or punctuation count once.
+    """Return all passages, sorted by library, module and position. Paragraphs that differ only in digits, case or punctuation are
+    duplicates.
 
-    Half a minute of parsing, kept in the cache until a library is installed anew. Raises DataError where one is not installed.
+    Parsing takes half a minute; the result is cached until a library changes. Raises DataError if a library is not installed.
     """
     places = [str(root) for library in sorted((*LIBRARIES, STDLIB)) for root in _roots(library)]
     key = hashlib.sha256(json.dumps([places, _stamp()]).encode()).hexdigest()[:16]
@@ -136,42 +139,40 @@ def collect() -> list[Passage]:
 
 
 def _collected(libraries: list[str]) -> Iterator[tuple[str, str, str]]:
-    """(text, library, document) of each passage."""
+    """Yield (text, library, document) for each passage."""
     seen = set[str]()
     for library in libraries:
         for document, path in _modules(library):
             for text in _strings(path):
                 new = []
                 for paragraph in _paragraphs(text):
-                    same = _letters(paragraph)
-                    if same not in seen and _is_english(paragraph):
-                        seen.add(same)
+                    letters = _letters(paragraph)
+                    if letters not in seen and _is_english(paragraph):
+                        seen.add(letters)
                         new.append(paragraph)
                 for passage in _passages(new):
-                    if passage in new or _letters(passage) not in seen:  # a paragraph of its own was seen just now
+                    if passage in new or _letters(passage) not in seen:  # a passage of one paragraph was added to `seen` above
                         seen.add(_letters(passage))
                         yield passage, library, document
 
 
 def _letters(text: str) -> str:
-    """What is compared to tell whether two texts are alike."""
+    """Return the words in lower case, to compare texts for duplicates."""
     return " ".join(re.findall("[a-z]+", text.lower()))
 
 
 def _roots(library: str) -> list[Path]:
-    """The folders of a library, found without importing it."""
+    """Return the folders of a library, without importing it."""
     if library == STDLIB:
         return [Path(sysconfig.get_path("stdlib"))]
     spec = importlib.util.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"data.source pydocs: the library {library} is not installed; pip install -e . installs all that are needed"
-        )
+        raise DataError(f"data.source pydocs: the library {library} is not installed; pip install -e .")
     return sorted(map(Path, spec.submodule_search_locations))
 
 
 def _modules(library: str) -> list[tuple[str, Path]]:
-    """Dotted name and file of each module of a library, sorted."""
+    """Return the dotted name and file of each module of a library, sorted."""
     prefix = () if library == STDLIB else (library,)
     found = {}
     for root in _roots(library):
@@ -183,12 +184,12 @@ def _modules(library: str) -> list[tuple[str, Path]]:
 
 
 def _strings(path: Path) -> Iterator[str]:
-    """The docstrings of a file and its other long strings at module level, in order."""
+    """Yield the docstrings of a file, then its other long strings at module level."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the parser has to say of other people's code
+        warnings.simplefilter("ignore")  # ignore syntax warnings about library code
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # a template or a sample of broken code, not a module
+        except (SyntaxError, ValueError):  # a template or a sample of invalid code
             return
     yield from _docstrings(tree)
     for statement in tree.body:
@@ -207,18 +208,18 @@ def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFun
             yield from _docstrings(child)
 
 
-# How a docstring is made plain, step by step. The more indented lines below an opening line, its body, go with it.
+# Substitutions that turn a docstring into plain text, in order. A block's body is the more deeply indented lines below it.
 _BODY = r"(?:\n(?:\1 +\S.*| *(?=\n|\Z)))*"
 _CLEANING = [
     (re.compile(pattern, re.MULTILINE), replacement)
     for pattern, replacement in (
         (r"^( *)(?:```|~~~).*\n(?:.*\n)*?\1(?:```|~~~) *$", ""),  # fenced code
-        (r"^ *>>>.*(?:\n.*\S.*)*", ""),  # a doctest and what it prints
+        (r"^ *>>>.*(?:\n.*\S.*)*", ""),  # a doctest and its output
         (r"^( *)\.\. (?:note|warning|tip|hint|important|caution|attention|deprecated|version\w+)::(?: [\d.]+$)?", r"\1"),
         (r"^( *)\.\.(?= |$).*" + _BODY, ""),  # any other directive, comment or link target
         (r"^( *)(\S.*)?::$" + _BODY, r"\1\2:"),  # a literal block
         (r"^( *)(?:References?|See Also|Notation)\n\1([-=~])\2+\n(?:.*\n?)*?(?=\1\S.*\n\1\2{3}|\Z)", ""),
-        (r"^.*\n *([-=~^*#+\"])\1{2,} *$", ""),  # a title and its ruler
+        (r"^.*\n *([-=~^*#+\"])\1{2,} *$", ""),  # an underlined title
         (r"^ *(?:#+ .*|[A-Z][\w ]{1,30}:) *$", ""),  # `## Title`, `Args:`
         (r"^( *\*{0,2}\w[\w.*, ]*) : .*$", r"\1:"),  # `name : type` of a parameter
         (r"^( *):\w+ (?:[^:\n]* )?(\w+): ", r"\1\2: "),  # `:param type name: text`
@@ -233,10 +234,10 @@ _CLEANING = [
         (r"</?[A-Za-z][^>\n]*>", ""),
     )
 ]
-# A line that opens a list item or the description of a parameter.
+# First line of a list item or of a parameter description.
 _ITEM = re.compile(r" *(?:[-*+•] |\(?\d+[.)] |\*{0,2}[\w.]+(?: \([^)]*\))?:(?: |$))")
 _BULLET = re.compile(r" *(?:[-*+•]|\(?\d+[.)]) ")
-_LEADS_TO_NOTHING = re.compile(r"(?:(?<=[.;!?] )|^)[^.;!?]*:$")  # a sentence that announced what was cut
+_DANGLING_COLON = re.compile(r"(?:(?<=[.;!?] )|^)[^.;!?]*:$")  # a sentence that introduces a removed block
 _NOISE = re.compile(r"\\|[{}$@|=]{2}|%\(|\${|[-=_]{4}|\bCopyright\b|[Ll]icensed? ")
 _FUNCTION_WORDS = frozenset(
     (
@@ -247,7 +248,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 def _passages(paragraphs: list[str]) -> list[str]:
-    """Passages of MIN_WORDS to MAX_WORDS words: short neighbours are joined, long paragraphs cut between sentences."""
+    """Return passages of MIN_WORDS to MAX_WORDS words: join short paragraphs, and split long ones between sentences."""
     passages = [""]
     for piece in (piece for paragraph in paragraphs for piece in _split(paragraph)):
         words, more = len(passages[-1].split()), len(piece.split())
@@ -259,7 +260,7 @@ def _passages(paragraphs: list[str]) -> list[str]:
 
 
 def _split(paragraph: str) -> Iterator[str]:
-    """The paragraph as it is, or runs of its sentences where it is too long."""
+    """Yield the paragraph, or groups of its sentences if it is too long."""
     run = ""
     for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph):
         if run and len(run.split()) + len(sentence.split()) > MAX_WORDS:
@@ -271,7 +272,7 @@ def _split(paragraph: str) -> Iterator[str]:
 
 
 def _paragraphs(docstring: str) -> Iterator[str]:
-    """Unwrapped paragraphs, list items and descriptions of parameters that read as English."""
+    """Yield unwrapped paragraphs, list items and parameter descriptions."""
     for pattern, replacement in _CLEANING:
         docstring = pattern.sub(replacement, docstring)
     for block in re.split(r"\n\s*\n", docstring):
@@ -284,19 +285,19 @@ def _paragraphs(docstring: str) -> Iterator[str]:
                 lines[-1] += " " + " ".join(line.split())
             indents.append(indent)
         for line in lines:
-            yield _LEADS_TO_NOTHING.sub("", line).rstrip() if line.endswith(":") else line
+            yield _DANGLING_COLON.sub("", line).rstrip() if line.endswith(":") else line
 
 
 def _is_english(text: str) -> bool:
-    """Whether most of a paragraph is words, and enough of them are those that only sentences have."""
+    """Return whether a paragraph is mostly words, with enough function words for English sentences."""
     words = [word.strip("()[]\"'.,;:!?").lower() for word in text.split()]
     plain = sum(word.isalpha() or word.replace("-", "").isalpha() for word in words)
     function = sum(word in _FUNCTION_WORDS for word in words)
     return len(words) >= 4 and plain >= 0.75 * len(words) and function >= 0.15 * len(words) and not _NOISE.search(text)
 
 
-# What would give a topic away: any word that holds a library's name (`jax2tf`), the usual aliases, and whatever is reached
-# through them (`np.linalg.norm`).
+# Words that reveal the topic: any word that contains a library's name (`jax2tf`), common aliases, and their attributes
+# (`np.linalg.norm`).
 _NAMES = re.compile(
     r"\b(?:\w*(?:python|stdlib|flax|linen|jax|jnp|pallas|matplotlib|pyplot|pylab|numpy|f2py|ndarray|orbax|tensorstore|scipy|sklearn|scikit|"
     r"tensorflow|tfds|optax)\w*|nnx|nn|lax|xla|mpl|plt|np|ocp|sp|tf)\b(?:[-.]\w+)*",
@@ -305,5 +306,5 @@ _NAMES = re.compile(
 
 
 def mask_names(text: str) -> str:
-    """The text with `library` in place of the name of any library and of what is reached through it."""
+    """Replace library names and their attributes by `library`."""
     return _NAMES.sub("library", text)

@@ -1,11 +1,10 @@
-"""TensorFlow Datasets, as they lie prepared on disk: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME/CONFIG:VERSION`.
+"""Prepared TensorFlow Datasets: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME/CONFIG:VERSION`.
 
-They are ArrayRecord files below $TFDS_DATA_DIR (or TFDS's own default, ~/tensorflow_datasets), and no TensorFlow is needed to
-read them. `python -m train data prepare tfds:NAME` makes them. Without a version it is the newest that is there; a version may
-have stars, `3.*.*`.
+`python -m train data prepare tfds:NAME` writes them as ArrayRecord files to $TFDS_DATA_DIR (default: ~/tensorflow_datasets).
+Reading them does not need TensorFlow. The default version is the newest prepared one; a version may have wildcards, `3.*.*`.
 
-A row has the features of the data set: labels by their names, text as str, images as the PNG or JPEG they are stored as, and
-arrays as numpy's. A label that is -1, as all of GLUE's tests have, is left out.
+Rows have the features of the dataset: labels as names, text as str, images as encoded PNG or JPEG, and arrays as NumPy arrays. A
+label of -1, as in GLUE's test splits, is omitted.
 """
 
 import json
@@ -19,9 +18,9 @@ from typing import Any
 
 from data import builders
 from data.errors import DataError
-from data.sources import Bad, Row, Rows, check_slice, near, usual
+from data.sources import Bad, Row, Rows, check_slice, default_splits, near
 
-AT_ONCE = 128  # records read together: more is hardly faster, and a record may be a film
+CHUNK = 128  # records per read: more is hardly faster, and records may be as large as videos
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Tfds:
     name: str
 
     def stamp(self) -> dict[str, str]:
-        """Raises DataError for what is not prepared, or of which a file is missing."""
+        """Return the dataset's full name and the state of its files. Raises DataError if it is not prepared or lacks a file."""
         builder = self._builder()
         state = {f"tfds:{self.name}": builder.info.full_name}
         for split, info in builder.info.splits.items():
@@ -38,89 +37,85 @@ class Tfds:
         return state
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Rows]:
-        """`wanted` is in TFDS's own language: `train[:10%]`, `train[1000:]+test`. Without it they are those
-        of the data set that have our names, or a usual one (`dev`); where it has `train` and nothing else, its last tenth is
-        `validation`.
+        """Return the wanted splits, in TFDS's syntax: `train[:10%]`, `train[1000:]+test`; see `default_splits` if it is empty.
 
-        Raises DataError for what is not prepared, a split that it does not have, or a choice that is not plain.
+        Raises DataError if the dataset is not prepared, for an unknown split, or if the default splits cannot be inferred.
         """
         builder = self._builder()
-        wanted = wanted or usual(builder.info.splits, f"tfds:{self.name}")
+        wanted = wanted or default_splits(builder.info.splits, f"tfds:{self.name}")
         return {split: self._rows(builder, expression) for split, expression in wanted.items()}
 
     def _rows(self, builder: Any, expression: str) -> "_Rows":
-        there = builder.info.splits
+        available = builder.info.splits
         for term in expression.split("+"):
             check_slice(term)
             split = term.partition("[")[0].strip()
-            if split not in (*there, "all"):
+            if split not in (*available, "all"):
                 raise DataError(
-                    f"data.source tfds:{self.name}: it has no split {split!r}{near(split, there)}; it has: {', '.join(there)}"
+                    f"data.source tfds:{self.name}: no split {split!r}{near(split, available)}; available: {', '.join(available)}"
                 )
         try:
-            files = there[expression.replace(" ", "")].file_instructions
+            files = available[expression.replace(" ", "")].file_instructions
         except (ValueError, AssertionError) as error:
-            what = str(error).splitlines()[0]
-            raise DataError(f"data.splits: {expression!r}: {what}; train, train[:1000] and train[10%:20%] are splits") from None
+            problem = str(error).splitlines()[0]
+            raise DataError(f"data.splits: {expression!r}: {problem}; use NAME, NAME[:1000] or NAME[10%:20%]") from None
         return _Rows(builder.info.features, tuple(files))
 
     def _builder(self) -> Any:
-        """TFDS's view of the folder. Raises DataError where it cannot be read."""
+        """Return a TFDS builder for the folder. Raises DataError if it cannot be read."""
         import tensorflow_datasets as tfds
 
         folder = self.folder()
         try:
             return tfds.builder_from_directory(folder, file_format="array_record")
-        except Exception as error:  # of json, protobuf and TFDS: whatever is wrong with the few small files of the folder
+        except Exception as error:  # json, protobuf and TFDS raise many types of error for a damaged metadata file
             raise DataError(
-                f"{folder}: no data set in ArrayRecord files can be read from it: {_first_line(error)}; "
-                f"remove it, and python -m train data prepare tfds:{self.name} makes it anew"
+                f"{folder}: cannot read a dataset of ArrayRecord files: {_first_line(error)}; "
+                f"remove the folder and run python -m train data prepare tfds:{self.name}"
             ) from None
 
     def folder(self) -> Path:
-        """The folder of the version that is meant. Raises DataError where it is not there."""
+        """Return the folder of the newest matching version. Raises DataError if none is prepared."""
         name, config, version = parse(self.name)
-        there = prepared(name)
-        if not config and "" not in there:
+        available = prepared(name)
+        if not config and "" not in available:
             config = _default_config(name)
-        if config not in there:
-            raise DataError(f"data.source tfds:{self.name}: {_not_there(name, config, there)}")
-        for number, folder in reversed(there[config].items()):
+        if config not in available:
+            raise DataError(f"data.source tfds:{self.name}: {_explain_missing(name, config, available)}")
+        for number, folder in reversed(available[config].items()):
             if fnmatch(number, version or "*"):
                 return folder
         raise DataError(
-            f"data.source tfds:{self.name}: version {version} is not prepared{near(version, there[config])}; "
-            f"there are: {', '.join(there[config])}"
+            f"data.source tfds:{self.name}: version {version} is not prepared{near(version, available[config])}; "
+            f"prepared versions: {', '.join(available[config])}"
         )
 
 
 def source(argument: str) -> Tfds:
-    """Raises DataError for what is no name of a data set."""
+    """Raises DataError for an invalid dataset name."""
     parse(argument)
     return Tfds(argument)
 
 
 def parse(name: str) -> tuple[str, str, str]:
-    """Name, config and version, the last two empty where they are not given. Raises DataError."""
+    """Return name, config and version; the last two are empty if not given. Raises DataError for an invalid name."""
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\d*]+\.[\d*]+\.[\d*]+))?", name)
     if match is None:
-        raise DataError(
-            f"data.source tfds:{name}: that is no name; tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:1.0.0 would be"
-        )
+        raise DataError(f"data.source tfds:{name}: invalid name; use tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:1.0.0")
     name, config, version = match.groups(default="")
     return name, config, version
 
 
 def data_dir() -> Path:
-    """Where TFDS keeps what it has prepared."""
+    """Return the folder of all prepared datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def prepared(name: str) -> dict[str, dict[str, Path]]:
-    """{config: {version: folder}}, versions from old to new; the config is "" where the data set has none."""
+    """Return {config: {version: folder}} of a dataset, oldest version first. The config is "" if the dataset has none."""
     found: dict[str, dict[str, Path]] = {}
     folders = [path.parent for pattern in ("*/features.json", "*/*/features.json") for path in (data_dir() / name).glob(pattern)]
-    numbered = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]  # others are half made
+    numbered = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]  # others are incomplete
     for folder in sorted(numbered, key=lambda folder: (folder.parent, [int(part) for part in folder.name.split(".")])):
         config = "" if folder.parent == data_dir() / name else folder.parent.name
         found.setdefault(config, {})[folder.name] = folder
@@ -128,59 +123,59 @@ def prepared(name: str) -> dict[str, dict[str, Path]]:
 
 
 def _default_config(name: str) -> str:
-    """The config that TFDS takes where none is named; "" where that was not written down."""
+    """Return TFDS's default config, or "" if its metadata does not name one."""
     try:
         return json.loads((data_dir() / name / ".config" / "metadata.json").read_text("utf-8"))["default_config_name"]
     except (OSError, ValueError, KeyError):
         return ""
 
 
-def _not_there(name: str, config: str, there: Iterable[str]) -> str:
-    """What to do about a data set, or a config of one, that is not prepared; `there` are those configs that are."""
+def _explain_missing(name: str, config: str, available: Iterable[str]) -> str:
+    """Return why a dataset or config is not prepared, and what to do. `available` lists its prepared configs."""
     wanted = f"{name}/{config}" if config else name
     builder = builders.find(name)
     configs = {config.name for config in builder.BUILDER_CONFIGS} if builder else set()
     if builder and (config in configs or not config):
-        what = f"it is not prepared in {data_dir()}; to prepare it: python -m train data prepare tfds:{wanted}"
-    elif builder or there:
-        what = f"{name} has no config {config!r}{near(config, [*configs, *there])}" if config else f"{name} needs a config"
+        problem = f"not prepared in {data_dir()}; run python -m train data prepare tfds:{wanted}"
+    elif builder or available:
+        problem = f"{name} has no config {config!r}{near(config, [*configs, *available])}" if config else f"{name} needs a config"
     else:
-        here = sorted(path.name for path in data_dir().glob("*") if prepared(path.name))
-        close = near(name, [*here, *builders.known()])
-        return f"there is no data set {name!r}{close}; {data_dir()} has: {', '.join(here) or 'none'}"
-    return f"{what}; prepared are: {', '.join(f'{name}/{config}' for config in there)}" if any(there) else what
+        all_prepared = sorted(path.name for path in data_dir().glob("*") if prepared(path.name))
+        suggestion = near(name, [*all_prepared, *builders.known()])
+        return f"unknown dataset {name!r}{suggestion}; prepared in {data_dir()}: {', '.join(all_prepared) or 'none'}"
+    return f"{problem}; prepared configs: {', '.join(f'{name}/{config}' for config in available)}" if any(available) else problem
 
 
 @dataclass(frozen=True)
 class _Rows:
     features: Any
     files: tuple[Any, ...]
-    "of each the name, and which of its records: TFDS's FileInstruction"
+    "TFDS's FileInstructions: file names and ranges of records"
 
     def __len__(self) -> int:
         return sum(file.examples_in_shard if file.take == -1 else file.take for file in self.files)
 
     def __iter__(self) -> Iterator[Row | Bad]:
-        """Raises DataError, with the name of the file, where it cannot be read."""
+        """Raises DataError with the name of a file that cannot be read."""
         import tensorflow_datasets as tfds
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from google.protobuf.message import DecodeError
 
-        # An image stays encoded: it takes less room, and whoever needs its pixels decodes it.
+        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels.
         images = (name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image))
         decoders = {name: tfds.decode.SkipDecoding() for name in images}
         for file in self.files:
             path = Path(file.filename)
             try:
                 with ArrayRecordDataSource([file]) as records:
-                    for first in range(0, len(records), AT_ONCE):
-                        numbers = range(first, min(first + AT_ONCE, len(records)))
+                    for first in range(0, len(records), CHUNK):
+                        numbers = range(first, min(first + CHUNK, len(records)))
                         for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
                             row = self.features.deserialize_example_np(record, decoders=decoders)
                             yield self._plain(row, f"{path.name}, record {file.skip + number}")
             except (RuntimeError, ValueError, IndexError, DecodeError) as error:
                 raise DataError(
-                    f"{path}: the file is missing, cut short or damaged: {_first_line(error)}; prepare it anew"
+                    f"{path}: the file is missing, truncated or damaged: {_first_line(error)}; prepare the dataset again"
                 ) from None
 
     def _plain(self, row: Mapping[str, Any], where: str) -> Row | Bad:
@@ -194,7 +189,7 @@ class _Rows:
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """The value with names for labels and str for text, however deep they lie; None for a label that is not given."""
+    """Convert labels to names and text to str, at any depth. Return None for a missing label (-1)."""
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -202,7 +197,7 @@ def plain(feature: Any, value: Any) -> Any:
         return None if value == -1 else feature.int2str(value)
     if isinstance(feature, tfds.features.Sequence):
         inner = feature.feature
-        if isinstance(inner, tfds.features.FeaturesDict):  # TFDS has a sequence of dicts as a dict of sequences
+        if isinstance(inner, tfds.features.FeaturesDict):  # TFDS stores a sequence of dicts as a dict of sequences
             return {name: plain(tfds.features.Sequence(inner[name]), values) for name, values in value.items()}
         if isinstance(inner, tfds.features.ClassLabel | tfds.features.Sequence) or inner.np_dtype == np.object_:
             return [plain(inner, one) for one in value]
@@ -218,7 +213,7 @@ def _file_state(path: Path) -> str:
     try:
         state = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; prepare the data set anew") from None
+        raise DataError(f"{path}: {error.strerror}; prepare the dataset again") from None
     return f"{path.name} ({state.st_size} bytes, {state.st_mtime_ns})"
 
 

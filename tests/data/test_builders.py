@@ -1,4 +1,4 @@
-"""Our own builders of data sets, and `data prepare`."""
+"""Our dataset builders, and `data prepare`."""
 
 import importlib.util
 import itertools
@@ -21,14 +21,14 @@ published = pytest.mark.skipif(not os.environ.get("FMODELS_DATA"), reason="FMODE
 
 @pytest.fixture(autouse=True)
 def made(tmp_path, monkeypatch) -> Path:
-    """Where TFDS writes; what was fetched by hand is as it is on this machine."""
+    """The folder to which TFDS writes. $FMODELS_DATA is unchanged."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
 
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch) -> Path:
-    """An empty folder for what was fetched by hand, and no other."""
+    """An empty folder for manually downloaded files; $FMODELS_DATA is unset."""
     monkeypatch.delenv("FMODELS_DATA", raising=False)
     (tmp_path / "raw").mkdir()
     return tmp_path / "raw"
@@ -38,7 +38,7 @@ def read(name: str, *splits: str) -> dict[str, list]:
     return {split: list(rows) for split, rows in source(name).splits({split: split for split in splits}, {}).items()}
 
 
-def test_ours_have_names_that_no_one_else_has():
+def test_our_builder_names_are_unique():
     import tensorflow_datasets as tfds
 
     builders.known()
@@ -50,7 +50,7 @@ def test_ours_have_names_that_no_one_else_has():
 
 
 @published
-def test_fsdd_is_whole_and_its_sound_is_that_of_the_files(made):
+def test_fsdd_is_complete_and_its_audio_matches_the_files(made):
     assert prepare("fsdd") == made / "fsdd" / "1.0.0"
     rows = read("fsdd", "train", "test")
     assert Counter(row["label"] for row in rows["train"]) == {str(digit): 270 for digit in range(10)}
@@ -68,7 +68,7 @@ def test_fsdd_is_whole_and_its_sound_is_that_of_the_files(made):
 
 
 @published
-def test_clinc150_has_as_many_of_each_intent_and_those_of_none_apart():
+def test_clinc150_has_balanced_intents_and_separate_out_of_scope_splits():
     prepare("clinc150")
     rows = read("clinc150", "train", "validation", "test", "train_oos", "validation_oos", "test_oos")
     assert [len(split) for split in rows.values()] == [15_000, 3_000, 4_500, 100, 100, 1_000]
@@ -81,7 +81,7 @@ def test_clinc150_has_as_many_of_each_intent_and_those_of_none_apart():
 
 
 @published
-def test_wikitext2_keeps_its_order_and_its_articles():
+def test_wikitext2_keeps_the_order_of_lines_and_articles():
     prepare("wikitext2")
     for split, file, articles in (("validation", "valid.txt", 60), ("test", "test.txt", 60)):
         rows = read("wikitext2", split)[split]
@@ -89,12 +89,12 @@ def test_wikitext2_keeps_its_order_and_its_articles():
         assert [row["text"] for row in rows] == [line.strip() for line in lines if line.strip()]
         documents = [document for document, _ in itertools.groupby(row["document"] for row in rows)]
         assert len(documents) == len(set(documents)) == articles
-    with pytest.raises(DataError, match="not plain; it has: validation, test"):  # its train.txt was not there
+    with pytest.raises(DataError, match=r"cannot infer .*; available: validation, test"):  # train.txt is missing
         source("wikitext2").splits({}, {})
 
 
 @published
-def test_wnut17_has_its_sentences_and_its_entities():
+def test_wnut17_has_all_sentences_and_entities():
     prepare("wnut17")
     rows = read("wnut17", "train", "validation", "test")
     assert [len(split) for split in rows.values()] == [3_394, 1_009, 1_287]
@@ -104,7 +104,7 @@ def test_wnut17_has_its_sentences_and_its_entities():
 
 
 @published
-def test_xquad_json_has_the_same_questions_in_each_language_and_answers_where_they_stand():
+def test_xquad_json_has_the_same_questions_per_language_and_correct_answer_offsets():
     prepare("xquad_json")
     rows = read("xquad_json", "en", "de", "es")
     assert {len(split) for split in rows.values()} == {1_190}
@@ -115,7 +115,7 @@ def test_xquad_json_has_the_same_questions_in_each_language_and_answers_where_th
 
 
 @published
-def test_movielens_csv_has_the_ratings_of_its_readme():
+def test_movielens_csv_has_as_many_ratings_as_its_readme_says():
     prepare("movielens_csv")
     rows = read("movielens_csv", "train")["train"]
     assert len(rows) == 100_023 and len({row["user"] for row in rows}) == 706 and len({row["movie"] for row in rows}) == 8_552
@@ -123,7 +123,7 @@ def test_movielens_csv_has_the_ratings_of_its_readme():
     assert {name: rows[0][name] for name in first} == first and rows[0]["title"] == "Heat (1995)"
 
 
-def test_cifar10_jpg_hands_its_images_on_as_they_are(raw, made):
+def test_cifar10_jpg_keeps_the_encoded_images(raw, made):
     import io
     import tarfile
 
@@ -149,61 +149,59 @@ def test_cifar10_jpg_hands_its_images_on_as_they_are(raw, made):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
-        ("mnits", r"there is no data set 'mnits'; did you mean mnist\?"),
+        ("mnits", r"unknown dataset 'mnits'; did you mean mnist\?"),
         ("glue/sst3", r"glue has no config 'sst3'; did you mean sst2\?"),
         ("mnist:9.9.9", "only: 3.0.1"),
-        ("fsdd", r"raw: there is no fsdd.tar.gz in it, nor in a folder of it; --from FOLDER says where it is"),
-        ("wikitext2", "there is none of train.txt, valid.txt, test.txt in it"),
+        ("fsdd", r"raw: no fsdd.tar.gz in this folder or its subfolders; give its folder with --from FOLDER"),
+        ("wikitext2", "no train.txt, valid.txt, test.txt in this folder; at least one is needed"),
     ],
 )
-def test_what_cannot_be_prepared_is_said_in_one_line(raw, name, said):
+def test_errors_of_prepare_are_one_line(raw, name, message):
     (raw / "other").write_text("")
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         prepare(name, raw)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_to_be_fetched_by_hand_are_named(raw):
-    with pytest.raises(DataError, match=r"--from FOLDER says where they are: fsdd\.tar\.gz, which holds"):
+def test_files_to_download_manually_are_named(raw):
+    with pytest.raises(DataError, match=r"download these files manually, .* --from FOLDER: fsdd\.tar\.gz, containing"):
         prepare("fsdd")
-    with pytest.raises(DataError, match="nowhere: there is no such folder; --from FOLDER"):
+    with pytest.raises(DataError, match="nowhere: no such folder; give the folder of the files with --from FOLDER"):
         prepare("fsdd", raw / "nowhere")
 
 
 @published
-def test_a_builder_that_calls_tensorflow_says_what_to_install():
+def test_a_builder_that_needs_tensorflow_reports_what_to_install():
     if importlib.util.find_spec("tensorflow"):
         pytest.skip("TensorFlow is installed")
-    with pytest.raises(
-        DataError, match=r"tfds:mnist: TFDS needs TensorFlow to prepare it .*pip install 'fmodels\[tfds-prepare\]'"
-    ):
+    with pytest.raises(DataError, match=r"tfds:mnist: TFDS needs TensorFlow to prepare .*pip install 'fmodels\[tfds-prepare\]'"):
         prepare("mnist", Path(os.environ["FMODELS_DATA"]) / "mnist")
 
 
-def test_without_a_network_it_says_what_it_cannot_reach(raw, monkeypatch):
+def test_a_missing_network_is_reported_with_the_address(raw, monkeypatch):
     import requests
 
     def get(self, url, **_):
         raise requests.ConnectionError(request=requests.Request("GET", url).prepare())
 
     monkeypatch.setattr(requests.Session, "get", get)
-    with pytest.raises(DataError, match=r"tiny_shakespeare: https://.*input.txt cannot be reached; it needs a network"):
+    with pytest.raises(DataError, match=r"tiny_shakespeare: cannot reach https://.*input.txt; connect to the network"):
         prepare("tiny_shakespeare")
 
 
-def test_the_verb_prepares_what_a_run_can_read(raw, made, capsys):
+def test_data_prepare_writes_a_readable_dataset(raw, made, capsys):
     (raw / "wikitext2").mkdir()
     (raw / "wikitext2" / "train.txt").write_text(" \n = A title = \n \n A line . \n")
     assert verb.main(["prepare", "tfds:wikitext2", "--from", str(raw)]) == 0
     assert capsys.readouterr().out == f"{made / 'wikitext2' / '1.0.0'}\n"
-    assert verb.main(["prepare", "tfds:wikitext2"]) == 0  # it is there
+    assert verb.main(["prepare", "tfds:wikitext2"]) == 0  # already prepared
     expected = [{"text": text, "document": "1. A title"} for text in ("= A title =", "A line .")]
     assert read("wikitext2", "train") == {"train": expected}
 
 
-def test_the_verb_knows_its_words():
+def test_wrong_arguments_of_the_verb_are_reported():
     with pytest.raises(UserError, match="unknown subcommand data prepar; did you mean prepare"):
         verb.main(["prepar"])
     with pytest.raises(UserError, match="data prepare digits: only tfds:NAME can be prepared"):

@@ -1,19 +1,19 @@
-"""Files: a path, a folder or a glob, on this machine or wherever fsspec reaches (`gs://`, `s3://`, `hf://`).
+"""Files: a path, a folder or a glob, local or on any file system of fsspec (`gs://`, `s3://`, `hf://`).
 
-    files:notes.txt              `text`: a document a line, or, where there are blank lines, one between each two of them
-    files:raw/*.en.gz            `text`: a sentence a line; the suffix is the code of a language
-    files:reviews.jsonl          the fields of the objects; so .csv and .tsv, whose first line names them, and .parquet
-    files:photos                 `image` as encoded, `label`: photos/CLASS/NAME.jpg; so .png, .bmp and .webp
-    files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav, or digits/CLASS_….wav
+    files:notes.txt              `text`: one document per line, or documents separated by blank lines if there are any
+    files:raw/*.en.gz            `text`: one sentence per line; the suffix is a language code
+    files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet
+    files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp and .webp
+    files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
 
-Texts, .csv, .tsv, .jsonl and idx may be packed (.gz, .xz, .zst); images and sounds may be in a .tar, packed or not, which is
-read as a stream. Folders are classes where there are at least two. Within a folder or an archive, hidden files and those called
-README, LICENSE or COPYING are not data.
+Text, .csv, .tsv, .jsonl and idx files may be compressed (.gz, .xz, .zst). Images and audio files may be in a .tar, compressed or
+not, which is read as a stream. Folders are classes if there are at least two of them. In a folder or an archive, hidden files and
+files named README, LICENSE or COPYING are ignored.
 
-Splits are what names say: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. Where no name says anything, about one
-row in ten is held out as `validation`, or one in ten of the documents, each with all its rows. In data.splits, a split may also
-be a file or a glob within the folder or archive: train=reviews.tsv,validation=more/*.tsv.
+File and folder names determine the splits: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. If no name mentions a
+split, about one row in ten is held out as `validation`; rows with a document are held out by whole documents. In data.splits, a
+split may also be a file or a glob in the folder or archive: train=reviews.tsv,validation=more/*.tsv.
 """
 
 import re
@@ -43,14 +43,17 @@ class Files:
     path: str
 
     def stamp(self) -> Mapping[str, str]:
-        """The size and the time of each file, or what its file system tells it by. Raises DataError if there is none."""
+        """Return the size and time (if remote: the checksum) of each file. Raises DataError if there is no file."""
         files = self._files()
         names = [(file, PurePosixPath(file.path).name) for file in files]
         labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
         return {file.where: file.stamp() for file in [*files, *labels]}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Raises DataError where there is nothing that can be read, or some files are of a split and others of none."""
+        """Return the splits named by files or by `wanted`, else a random `train` and `validation`.
+
+        Raises DataError if there is no readable file, or if only some files belong to a split.
+        """
         parts = self._parts()
         classes = len({_folder(name) for name in parts} - {None}) > 1
         rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes)
@@ -68,8 +71,8 @@ class Files:
         elif unnamed and not wanted:
             split, files = next(iter(named.items()))
             raise DataError(
-                f"data.source {self}: {next(iter(unnamed))} is of no split, but {next(iter(files))} is of {split}; a glob leaves "
-                "files out, and data.splits says which is which: train=FILE,validation=FILE"
+                f"data.source {self}: {next(iter(unnamed))} belongs to no split, but {next(iter(files))} belongs to {split}; "
+                "exclude files with a glob, or use --data.splits train=FILE,validation=FILE"
             )
         used = list(own)
         if wanted:
@@ -80,9 +83,9 @@ class Files:
                 own[name] = rows(chosen)
             if name in own:
                 own[name].check()
-            elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # which is no name of a split
-                raise DataError(f"data.splits: there is no file {name!r} in {self}{near(name, parts)}")
-        # A path or a glob is no name of a split such as `choose` looks for.
+            elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # a path or a glob, not the name of a split
+                raise DataError(f"data.splits: no file {name!r} in {self}{near(name, parts)}")
+        # `choose` cannot parse paths and globs.
         whole: dict[str, Rows] = {split: own[name] for split, name in wanted.items() if name in own}
         rest = {split: expression for split, expression in wanted.items() if split not in whole}
         chosen = {**whole, **choose(own, rest, self)} if rest else whole or own
@@ -95,12 +98,12 @@ class Files:
         found = places.find(self.path)
         kept = [file for file in found if self.path.endswith(file.name) or not _NO_DATA.search(file.name)]
         if not kept:
-            raise DataError(f"data.source {self}: there is no data in it, only {found[0].name} and the like")
-        # The members of the one archive that was asked for are named as the files of a folder are.
+            raise DataError(f"data.source {self}: no data files, only ignored ones such as {found[0].name}")
+        # Members of a single archive are named relative to it, as the files of a folder are.
         return [replace(kept[0], name="")] if len(kept) == 1 and kept[0].is_archive else kept
 
     def _parts(self) -> dict[str, File]:
-        """For the name of each file or member of an archive: the file that it is, or is in."""
+        """Return {name: file} for each file, and for each member of an archive {name: archive}."""
         parts: dict[str, File] = {}
         for file in self._files():
             parts |= dict.fromkeys(_members(file), file) if file.is_archive else {file.name: file}
@@ -112,35 +115,35 @@ def _members(archive: File) -> list[str]:
     names: list[str] = []
     try:
         names.extend(member.name for member in places.members(archive) if not _NO_DATA.search(member.name))
-    except (*DAMAGE, OSError) as error:  # which is told when the members before it have been read, if there are
+    except (*DAMAGE, OSError) as error:  # if there are intact members, reading reports the damage after them
         if not names:
-            raise DataError(f"{archive.where}: no archive that can be read: {error}") from None
+            raise DataError(f"{archive.where}: not a readable archive: {error}") from None
     if not names:
-        raise DataError(f"{archive.where}: there is no file in it")
+        raise DataError(f"{archive.where}: the archive contains no files")
     return names
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of files and members of archives, file after file."""
+    """The rows of files and archive members, concatenated."""
 
     source: str
     parts: Mapping[str, File]
-    "by name"
+    "files and archive members by name"
     classes: bool
     "whether folders are classes"
 
     def check(self) -> str:
-        """The kind of all of them. Raises DataError for a name that does not say what is in it, and where they are of several."""
+        """Return the kind of all files. Raises DataError for an unknown format or for several kinds."""
         first: dict[str, str] = {}
         for name, file in self.parts.items():
             format = formats.find(name, f"{file.where}, {name}" if file.is_archive else file.where)
             first.setdefault(format.kind, name)
             if file.is_archive and not format.streamed:
-                raise DataError(f"{file.where}, {name}: only images and sounds are read from an archive; unpack it")
+                raise DataError(f"{file.where}, {name}: only images and audio can be read from an archive; unpack it")
         if len(first) > 1:
             (kind, name), (other, another) = list(first.items())[:2]
-            raise DataError(f"{self.source}: there are {kind} ({name}) and {other} ({another}); a glob takes those of one kind")
+            raise DataError(f"{self.source}: mixes {kind} ({name}) and {other} ({another}); select one kind with a glob")
         return next(iter(first))
 
     def __iter__(self) -> Iterator[Row | Bad]:
@@ -154,10 +157,10 @@ class FileRows:
                 if not isinstance(row, Bad):
                     example = example or (file, row)
                     if empty and kind == "tables" and set(row) != set(example[1]):
-                        has, had = (", ".join(name for name in each if name != WHERE) for each in (row, example[1]))
+                        has, expected = (", ".join(name for name in each if name != WHERE) for each in (row, example[1]))
                         raise DataError(
-                            f"{self.source}: {file.where} has the fields {has}, but {example[0].where} has {had}; "
-                            "a glob takes those that are alike"
+                            f"{self.source}: {file.where} has the fields {has}, but {example[0].where} has {expected}; "
+                            "select files with the same fields with a glob"
                         )
                     row = {**row, "document": next(numbers)} if kind == "texts" else row
                 else:
@@ -165,11 +168,11 @@ class FileRows:
                 empty = False
                 yield row
             if empty and len(files) > 1:
-                yield Bad(file.where, "there is no row in it; take it away")
+                yield Bad(file.where, "no rows; remove the file")
         if example is None and bad is not None:
-            raise DataError(f"{bad.where}: {bad.what}; there is no good row")
+            raise DataError(f"{bad.where}: {bad.what}; no row can be read")
         if example is None:
-            raise DataError(f"{files[0].where if len(files) == 1 else self.source}: there is no row in it")
+            raise DataError(f"{files[0].where if len(files) == 1 else self.source}: no rows")
 
     def _read(self, file: File, kind: str) -> Iterator[Row | Bad]:
         try:
@@ -179,29 +182,32 @@ class FileRows:
                     for row in formats.find(part.name, part.where).read(part):
                         yield row if isinstance(row, Bad) else {**label, **row}
         except DAMAGE as error:
-            yield Bad(file.where, f"damaged, or cut short: {error or 'it ends too early'}; what is before that is good")
+            yield Bad(file.where, f"damaged or truncated: {error or 'unexpected end of file'}; the rows before that are good")
         except OSError as error:
             raise DataError(f"{file.where}: {error.strerror or error}") from error
 
     def _label(self, name: str, kind: str) -> Row:
-        label = _folder(name) if self.classes and kind in ("images", "sounds") else None
-        if label is None and kind == "sounds" and "_" in PurePosixPath(name).name:
+        label = _folder(name) if self.classes and kind in ("images", "audio") else None
+        if label is None and kind == "audio" and "_" in PurePosixPath(name).name:
             label = PurePosixPath(name).name.partition("_")[0]
         return {} if label is None else {"label": label}
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """About one in ten of the documents, or of the rows of each label, or of all that have none, or all but these.
+    """About a tenth of the rows, chosen by a hash (`out`), or the other rows (not `out`).
 
-    The first is never held out, and the second always is, so that a rare label is in both where it can be.
+    Rows with a document are held out by whole documents; other rows are held out separately for each label. The first document or
+    row is never held out and the second always is, so that a label with two rows is in both splits.
     """
 
     rows: FileRows
     label: str | None
+    "name of the label field, if it is read"
     document: str | None
-    "the fields that have them, if they are read"
+    "name of the document field, if it is read"
     out: bool
+    "whether to yield the held-out rows"
 
     def check(self) -> str:
         return self.rows.check()
@@ -217,43 +223,44 @@ class HeldOut:
                 continue
             document = row.get(self.document) if self.document else None
             if document not in (None, ""):
-                # Of these two only: a document may come back, and there may be more of them than memory holds.
+                # Keep only the first two: a document may reappear later, and all of them may not fit in memory.
                 if len(documents) < 2 and document not in documents:
                     documents.append(document)
-                place, key = documents.index(document) if document in documents else None, str(document)
+                position, key = documents.index(document) if document in documents else None, str(document)
             else:
                 label = row.get(self.label) if self.label else None
                 label = label if isinstance(label, str | int | float) else None
-                place, key = counts[label], str(counts[label])
+                position, key = counts[label], str(counts[label])
                 counts[label] += 1
-            is_out = place == 1 or (place != 0 and zlib.crc32(key.encode("utf-8", "surrogatepass")) % HELD_OUT_ONE_IN == 0)
+            key_hash = zlib.crc32(key.encode("utf-8", "surrogatepass"))
+            is_out = position == 1 or (position != 0 and key_hash % HELD_OUT_ONE_IN == 0)
             found |= is_out
             if is_out == self.out:
                 yield row
         if self.out and not found:
-            if bad:  # which is why there are so few
+            if bad:  # bad rows may be why too few are left
                 raise DataError(f"{bad.where}: {bad.what}")
-            what = "row only" if not counts.keys() - {None} else f"row only of each {self.label}"
+            unit = "row" if not counts.keys() - {None} else f"row per {self.label}"
             raise DataError(
-                f"{self.rows.source}: there is one {'document only' if documents else what}, and none can be held out; "
-                "more are needed, or data.splits that says what is held out: train=FILE,validation=FILE"
+                f"{self.rows.source}: only one {'document' if documents else unit}, so none can be held out; "
+                "add data, or use --data.splits train=FILE,validation=FILE"
             )
 
 
 def _split(name: str) -> str | None:
-    """The split that the first of the folders, or else the file, is named for."""
+    """Return the split named by the first matching folder, else by the file name."""
     match = _SPLIT.search(name)
     return SPLITS[match.lastindex - 1] if match and match.lastindex else None
 
 
 def _folder(name: str) -> str | None:
-    """The folder that a file is in, if that is not a split's."""
+    """Return the name of the file's parent folder, unless it names a split."""
     folders = _SPLIT.sub("", name.rpartition("/")[0], count=1)
     return folders.rpartition("/")[2] or None
 
 
 def source(argument: str) -> Files:
-    """Raises DataError without a path."""
+    """Raises DataError if the path is empty."""
     if not argument:
-        raise DataError("data.source files: the path is missing: files:PATH, of a file, a folder or a glob")
+        raise DataError("data.source files: the path is missing; use files:PATH with a file, a folder or a glob")
     return Files(argument)

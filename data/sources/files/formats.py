@@ -1,4 +1,4 @@
-"""What files can hold: a reader of rows for each format, told by the suffix."""
+"""Readers of rows, one per file format. The suffix determines the format."""
 
 import csv
 import io
@@ -21,9 +21,9 @@ from data.errors import DataError
 from data.sources import WHERE, Bad, Row
 from data.sources.files.places import DAMAGE, PACKED, Damaged, File
 
-PARQUET_ROWS = 256  # that are in memory at a time
+PARQUET_ROWS = 256  # rows in memory at a time
 
-# ISO 639-1: the suffixes of parallel texts, such as train.en
+# ISO 639-1 codes: the suffixes of parallel texts, such as train.en
 _LANGUAGES = frozenset(
     (
         "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
@@ -37,7 +37,7 @@ _IDX = re.compile(r"[-.]idx(\d)-ubyte$")
 
 
 class Part(Protocol):
-    """What is read: a File or a Member."""
+    """A File or a Member of an archive."""
 
     @property
     def name(self) -> str: ...
@@ -48,17 +48,17 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    kind: Literal["texts", "objects", "tables", "images", "sounds"]
+    kind: Literal["texts", "objects", "tables", "images", "audio"]
     read: Callable[[Any], Iterator[Row | Bad]]
-    "the rows of a part, or a File where it is not `streamed`. It raises one of DAMAGE after the good ones."
+    "yields the rows of a Part (of a File unless `streamed`); if the file is damaged, raises one of DAMAGE after the good rows"
     packed: bool = False
-    "whether it is also read from .gz, .xz and .zst"
+    "also readable from .gz, .xz and .zst"
     streamed: bool = False
-    "whether it is also read from archives: images and sounds, whose names say what they are"
+    "also readable from archives"
 
 
 def find(name: str, where: str) -> Format:
-    """Of a file of that name. Raises DataError where the name does not say what is in it."""
+    """Return the format of a file with the given name. Raises DataError if the suffix is unknown."""
     plain, suffix = splitext(name.lower())
     packed = suffix if suffix in PACKED else ""
     if packed:
@@ -70,15 +70,15 @@ def find(name: str, where: str) -> Format:
     if found is None or (packed and not found.packed):
         suffix += packed
         raise DataError(
-            f"{where}: cannot tell what is in a {suffix or 'file without suffix'}; "
-            f"there are: {', '.join(FORMATS)}, …-idx3-ubyte, the code of a language (.en) for a sentence a line, "
+            f"{where}: unknown format {suffix or '(no suffix)'}; "
+            f"supported: {', '.join(FORMATS)}, …-idx3-ubyte, a language code (.en) for one sentence per line, "
             f".tar; {', '.join(PACKED)} of texts and archives"
         )
     return found
 
 
 def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
-    """(`FILE, line N`, the line)."""
+    """Yield the location (`FILE, line N`) and the text of each line; Bad if it is not UTF-8."""
     offset = 0
     for number, line in enumerate(stream, 1):
         at = f"{where}, line {number}"
@@ -92,7 +92,7 @@ def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
 
 
 def sentences(part: Part) -> Iterator[Row | Bad]:
-    """`text`, one a line."""
+    """Yield `text`, one sentence per line."""
     with part.open() as stream:
         for at, line in _lines(stream, part.where):
             if isinstance(line, Bad):
@@ -102,7 +102,10 @@ def sentences(part: Part) -> Iterator[Row | Bad]:
 
 
 def documents(part: Part) -> Iterator[Row | Bad]:
-    """`text`, one a line, or, where there are blank lines, one between each two of them. A bad line is its whole document."""
+    """Yield `text`, one document per line, or documents separated by blank lines if there are any.
+
+    A bad line makes its whole document bad.
+    """
     if not _has_blank_lines(part):
         yield from sentences(part)
         return
@@ -123,7 +126,7 @@ def documents(part: Part) -> Iterator[Row | Bad]:
 
 
 def _has_blank_lines(part: Part) -> bool:
-    """Whether there is one between others. The file is read up to it."""
+    """Return whether a blank line separates other lines. Reads only as far as needed."""
     above = blank = False
     with part.open() as stream:
         try:
@@ -133,13 +136,13 @@ def _has_blank_lines(part: Part) -> bool:
                 elif blank:
                     return True
                 above = above or bool(line.strip())
-        except DAMAGE:  # which is to be told when the rows before it have been read
+        except DAMAGE:  # reported later, after the good rows
             pass
     return False
 
 
 def json_lines(part: Part) -> Iterator[Row | Bad]:
-    """The fields of one object a line."""
+    """Yield the fields of one JSON object per line."""
     with part.open() as stream:
         for at, line in _lines(stream, part.where):
             if isinstance(line, Bad):
@@ -151,11 +154,11 @@ def json_lines(part: Part) -> Iterator[Row | Bad]:
                     row = Bad(at, f"not JSON: {str(error).replace('line 1 ', '')}")
                 if isinstance(row, dict):
                     row[WHERE] = at
-                yield row if isinstance(row, dict | Bad) else Bad(at, "an object is needed: {…}")
+                yield row if isinstance(row, dict | Bad) else Bad(at, "not a JSON object {…}")
 
 
 def tsv(part: Part) -> Iterator[Row | Bad]:
-    """Fields with the names in the first line. A quote is a character like any other."""
+    """Yield the fields named in the header line. Quotes have no special meaning."""
     with part.open() as stream:
         header: list[str] = []
         for at, line in _lines(stream, part.where):
@@ -168,7 +171,7 @@ def tsv(part: Part) -> Iterator[Row | Bad]:
 
 
 def comma_separated(part: Part) -> Iterator[Row | Bad]:
-    """Fields with the names in the first line; those with a comma, a quote or a line's end in them are quoted."""
+    """Yield the fields named in the header line. Fields that contain a comma, a quote or a newline must be quoted."""
     undecoded: list[Bad] = []
 
     def decoded(stream: BinaryIO) -> Iterator[str]:
@@ -181,20 +184,20 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
         reader = csv.reader(decoded(stream), strict=True)
         header: list[str] = []
         while True:
-            begin, wrong = reader.line_num + 1, ""
+            begin, problem = reader.line_num + 1, ""
             fields: list[str] | Bad = []
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                wrong = f"not CSV: {error}; a line for each row, quotes in pairs, and what is very long as JSON lines"
+                problem = f"not CSV: {error}; close all quotes, and store very long fields as .jsonl"
             at = f"{part.where}, line {begin}" + (f" to {reader.line_num}" if reader.line_num > begin else "")
             if undecoded:
                 fields = undecoded[0]
                 undecoded.clear()
-            elif wrong:
-                fields = Bad(at, wrong)
+            elif problem:
+                fields = Bad(at, problem)
             if not header:
                 header = _header(at, fields)
             elif isinstance(fields, Bad):
@@ -206,9 +209,9 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
 def _header(at: str, names: list[str] | Bad) -> list[str]:
     if isinstance(names, Bad):
         raise DataError(f"{at}: {names.what}")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{at}: the header has {twice[0]!r} twice; each field needs a name of its own")
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        raise DataError(f"{at}: the header repeats {duplicates[0]!r}; field names must be unique")
     return names
 
 
@@ -219,12 +222,12 @@ def _record(at: str, header: list[str], fields: list[str]) -> Row | Bad:
 
 
 def parquet(file: File) -> Iterator[Row | Bad]:
-    """The columns, with Python's types."""
+    """Yield the columns as Python objects."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{file.where}: a package is missing to read it: pip install pyarrow") from None
+        raise DataError(f"{file.where}: needs the package pyarrow; pip install pyarrow") from None
     with file.open() as stream:
         try:
             table, number = pyarrow.parquet.ParquetFile(stream), count()
@@ -239,28 +242,28 @@ def parquet(file: File) -> Iterator[Row | Bad]:
 def _plain(batch: Any, where: str) -> list[Row]:
     try:
         return batch.to_pylist()
-    except (ValueError, OverflowError) as error:  # a date after the year 9999, bytes that are called a string
+    except (ValueError, OverflowError) as error:  # for example a date after the year 9999, or invalid UTF-8 in a string column
         what = " ".join(str(error).split())
-        raise DataError(f"{where}: it has a value that Python cannot hold: {what}; write the file without it") from None
+        raise DataError(f"{where}: a value cannot be converted to Python: {what}; write the file without it") from None
 
 
 def image(part: Part) -> Iterator[Row | Bad]:
-    """The `image` as it is encoded, if it can be decoded."""
+    """Yield the encoded `image`, after checking that it can be decoded."""
     import PIL.Image
 
     with part.open() as stream:
         data = stream.read()
     try:
         PIL.Image.open(io.BytesIO(data)).load()
-    except Exception as error:  # each of Pillow's decoders has errors of its own
-        about = str(error).partition(" <_io")[0]
-        yield Bad(part.where, f"not an image that can be decoded: {about}")
+    except Exception as error:  # Pillow's decoders raise many types of error
+        reason = str(error).partition(" <_io")[0]
+        yield Bad(part.where, f"cannot decode the image: {reason}")
     else:
         yield {"image": data, WHERE: part.where}
 
 
 def wav(part: Part) -> Iterator[Row | Bad]:
-    """`audio` float32 [samples] in [-1, 1], the mean of its channels, and `sample_rate` in Hz."""
+    """Yield `audio`, float32 [samples] in [-1, 1], averaged over channels, and `sample_rate` in Hz."""
     with part.open() as stream:
         data = stream.read()
     try:
@@ -268,12 +271,12 @@ def wav(part: Part) -> Iterator[Row | Bad]:
             rate, channels, width, samples = file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes()
             pcm = np.frombuffer(file.readframes(samples), np.uint8)
     except (wave.Error, EOFError) as error:
-        yield Bad(part.where, f"no WAV file of PCM: {error or 'it is cut short'}")
+        yield Bad(part.where, f"not a PCM WAV file: {error or 'truncated'}")
         return
     if width > 4 or len(pcm) != samples * channels * width:
-        yield Bad(part.where, f"{8 * width} bits a sample; 8, 16, 24 or 32 are read" if width > 4 else "it is cut short")
+        yield Bad(part.where, f"{8 * width} bits per sample; only 8, 16, 24 and 32 are supported" if width > 4 else "truncated")
         return
-    # Bytes are unsigned, all else is signed and little-endian: each as the high bytes of 32 bits.
+    # 8-bit samples are unsigned; wider ones are signed, little-endian. Put each into the high bytes of a 32-bit integer.
     wide = np.zeros((samples * channels, 4), np.uint8)
     wide[:, 4 - width :] = pcm.reshape(-1, width) ^ (0x80 if width == 1 else 0)
     audio = wide.view("<i4").astype(np.float32).reshape(samples, channels) / np.float32(2**31)
@@ -281,7 +284,7 @@ def wav(part: Part) -> Iterator[Row | Bad]:
 
 
 def idx(file: File) -> Iterator[Row | Bad]:
-    """`image` uint8 [height, width, 1] and `label` of …-images-idx3-ubyte and the labels beside it
+    """Yield `image`, uint8 [height, width, 1], and `label`, from …-images-idx3-ubyte and the labels file next to it
     (http://yann.lecun.com/exdb/mnist)."""
     beside = file.beside(labels_of(PurePosixPath(file.name).name))
     with file.open() as images, beside.open() as labels:
@@ -291,20 +294,20 @@ def idx(file: File) -> Iterator[Row | Bad]:
         for number in range(rows):
             pixels, label = images.read(math.prod(shape)), labels.read(1)
             if len(pixels) < math.prod(shape) or not label:
-                raise Damaged(f"there are not as many bytes as {rows} images and labels have")
+                raise Damaged(f"too few bytes for {rows} images and labels")
             image = np.frombuffer(pixels, np.uint8).reshape(*shape, 1)
             yield {"image": image, "label": str(label[0]), WHERE: f"{file.where}, image {number}"}
 
 
 def labels_of(name: str) -> str:
-    """The file that has the labels of a file of images in idx format; itself, where it is none."""
+    """Return the name of the labels file of an idx images file; any other name unchanged."""
     return name.replace("images", "labels").replace("idx3-ubyte", "idx1-ubyte") if "idx3-ubyte" in name else name
 
 
 def _idx_shape(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
     head = stream.read(4 + 4 * dimensions)
     if len(head) < 4 + 4 * dimensions or head[:4] != bytes((0, 0, 8, dimensions)):
-        raise Damaged(f"no idx file of bytes in {dimensions} dimensions")
+        raise Damaged(f"not an idx file of bytes with {dimensions} dimensions")
     return struct.unpack_from(f">{dimensions}I", head, 4)
 
 
@@ -318,5 +321,5 @@ FORMATS = {
     ".tsv": Format("tables", tsv, packed=True),
     ".parquet": Format("tables", parquet),
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".webp"), _IMAGE),
-    ".wav": Format("sounds", wav, streamed=True),
+    ".wav": Format("audio", wav, streamed=True),
 }

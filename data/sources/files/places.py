@@ -1,4 +1,4 @@
-"""Files where they are: on this machine, or wherever fsspec reaches; packed, in archives, or plain."""
+"""Access to files: local or through fsspec; plain, compressed or in archives."""
 
 import glob
 import gzip
@@ -21,11 +21,11 @@ from data.errors import DataError
 
 
 class Damaged(Exception):
-    """A file whose end is missing or whose bytes make no sense: what was read of it before is good."""
+    """A file that is truncated or has invalid content. The data read before is good."""
 
 
 DAMAGE = (Damaged, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfile.TarError)
-"What the readers of this module raise for such a file."
+"The errors that this module's readers raise for a damaged file."
 
 PACKED = (".gz", ".xz", ".zst")
 _ARCHIVE = re.compile(r"\.(tar|tar\.gz|tar\.xz|tar\.zst|tgz)$", re.IGNORECASE)
@@ -34,11 +34,11 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class File:
-    """`path` on the file system `fs` of fsspec, or on this machine where there is none."""
+    """A file at `path`, local or on the fsspec file system `fs`."""
 
     path: str
     name: str
-    "its path within what was asked for"
+    "path relative to the requested folder or glob"
     fs: Any = None
 
     @property
@@ -50,31 +50,31 @@ class File:
         return _ARCHIVE.search(self.path) is not None
 
     def stamp(self) -> str:
-        """What is different where the file is. Raises DataError where it is not there."""
-        with _told(self.where):
+        """Return a string that changes when the file changes. Raises DataError if the file is missing."""
+        with _data_errors(self.where):
             if self.fs:
                 return f"{self.fs.size(self.path)} {self.fs.checksum(self.path)}"
             status = os.stat(self.path)
-            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-                raise DataError(f"{self.path}: it is no regular file")
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe could block
+                raise DataError(f"{self.path}: not a regular file")
             return f"{status.st_size} {status.st_mtime_ns}"
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Its bytes, unpacked. Raises DataError where it cannot be opened, and one of DAMAGE while it is read."""
-        with _told(self.where):
-            raw = self.fs.open(self.path, "rb") if self.fs else open(self.path, "rb")  # noqa: SIM115, it is closed below
+        """Open the decompressed file. Raises DataError if that fails; reading may raise one of DAMAGE."""
+        with _data_errors(self.where):
+            raw = self.fs.open(self.path, "rb") if self.fs else open(self.path, "rb")  # noqa: SIM115, closed below
         with raw, _unpacked(raw, self.path) as stream:
             yield stream
 
     def beside(self, name: str) -> "File":
-        """The file of that name in the same folder."""
+        """Return the file with the given name in the same folder."""
         return File(str(PurePosixPath(self.path).with_name(name)), str(PurePosixPath(self.name).with_name(name)), self.fs)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, which can be opened while it is the archive's turn to be there, and once."""
+    """A file in an archive. It can be opened once, before the iteration over the archive continues."""
 
     archive: str
     name: str
@@ -90,10 +90,10 @@ class Member:
 
 
 def members(file: File) -> Iterator[Member]:
-    """The files of an archive in their order, which is read as a stream. Raises one of DAMAGE."""
+    """Yield the files of an archive in order, reading it as a stream. Raises one of DAMAGE."""
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         while (header := tar.next()) is not None:
-            cast(Any, tar).members.clear()  # where it would keep every header that it has seen
+            cast(Any, tar).members.clear()  # otherwise tarfile keeps every header in memory
             if header.isreg():
                 yield Member(
                     file.where,
@@ -103,27 +103,27 @@ def members(file: File) -> Iterator[Member]:
 
 
 def find(path: str) -> list[File]:
-    """The file at `path`, or those of the folder there and of the folders in it, or those that match a glob, by name.
+    """Return the file at `path`, all files in that folder and its subfolders, or all files that match the glob, sorted.
 
-    Raises DataError where there is none, or it may not be read.
+    Raises DataError if there is no file, or no permission to read.
     """
-    with _told(path):
+    with _data_errors(path):
         root, paths, fs = _remote(path) if _URL.match(path) else _local(os.path.expanduser(path))
     if not paths:
-        wrong = "no file matches; * stands for a name, ** for folders" if glob.has_magic(path) else "there is no file in it"
-        raise DataError(f"{path}: {wrong}")
+        problem = "no file matches; * matches a name, ** matches folders" if glob.has_magic(path) else "no files in the folder"
+        raise DataError(f"{path}: {problem}")
     return [File(each, each[len(root) :].lstrip("/"), fs) for each in sorted(paths)]
 
 
 def _local(path: str) -> tuple[str, list[str], Any]:
     if glob.has_magic(path) and not os.path.exists(path):
-        return _fixed(path), [each for each in glob.glob(path, recursive=True) if os.path.isfile(each)], None
+        return _glob_root(path), [each for each in glob.glob(path, recursive=True) if os.path.isfile(each)], None
     try:
         os.stat(path)
     except FileNotFoundError as error:
         folder, name = os.path.split(path.rstrip("/"))
-        beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        raise DataError(f"{path}: {error.strerror}{sources.near(name, beside)}") from None
+        siblings = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        raise DataError(f"{path}: {error.strerror}{sources.near(name, siblings)}") from None
     if not os.path.isdir(path):
         return os.path.dirname(path), [path], None
     walk = os.walk(path, onerror=_raise, followlinks=True)
@@ -135,18 +135,18 @@ def _remote(url: str) -> tuple[str, list[str], Any]:
 
     fs, path = url_to_fs(url)
     if glob.has_magic(path) and not fs.exists(path):
-        return _fixed(path), [each for each in fs.glob(path) if fs.isfile(each)], fs
+        return _glob_root(path), [each for each in fs.glob(path) if fs.isfile(each)], fs
     if fs.isfile(path):
         return path.rpartition("/")[0], [path], fs
     if not fs.exists(path):
         folder, _, name = path.rstrip("/").rpartition("/")
-        beside = [PurePosixPath(each).name for each in fs.ls(folder, detail=False)] if fs.exists(folder) else []
-        raise DataError(f"{url}: there is nothing{sources.near(name, beside)}")
+        siblings = [PurePosixPath(each).name for each in fs.ls(folder, detail=False)] if fs.exists(folder) else []
+        raise DataError(f"{url}: not found{sources.near(name, siblings)}")
     return path.rstrip("/"), fs.find(path), fs
 
 
-def _fixed(pattern: str) -> str:
-    """The folder that a glob begins with."""
+def _glob_root(pattern: str) -> str:
+    """Return the folder part of a glob before its first wildcard."""
     return re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
@@ -155,8 +155,8 @@ def _raise(error: OSError) -> None:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """Makes DataErrors of what file systems raise, of which each has errors of its own."""
+def _data_errors(where: str) -> Iterator[None]:
+    """Convert the errors of any file system to DataError."""
     try:
         yield
     except DataError:
@@ -178,11 +178,11 @@ def _unpacked(raw: BinaryIO, path: str) -> BinaryIO:
     try:
         return io.BufferedReader(_Zstd(raw))
     except ImportError:
-        raise DataError(f"{path}: a package is missing to read it: pip install zstandard") from None
+        raise DataError(f"{path}: needs the package zstandard; pip install zstandard") from None
 
 
 class _Zstd(io.RawIOBase):
-    """One frame after the other. The library's own reader takes a file that is cut short for one that ends."""
+    """Reader of Zstandard frames. Unlike the library's own reader, it detects a truncated file."""
 
     def __init__(self, raw: BinaryIO):
         import zstandard
@@ -199,7 +199,7 @@ class _Zstd(io.RawIOBase):
             if not self.packed and self.frame is None:
                 return 0
             if not self.packed:
-                raise Damaged("it ends before the end of a frame")
+                raise Damaged("incomplete frame")
             self.frame = self.frame or self.new_frame()
             try:
                 self.plain, self.packed = memoryview(self.frame.decompress(self.packed)), b""
@@ -213,13 +213,13 @@ class _Zstd(io.RawIOBase):
 
 
 class _Header(tarfile.TarInfo):
-    """Of a member. The library takes one that is damaged or cut off for the end of the archive."""
+    """A tar header that raises Damaged where tarfile would take a damaged header for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # end of the archive
                 raise
-            raise Damaged(f"an archive ends with blocks of zeros, not with: {error}") from None
+            raise Damaged(f"invalid tar header: {error}") from None

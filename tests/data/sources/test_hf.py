@@ -1,4 +1,4 @@
-"""Hugging Face data sets as a source: parquet files on this machine, and what is said where there are none."""
+"""Hugging Face datasets as a source: local Parquet files and error messages."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def datasets():
 
 @pytest.fixture
 def folder(datasets, tmp_path):
-    """Parquet files as a data set of the Hub has them."""
+    """Parquet files laid out like a dataset on the Hub."""
     from PIL import Image
 
     def png(value: int) -> bytes:
@@ -55,7 +55,7 @@ def folder(datasets, tmp_path):
     return tmp_path / "rows"
 
 
-def test_a_folder_of_parquet_has_names_for_labels_and_encoded_images(folder):
+def test_a_folder_of_parquet_files_yields_label_names_and_encoded_images(folder):
     splits = source(str(folder)).splits({}, {})
     assert list(splits) == ["train", "validation"]
     train, validation = (list(rows) for rows in splits.values())
@@ -64,25 +64,25 @@ def test_a_folder_of_parquet_has_names_for_labels_and_encoded_images(folder):
     row = train[3]
     assert row["image"].startswith(b"\x89PNG") and np.array_equal(row["vector"], [0.5, 3])
     assert (row["label"], row["tags"], row["deep"]) == ("yes", ["noun", "verb"], {"label": "b"})
-    assert [row["text"] for row in splits["validation"]] == [row["text"] for row in validation]  # read again
+    assert [row["text"] for row in splits["validation"]] == [row["text"] for row in validation]  # rows can be read again
 
 
-def test_splits_are_chosen_of_its_own(folder):
+def test_splits_are_selected_from_those_of_the_dataset(folder):
     splits = source(str(folder)).splits({"train": "train[:90%]+validation", "validation": "train[90%:]"}, {})
     assert [len(list(rows)) for rows in splits.values()] == [41, 4]
-    with pytest.raises(DataError, match=r"no split 'validate'; did you mean validation\?; it has: "):
+    with pytest.raises(DataError, match=r"no split 'validate'; did you mean validation\?; available: "):
         source(str(folder)).splits({"train": "validate"}, {})
     next(folder.glob("valid*")).unlink()
     assert [len(list(rows)) for rows in source(str(folder)).splits({}, {}).values()] == [36, 4]
 
 
-def test_rows_without_declared_features_are_read_as_they_are(datasets, tmp_path):
+def test_rows_without_declared_features_are_unchanged(datasets, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
     splits = source(str(tmp_path)).splits({}, {})
     assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
 
 
-def test_a_value_of_another_type_is_itself_and_leaves_the_others_as_they_are(datasets, tmp_path):
+def test_a_column_of_mixed_types_is_unchanged(datasets, tmp_path):
     texts = ["a", "b", 5, ["c"], "d"]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert [row["text"] for row in source(str(tmp_path)).splits({"train": "train"}, {})["train"]] == texts
@@ -96,7 +96,7 @@ def test_the_stamp_of_a_folder_changes_with_its_files(folder):
     assert [part for part in stamp if stamp[part] != changed[part]] == ["validation-00000-of-00001.parquet"]
 
 
-def test_what_cannot_be_read_is_said_in_one_line(folder, monkeypatch):
+def test_read_errors_are_one_line(folder, monkeypatch):
     import datasets
 
     def unreachable(*_):
@@ -106,40 +106,40 @@ def test_what_cannot_be_read_is_said_in_one_line(folder, monkeypatch):
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\0" * 400 + content[404:])
     monkeypatch.setattr(datasets, "load_dataset_builder", datasets.load_dataset_builder)
-    said = []
+    messages = []
     for name, damage in ((str(folder), None), (f"{folder}s", None), ("./nowhere", None), ("imdb", unreachable)):
         if damage:
             monkeypatch.setattr(datasets, "load_dataset_builder", damage)
         with pytest.raises(DataError) as caught:
             list(source(name).splits({}, {})["train"])
-        said.append(str(caught.value))
-    assert "it cannot be read on: " in said[0]
-    assert said[1].endswith(f"there is no such folder; did you mean {folder}?")
-    assert said[2].endswith("there is no such folder")
-    assert said[3].endswith("hf:imdb: it is not on this machine, and the Hub cannot be reached")
-    assert not any("\n" in line for line in said)
+        messages.append(str(caught.value))
+    assert "reading failed: " in messages[0]
+    assert messages[1].endswith(f"no such folder; did you mean {folder}?")
+    assert messages[2].endswith("no such folder")
+    assert messages[3].endswith("hf:imdb: not in the local cache, and the Hub cannot be reached")
+    assert not any("\n" in line for line in messages)
 
 
-def test_two_names_are_an_owner_and_a_name_or_else_a_name_and_a_config(datasets, monkeypatch):
+def test_two_part_names_are_tried_as_owner_and_name_then_as_name_and_config(datasets, monkeypatch):
     from datasets.exceptions import DatasetNotFoundError
 
-    asked = []
+    requested = []
 
     def builder(name, config):
-        asked.append((name, config))
+        requested.append((name, config))
         raise DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub or cannot be accessed.")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
     for name in ("glue/sst2", "nyu-mll/glue/sst2", "imdb"):
         with pytest.raises(DataError, match=f"hf:{name}: Dataset '.*' doesn't exist on the Hub"):
             source(name).stamp()
-    assert asked == [("glue/sst2", None), ("glue", "sst2"), ("nyu-mll/glue", "sst2"), ("imdb", None)]
+    assert requested == [("glue/sst2", None), ("glue", "sst2"), ("nyu-mll/glue", "sst2"), ("imdb", None)]
 
 
 @pytest.mark.quick
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_a_missing_library_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"hf:imdb: datasets is not installed; pip install 'fmodels\[hf\]'"):
         source("imdb").splits({}, {})
-    with pytest.raises(DataError, match="the name is missing: hf:OWNER/NAME"):
+    with pytest.raises(DataError, match="the name is missing; use hf:OWNER/NAME"):
         source("")

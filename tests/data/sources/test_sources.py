@@ -1,4 +1,4 @@
-"""Sources by name: their splits, the corpus of the machine, the digits, mixtures; labels and their budget."""
+"""Sources by name, their splits, pydocs, digits and mixtures; labels and label budgets."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ ROWS = [{"number": i} for i in range(10)]
         ("a[:2]+b", [0, 1, *range(10)]),
     ],
 )
-def test_splits_are_chosen_by_tfds_own_syntax(expression, numbers):
+def test_splits_are_selected_with_the_syntax_of_tfds(expression, numbers):
     chosen = sources.choose({"a": ROWS, "b": ROWS}, {"train": expression}, "x")
     for _ in range(2):
         assert [row["number"] for row in chosen["train"]] == list(numbers)
@@ -30,15 +30,15 @@ def test_splits_are_chosen_by_tfds_own_syntax(expression, numbers):
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("expression", "message"),
-    [("c", "it has no split 'c'; it has: a, bee"), ("be", "did you mean bee"), ("a[1", "'a\\[1' is no split; NAME")],
+    [("c", "no split 'c'; available: a, bee"), ("be", "did you mean bee"), ("a[1", "'a\\[1' is invalid; use NAME")],
 )
-def test_a_split_that_is_not_there_is_named(expression, message):
+def test_an_unknown_split_is_reported(expression, message):
     with pytest.raises(DataError, match=message):
         sources.choose({"a": ROWS, "bee": ROWS}, {"train": expression}, "x")
 
 
 @pytest.mark.quick
-def test_digits_are_split_once_for_all():
+def test_digits_have_fixed_splits():
     splits = sources.find("digits").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1438, "test": 359}
     assert splits["test"][0]["image"].shape == (8, 8, 1) and {row["label"] for row in splits["test"]} == set("0123456789")
@@ -48,26 +48,26 @@ def test_digits_are_split_once_for_all():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("0.5*digits", "a mixture has two parts or more"),
+        ("0.5*digits", "a mixture needs two or more sources"),
         ("0.5*digits+pydocs", "'pydocs' is not WEIGHT\\*SOURCE"),
         ("1*digits+0*pydocs", "weights must be positive"),
         ("1*digits+1*nothing", "there is no source 'nothing'"),
     ],
 )
-def test_what_is_no_mixture_is_named(argument, message):
+def test_an_invalid_mixture_is_reported(argument, message):
     with pytest.raises(DataError, match=message):
         sources.find(f"mixture:{argument}").splits({}, {})
 
 
 @pytest.mark.quick
-def test_labels_are_numbered_in_the_order_of_their_names():
+def test_labels_are_numbered_in_sorted_order():
     found = labels.numbered({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
     assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
     assert found.counts("train") == {"a": 1, "b": 2}
 
 
 @pytest.mark.quick
-def test_a_budget_takes_as_many_of_each_label_and_depends_on_its_seed():
+def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
     found = labels.numbered({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
     chosen = labels.budget(found, 4, 0, "x")
     assert np.bincount(chosen % 3).tolist() == [4, 4, 4] and len(set(chosen)) == 12
@@ -86,13 +86,13 @@ def test_a_budget_takes_as_many_of_each_label_and_depends_on_its_seed():
         ([0, 1], [-1], "no held-out split has labels"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named(train, test, message):
+def test_unusable_labels_are_reported(train, test, message):
     with pytest.raises(DataError, match=message):
         labels.numbered({"train": np.array(train), "test": np.array(test)}, ["a", "b", "c"], "x")
 
 
 @pytest.mark.quick
-def test_a_split_without_labels_is_left_out_with_a_note():
+def test_a_split_without_labels_is_omitted_with_a_note():
     found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
     assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels and is not used",)
 
@@ -102,14 +102,14 @@ def passages():
     return pydocs.collect()
 
 
-def test_the_corpus_is_large_and_no_two_passages_are_alike(passages):
+def test_pydocs_is_large_and_its_passages_are_unique(passages):
     assert len(passages) > 15_000
     assert len({passage.text for passage in passages}) == len(passages)
     words = [len(passage.text.split()) for passage in passages]
     assert min(words) >= 20 and max(words) <= 120
 
 
-def test_held_out_modules_are_held_out_of_everything(passages):
+def test_held_out_modules_are_the_same_for_all_tasks(passages):
     corpus, topics = (sources.find(name).splits({}, {}) for name in ("pydocs", "pydocs:topics"))
     documents = {split: {row["document"] for row in rows} for split, rows in corpus.items()}
     assert not documents["train"] & documents["validation"]
@@ -120,7 +120,7 @@ def test_held_out_modules_are_held_out_of_everything(passages):
     assert {row["label"] for row in topics["test"]} == set(pydocs.TOPICS)
 
 
-def test_no_name_of_a_library_is_left_in_a_topic_passage():
+def test_topic_passages_contain_no_library_names():
     words = {
         word.strip(".,()").lower()
         for rows in sources.find("pydocs:topics").splits({}, {}).values()

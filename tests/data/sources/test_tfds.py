@@ -1,4 +1,4 @@
-"""TFDS as a source: what it reads of prepared ArrayRecord files, and what it says where they cannot be read."""
+"""TFDS as a source: reading prepared ArrayRecord files, and error messages."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ published = pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="TFDS
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with the data set `odd` in two versions, which has every kind of feature and `train` only, and `matched`."""
+    """A folder with the datasets `odd` (two versions, every kind of feature, only `train`) and `matched`."""
     import tensorflow_datasets as tfds
 
     class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -83,14 +83,14 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def mine(made, tmp_path, monkeypatch) -> Path:
-    """A copy of it to spoil, which is where TFDS looks."""
+    """A copy of `made` that tests may modify, used as $TFDS_DATA_DIR."""
     shutil.copytree(made, tmp_path / "tfds")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
 
 
 @published
-def test_mnist_is_whole_and_its_images_are_png():
+def test_mnist_is_complete_and_its_images_are_png():
     splits = source("mnist").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 60_000, "test": 10_000}
     counts = Counter(row["label"] for row in splits["train"])
@@ -100,7 +100,7 @@ def test_mnist_is_whole_and_its_images_are_png():
 
 
 @published
-def test_sst2_is_whole_and_its_test_has_no_labels():
+def test_sst2_is_complete_and_its_test_split_has_no_labels():
     splits = source("glue/sst2").splits({}, {})
     assert list(splits) == ["train", "validation", "test"]
     assert [len(rows) for rows in splits.values()] == [67_349, 872, 1_821]
@@ -114,7 +114,7 @@ def test_sst2_is_whole_and_its_test_has_no_labels():
 
 
 @published
-def test_splits_are_in_tfds_own_language():
+def test_splits_use_the_syntax_of_tfds():
     whole = [row["idx"] for row in source("glue/sst2").splits({"train": "validation"}, {})["train"]]
     chosen = {"train": "validation[:50%]", "validation": "validation[50%:]", "test": "validation[-2:] + validation[:3]"}
     splits = {split: [row["idx"] for row in rows] for split, rows in source("glue/sst2:2.*.*").splits(chosen, {}).items()}
@@ -124,36 +124,36 @@ def test_splits_are_in_tfds_own_language():
 
 @published
 @pytest.mark.parametrize(
-    "name, wanted, said",
+    "name, wanted, message",
     [
-        ("mnits", {}, r"there is no data set 'mnits'; did you mean mnist\?; .*has: .*mnist"),
-        ("cifar10", {}, "not prepared in .*; to prepare it: python -m train data prepare tfds:cifar10$"),
-        ("fsdd", {}, "to prepare it: python -m train data prepare tfds:fsdd$"),
-        ("squad", {}, "to prepare it: python -m train data prepare tfds:squad$"),  # a builder of the older kind
-        ("glue", {}, "to prepare it: python -m train data prepare tfds:glue/cola; prepared are: glue/sst2"),
-        ("glue/cola", {}, "to prepare it: python -m train data prepare tfds:glue/cola; prepared are: glue/sst2"),
-        ("glue/sst3", {}, r"glue has no config 'sst3'; did you mean sst2\?; prepared are: glue/sst2"),
-        ("glue/sst2:2.0.1", {}, r"version 2.0.1 is not prepared; did you mean 2.0.0\?; there are: 2.0.0"),
+        ("mnits", {}, r"unknown dataset 'mnits'; did you mean mnist\?; prepared in .*: .*mnist"),
+        ("cifar10", {}, "not prepared in .*; run python -m train data prepare tfds:cifar10$"),
+        ("fsdd", {}, "run python -m train data prepare tfds:fsdd$"),
+        ("squad", {}, "run python -m train data prepare tfds:squad$"),  # an older builder, registered on import
+        ("glue", {}, "run python -m train data prepare tfds:glue/cola; prepared configs: glue/sst2"),
+        ("glue/cola", {}, "run python -m train data prepare tfds:glue/cola; prepared configs: glue/sst2"),
+        ("glue/sst3", {}, r"glue has no config 'sst3'; did you mean sst2\?; prepared configs: glue/sst2"),
+        ("glue/sst2:2.0.1", {}, r"version 2.0.1 is not prepared; did you mean 2.0.0\?; prepared versions: 2.0.0"),
         ("mnist/x", {}, "mnist has no config 'x'"),
-        ("mnist", {"train": "trian"}, r"no split 'trian'; did you mean train\?; it has: train, test"),
+        ("mnist", {"train": "trian"}, r"no split 'trian'; did you mean train\?; available: train, test"),
         ("mnist", {"train": "train[:x]"}, r"data.splits: 'train\[:x\]': Error parsing split"),
         ("mnist", {"train": "train[:60001]"}, "incompatible with 60000 examples"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(name, wanted, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_missing_datasets_and_splits_are_reported_in_one_line(name, wanted, message):
+    with pytest.raises(DataError, match=message) as caught:
         source(name).splits(wanted, {})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.quick
-def test_a_name_that_is_none_is_refused():
+def test_an_invalid_name_is_rejected():
     for name in ("", "a b", "mnist:3", "mnist/", "a/b/c"):
-        with pytest.raises(DataError, match="that is no name; tfds:NAME"):
+        with pytest.raises(DataError, match="invalid name; use tfds:NAME"):
             source(name)
 
 
-def test_rows_have_names_for_labels_and_str_for_text(mine):
+def test_rows_have_label_names_and_str_text(mine):
     rows = list(source("odd").splits({"train": "train"}, {})["train"])
     assert rows[0] == Bad("odd-train.array_record-00000-of-00001, record 0", "text: byte 2 (0xfc) is not UTF-8")
     assert "label" not in rows[1] and rows[1]["tags"] == ["noun"]
@@ -170,7 +170,7 @@ def test_rows_have_names_for_labels_and_str_for_text(mine):
     }
 
 
-def test_names_are_given_however_deep_the_labels_lie():
+def test_nested_labels_become_names():
     import tensorflow_datasets as tfds
 
     words = tfds.features.Sequence(tfds.features.ClassLabel(names=["noun", "verb"]))
@@ -180,16 +180,16 @@ def test_names_are_given_however_deep_the_labels_lie():
     assert found == {"lines": [[["verb"], ["noun", "verb"]]]}
 
 
-def test_the_last_tenth_is_held_out_where_there_is_train_alone(mine):
+def test_the_last_tenth_is_held_out_if_train_is_the_only_split(mine):
     splits = source("odd").splits({}, {})
     numbers = {split: [row["number"] for row in rows if not isinstance(row, Bad)] for split, rows in splits.items()}
     assert numbers == {"train": list(range(1, 18)), "validation": [18, 19]}
-    assert [row["number"] for row in splits["validation"]] == numbers["validation"]  # read again
-    with pytest.raises(DataError, match=r"not plain; it has: train, validation_matched; data\.splits says"):
+    assert [row["number"] for row in splits["validation"]] == numbers["validation"]  # rows can be read again
+    with pytest.raises(DataError, match=r"cannot infer .*; available: train, validation_matched; use --data\.splits"):
         source("matched").splits({}, {})
 
 
-def test_the_newest_version_is_read_and_the_stamp_names_it_and_its_files(mine):
+def test_the_newest_version_is_read_and_named_in_the_stamp_with_its_files(mine):
     stamp = source("odd").stamp()
     assert stamp["tfds:odd"] == "odd/1.10.0" and stamp["train"].startswith("20 rows in odd-train.array_record-00000-of-00001 (")
     assert source("odd:1.9.0").stamp()["tfds:odd:1.9.0"] == "odd/1.9.0"
@@ -198,14 +198,16 @@ def test_the_newest_version_is_read_and_the_stamp_names_it_and_its_files(mine):
     assert sources.find("tfds:odd") == source("odd") and hash(source("odd")) is not None
 
 
-def test_files_that_are_damaged_are_named(mine):
+def test_damaged_files_are_named(mine):
     path = next((mine / "odd" / "1.10.0").glob("*train*"))
     read = lambda: [len(list(rows)) for rows in source("odd").splits({}, {}).values()]
     assert read() == [18, 2]
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:40] + bytes([whole[40] ^ 255]) * 3000 + whole[3040:]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=f"{path.name}: the file is missing, cut short or damaged: .*; prepare it anew$"):
+        with pytest.raises(
+            DataError, match=f"{path.name}: the file is missing, truncated or damaged: .*; prepare the dataset again$"
+        ):
             read()
     path.unlink()
     with pytest.raises(DataError, match=path.name):
@@ -214,6 +216,6 @@ def test_files_that_are_damaged_are_named(mine):
         source("odd").stamp()
     path.with_name("dataset_info.json").write_text("{")
     with pytest.raises(
-        DataError, match=r"no data set in ArrayRecord files can be read from it: .*prepare tfds:odd makes it anew"
+        DataError, match=r"cannot read a dataset of ArrayRecord files: .*; remove the folder and run .*prepare tfds:odd"
     ):
         source("odd").splits({}, {})

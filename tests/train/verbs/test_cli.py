@@ -118,17 +118,17 @@ FILES = {
 }
 LABELS = ["run", "pydocs-topics", "--run.steps", "1", "--data.vocab-size", "300"]
 FILE_ERRORS = {
-    "empty.txt": (TEXT, "empty.txt: there is no row in it"),
-    "blank.txt": (TEXT, "blank.txt: there is no row in it"),
-    "book.pdf": (TEXT, "book.pdf: cannot tell what is in a .pdf; there are: .txt, .jsonl, .csv"),
+    "empty.txt": (TEXT, "empty.txt: no rows"),
+    "blank.txt": (TEXT, "blank.txt: no rows"),
+    "book.pdf": (TEXT, "book.pdf: unknown format .pdf; supported: .txt, .jsonl, .csv"),
     "latin.txt": (TEXT, "latin.txt, line 2: byte 14 (0xe9) is not UTF-8"),
     "short.txt": (TEXT, "train has fewer tokens than data.length 16"),
     "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),
-    "untexted.jsonl": (TEXT, "there is no field 'text'; it has: words; --data.fields text=NAME"),
+    "untexted.jsonl": (TEXT, "no field 'text'; available: words; choose one with --data.fields text=NAME"),
     "one.jsonl": (LABELS, "needs two labels or more; all rows of train have 'only'"),
-    "unlabelled.jsonl": (LABELS, "there is no field 'label'; it has: text; --data.fields label=NAME"),
+    "unlabelled.jsonl": (LABELS, "no field 'label'; available: text; choose one with --data.fields label=NAME"),
     "ragged.tsv": (LABELS, "ragged.tsv, line 3: 1 fields, but the header has 2"),
-    "headless.tsv": (LABELS, "there is no field 'text'; it has: a, x"),
+    "headless.tsv": (LABELS, "no field 'text'; available: a, x"),
     "emtpy.txt": (TEXT, "did you mean empty.txt?"),
 }
 

@@ -1,4 +1,4 @@
-"""Data that is not as it should be, from the command line: one line that names it, and nothing lost."""
+"""Data errors on the command line: one line that names the problem, and no damage to the run or the cache."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ RUN += ["--data.vocab-size=300", "--run.dir=run", "--optimizer.warmup-steps=0", 
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMODELS_CACHE", str(tmp_path / "cache"))
 
@@ -31,54 +31,54 @@ def rows(count: int = 60) -> list:
     return [{"text": f"row number {i} says something {i * i}", "label": "ab"[i % 2]} for i in range(count)]
 
 
-def refused(capsys, arguments: list[str]) -> str:
+def error_message(capsys, arguments: list[str]) -> str:
     assert main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and output.err.count("\n") == 1, output
+    return output.err
 
 
 MISTAKES = {
-    "our field misspelt": (rows(), ["--data.fields=txt=text"], "data.fields must be of text, label, document, not 'txt'"),
-    "an empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "line 61: it has no label; --data.bad-records"),
-    "a label that is none": ([*rows(), {"text": "a", "label": ["a"]}], [], "line 61: its label is list, not a name or a number"),
-    "half a character": ([*rows(), {"text": "a", "label": "\ud83d"}], [], "line 61: its label '\\ud83d' is no Unicode"),
-    "no such field": ([*rows(), {}], ["--data.fields=text=sentence"], "no field 'sentence'; it has: text, label; --data.fields"),
-    "a field of theirs misspelt": ([{"txt": "a"}] * 9, ["--data.fields=text=tx"], "no field 'tx'; did"),
-    "a field by another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "'text'; did you mean txt?"),
-    "an ill-typed text": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; --data.bad-records skip"),
-    "no label": ([*rows(), {"text": "unlabelled"}], [], "rows.jsonl, line 61: it has no label; --data.bad-records skip"),
-    "no label at all": ([{"text": "a"}] * 9, [], "no field 'label'; it has: text; --data.fields label=NAME"),
-    "a slice that ends before it begins": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' ends where"),
-    "a slice of nothing": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' ends where it begins"),
-    "one split twice": (rows(), ["--data.splits=train=train,test=train"], "data.splits must differ: test is what"),
-    "a line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
-    "fields that are no pairs": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
-    "splits of another name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must be of train, validation, test"),
-    "nothing to train on": (rows(), ["--data.splits=test=train"], "data.splits must have one for train"),
-    "a split that is not there": (rows(), ["--data.splits=train=trian,test=validation"], "did you mean train?"),
-    "nothing held out": (rows(), ["--data.splits=train=train"], "a run needs train, and validation or test; it has: train"),
-    "a name twice": (rows(), ["--data.fields=text=text,text=label"], "data.fields must name text once"),
-    "more than all": (rows(), ["--data.splits=train=train[:200%],test=validation"], "has more than 100 %"),
-    "no good row": (["{"] * 9, [], "rows.jsonl, line 1: not JSON"),
-    "a weight that is none": (rows(), ["--data.source=mixture:1*pydocs+nan*digits"], "weights must be positive"),
-    "a limit of nothing": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
-    "all of it too short": (rows(), ["--data.cleaning.min-characters=999"], "no text in validation: cleaning left out"),
-    "a predicate that is not there": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
-    "too few of a label": (rows(), ["--data.labels-per-class=100"], "fewer than data.labels_per_class 100"),
+    "unknown field name": (rows(), ["--data.fields=txt=text"], "data.fields must map text, label, document, not 'txt'"),
+    "empty label": ([*rows(), {"text": "unlabelled", "label": ""}], [], "line 61: it has no label; use --data.bad-records"),
+    "label of a wrong type": ([*rows(), {"text": "a", "label": ["a"]}], [], "its label is list, not a string or a number"),
+    "label with a surrogate": ([*rows(), {"text": "a", "label": "\ud83d"}], [], "its label '\\ud83d' is not valid Unicode"),
+    "unknown source field": ([*rows(), {}], ["--data.fields=text=sentence"], "no field 'sentence'; available: text, label;"),
+    "misspelt source field": ([{"txt": "a"}] * 9, ["--data.fields=text=tx"], "no field 'tx'; did"),
+    "field with another name": ([{"txt": "a", "label": i % 2} for i in range(9)], [], "'text'; did you mean txt?"),
+    "text of a wrong type": ([*rows(5), {"text": 3, "label": "a"}], [], "its text is int, not a string; use --data.bad-records"),
+    "one missing label": ([*rows(), {"text": "unlabelled"}], [], "rows.jsonl, line 61: it has no label; use --data.bad-records"),
+    "no labels": ([{"text": "a"}] * 9, [], "no field 'label'; available: text; choose one with --data.fields label=NAME"),
+    "reversed slice": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' is an empty slice"),
+    "empty slice": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' is an empty slice"),
+    "same split twice": (rows(), ["--data.splits=train=train,test=train"], "must differ: train and test are both train"),
+    "line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
+    "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
+    "unknown split name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must map train, validation, test"),
+    "no training split": (rows(), ["--data.splits=test=train"], "data.splits must include train"),
+    "misspelt source split": (rows(), ["--data.splits=train=trian,test=validation"], "did you mean train?"),
+    "no held-out split": (rows(), ["--data.splits=train=train"], "the split train, and validation or test; available: train"),
+    "same field twice": (rows(), ["--data.fields=text=text,text=label"], "data.fields must name text once"),
+    "slice above 100%": (rows(), ["--data.splits=train=train[:200%],test=validation"], "exceeds 100%"),
+    "only bad rows": (["{"] * 9, [], "rows.jsonl, line 1: not JSON"),
+    "weight NaN": (rows(), ["--data.source=mixture:1*pydocs+nan*digits"], "weights must be positive"),
+    "limit of zero": (rows(), ["--data.bad-limit=0"], "data.bad_limit must be at least 1"),
+    "all texts too short": (rows(), ["--data.cleaning.min-characters=999"], "no text in validation: cleaning left out"),
+    "missing predicate file": (rows(), ["--data.cleaning.keep=no/where.py:f"], "data.cleaning.keep no/where.py:f"),
+    "too few rows of a label": (rows(), ["--data.labels-per-class=100"], "fewer than data.labels_per_class 100"),
 }  # fmt: skip
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_no_half_written_cache(capsys, mistake):
-    found, options, right = MISTAKES[mistake]
-    assert right in refused(capsys, [*RUN, write(found), *options])
+def test_data_errors_are_one_line_and_leave_no_partial_cache(capsys, mistake):
+    content, options, message = MISTAKES[mistake]
+    assert message in error_message(capsys, [*RUN, write(content), *options])
     assert not Path("run").exists()
     assert not list(Path().glob("cache/**/*.partial"))
 
 
-def test_bad_rows_are_skipped_counted_and_written_down(capsys):
+def test_bad_rows_are_skipped_counted_and_recorded(capsys):
     bad = ["{", json.dumps({"text": None, "label": "a"})]
     assert main([*RUN, write([*rows(), *bad]), "--data.bad-records=skip"]) == 0
     assert "2 bad records were skipped" in capsys.readouterr().err
@@ -94,26 +94,27 @@ def test_bad_rows_are_skipped_counted_and_written_down(capsys):
 
 @pytest.mark.quick
 def test_more_bad_rows_than_the_limit_stop_the_run(capsys):
-    said = refused(capsys, [*RUN, write([*rows(), *["{"] * 4]), "--data.bad-records=skip", "--data.bad-limit=3"])
-    assert "rows.jsonl, line 64: not JSON" in said and "one bad record more than data.bad_limit 3" in said
+    message = error_message(capsys, [*RUN, write([*rows(), *["{"] * 4]), "--data.bad-records=skip", "--data.bad-limit=3"])
+    assert "rows.jsonl, line 64: not JSON" in message and "exceeds data.bad_limit 3" in message
 
 
-def test_a_source_that_changed_is_refused_by_name_unless_that_is_accepted(capsys):
+def test_a_changed_source_is_rejected_unless_accept_changed_is_set(capsys):
     source = write(rows())
     assert main([*RUN, source]) == 0
-    write([*rows(), {"text": "one row more, of which nobody knew", "label": "a"}])
+    write([*rows(), {"text": "one row that was added later", "label": "a"}])
     before = Path("run/environment.json").read_text()
     capsys.readouterr()
-    said = refused(capsys, [*RUN, source])
-    assert "the data changed since the run was started (" in said and "--data.accept-changed" in said and "train was" in said
-    assert refused(capsys, ["evaluate", "run"]).startswith("error: run: the data changed")
+    message = error_message(capsys, [*RUN, source])
+    assert "the data changed since the run was started (" in message
+    assert "--data.accept-changed" in message and "train was" in message
+    assert error_message(capsys, ["evaluate", "run"]).startswith("error: run: the data changed")
     assert Path("run/environment.json").read_text() == before
     assert main([*RUN, source, "--data.accept-changed"]) == 0
     assert "which is accepted" in capsys.readouterr().err
 
 
 @pytest.mark.quick
-def test_labels_that_change_places_are_another_data_set():
+def test_swapped_labels_change_the_fingerprint():
     swapped = [{**row, "label": "ba"["ab".index(row["label"])]} for row in rows()]
     found = []
     for name, each in (("one.jsonl", rows()), ("two.jsonl", swapped)):
@@ -123,7 +124,7 @@ def test_labels_that_change_places_are_another_data_set():
 
 
 @pytest.mark.quick
-def test_a_field_that_is_named_is_the_only_one_that_is_read():
+def test_a_mapped_field_is_read_instead_of_the_one_with_our_name():
     found = [{"body": f"their words {i}", "text": f"our words {i}", "kind": "ab"[i % 2], "label": "c"} for i in range(60)]
     del found[30]["body"], found[40]["kind"]
     write(found)
@@ -134,7 +135,7 @@ def test_a_field_that_is_named_is_the_only_one_that_is_read():
 
 
 @pytest.mark.quick
-def test_what_is_held_out_of_fine_tuning_is_held_out_of_pretraining():
+def test_fine_tuning_and_pretraining_hold_out_the_same_rows():
     write([{"text": f"words {i}", "kind": "abc"[i % 3 if i % 7 else 0]} for i in range(200)])
     common = {"source": "files:rows.jsonl", "fields": "label=kind", "length": 16, "vocab_size": 300}
     labelled, plain = LabelledText(**common).build(), documents(Text(**common))
@@ -143,7 +144,7 @@ def test_what_is_held_out_of_fine_tuning_is_held_out_of_pretraining():
 
 
 @pytest.mark.quick
-def test_rows_without_a_label_among_others_are_bad_in_every_split():
+def test_unlabelled_rows_in_a_labelled_split_are_bad():
     write(rows(), "train.jsonl")
     write([*rows(3), {"text": "unlabelled"}], "test.jsonl")
     config = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300)
@@ -153,7 +154,7 @@ def test_rows_without_a_label_among_others_are_bad_in_every_split():
 
 
 @pytest.mark.quick
-def test_rows_of_one_document_are_texts_of_their_own_where_each_has_a_label_and_one_text_where_none_has():
+def test_rows_of_a_document_stay_separate_with_labels_and_are_joined_without():
     found = [{"text": f"words {i}", "label": "ab"[i % 2], "document": i // 3} for i in range(90)]
     write(found)
     labelled = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300).build()
@@ -162,15 +163,15 @@ def test_rows_of_one_document_are_texts_of_their_own_where_each_has_a_label_and_
 
 
 @pytest.mark.quick
-def test_texts_that_are_held_out_leave_train_and_not_each_other():
-    write([{"text": "said twice here", "label": "a"}, *rows(20)], "train.jsonl")
-    write([{"text": "said twice here", "label": "a"}] * 2, "test.jsonl")
+def test_duplicates_of_held_out_texts_are_removed_only_from_train():
+    write([{"text": "a repeated text", "label": "a"}, *rows(20)], "train.jsonl")
+    write([{"text": "a repeated text", "label": "a"}] * 2, "test.jsonl")
     dataset = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300).build()
     assert {split: len(examples) for split, examples in dataset.splits.items()} == {"train": 20, "test": 2}
     assert any("cleaning left out 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
 
 
-def test_another_tokenizer_is_refused(capsys):
+def test_a_changed_tokenizer_is_rejected(capsys):
     source = write(rows())
     assert main([*RUN, source]) == 0
     tokenizer = json.loads(Path("run/tokenizer.json").read_text())
@@ -179,12 +180,12 @@ def test_another_tokenizer_is_refused(capsys):
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     Path("run/tokenizer.json").write_text(json.dumps(tokenizer))
     capsys.readouterr()
-    assert "tokenizer was" in refused(capsys, ["evaluate", "run"])
-    assert "is not the tokenizer that the run was trained with" in refused(capsys, ["predict", "run", "--text", "a"])
+    assert "tokenizer was" in error_message(capsys, ["evaluate", "run"])
+    assert "is not the tokenizer that the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
 
 
 @pytest.mark.quick
-def test_a_part_of_the_cache_that_is_damaged_is_named():
+def test_a_damaged_cache_file_is_named():
     write(rows())
     config = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300)
     config.build()
@@ -197,12 +198,12 @@ def test_a_part_of_the_cache_that_is_damaged_is_named():
         file.write_bytes(before)
 
 
-def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(capsys):
+def test_user_code_in_the_data_config_runs_only_if_imported_by_name(capsys):
     Path("mine.py").write_text("def long(text):\n    return len(text) > 5\n")
     source = write(rows())
     assert main([*RUN, source, "--data.cleaning.keep=mine.py:long"]) == 0
     capsys.readouterr()
-    assert "if you trust it, name its file: --import mine.py" in refused(capsys, ["evaluate", "run"])
+    assert "if you trust it, name its file: --import mine.py" in error_message(capsys, ["evaluate", "run"])
     assert main(["evaluate", "run", "--import", "mine.py"]) == 0
 
 
@@ -221,12 +222,12 @@ DAMAGE = (
 )
 
 
-def test_files_of_a_run_directory_that_are_damaged_are_named(capsys):
+def test_damaged_files_of_a_run_directory_are_named(capsys):
     assert main([*RUN, write(rows())]) == 0
     capsys.readouterr()
-    for name, content, command, right in DAMAGE:
+    for name, content, command, message in DAMAGE:
         file = Path("run") / name
         before = file.read_text()
         file.write_text(content)
-        assert right in refused(capsys, command)
+        assert message in error_message(capsys, command)
         file.write_text(before)

@@ -1,4 +1,4 @@
-"""Files that tests make, and what the source reads of them."""
+"""Helpers that write test files and read them through the source `files`."""
 
 import io
 import tarfile
@@ -11,29 +11,29 @@ from data.sources.files import Files
 IDX = {3: bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1)), 1: bytes((0, 0, 8, 1, 0, 0, 0, 2))}  # two images of one pixel
 
 
-def split(path, name="train", **wanted):
+def read_split(path, name="train", **wanted):
     rows = Files(str(path)).splits(wanted, {"label": "label", "document": "document"})[name]
     return [{k: v for k, v in row.items() if k != WHERE} if isinstance(row, dict) else row for row in rows]
 
 
-def every(path):
-    """All rows of the files at `path`, in their order."""
-    return split(path, train="**")
+def read_all(path):
+    """Return all rows of the files at `path`, in order."""
+    return read_split(path, train="**")
 
 
-def of(rows, field):
+def column(rows, field):
     return [row[field] for row in rows]
 
 
-def said(path, **wanted):
-    """What the one bad row says, or else the error."""
+def error_message(path, **wanted):
+    """Return the message of the first bad row, else of the DataError."""
     try:
         return next(f"{row.where}: {row.what}" for row in Files(str(path)).splits(wanted, {})["train"] if isinstance(row, Bad))
     except DataError as error:
         return str(error)
 
 
-def picture(kind="jpeg"):
+def image_bytes(kind="jpeg"):
     from PIL import Image
 
     out = io.BytesIO()
@@ -41,7 +41,7 @@ def picture(kind="jpeg"):
     return out.getvalue()
 
 
-def sound(values, width=2, channels=1):
+def wav_bytes(values, width=2, channels=1):
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(channels), file.setsampwidth(width), file.setframerate(8000)
@@ -49,7 +49,7 @@ def sound(values, width=2, channels=1):
     return out.getvalue()
 
 
-def folder(root, files):
+def write_files(root, files):
     for name, data in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def folder(root, files):
     return root
 
 
-def archive(path, files, mode="w"):
+def write_archive(path, files, mode="w"):
     with tarfile.open(path, mode) as tar:
         for name, data in files.items():
             header = tarfile.TarInfo(name)

@@ -30,7 +30,7 @@ def test_a_toy_model_objective_and_source_from_outside_train_by_a_recipe_given_b
     # The run directory imports nothing from outside, unless the user names it.
     status, _, said = ran("evaluate", "toy")
     assert status == 2 and said.count("\n") == 1
-    assert "toy_model:ToyConfig is not of this project" in said and "--import" in said
+    assert "toy_model:ToyConfig is not part of this project" in said and "--import" in said
 
     evaluated = ran("evaluate", "toy", "--import", str(RECIPE), "--json")[1]
     assert json.loads(evaluated)["squared_error"] < 0.05

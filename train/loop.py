@@ -37,14 +37,14 @@ class Assembled:
         return Path(self.experiment.run.dir)
 
     def batches(self, position: int = 0) -> Loader:
-        """The training batches, from that position on. A step takes one batch, so the position is the step."""
+        """Return a loader of the training batches from `position` on. Each step takes one batch, so the position is the step."""
         run = self.experiment.run
         numbered = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
         return Loader(numbered, position, run.read_threads, run.read_workers)
 
 
 def assemble(experiment: Experiment) -> Assembled:
-    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts do not fit together."""
+    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts are incompatible."""
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
     dataset = inherited(experiment).build()
@@ -56,7 +56,7 @@ def assemble(experiment: Experiment) -> Assembled:
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Train to the last step, from the run's last checkpoint if it has one. Return the metrics of each held-out split.
+    """Train to the last step, resuming from the newest checkpoint. Return the metrics of each held-out split.
 
     Raises UserError for what a user can fix, and Interrupted after a signal, with the state saved.
     """
@@ -103,7 +103,7 @@ def is_due(step: int, every: int) -> bool:
 def evaluate(job: Assembled, params: Any, model_state: Any, split: str) -> dict[str, Any]:
     """Return the metrics of the objective over a whole split.
 
-    Sums are in float64, since float32 stops counting at 2^24. Of several processes all return the same.
+    Sums are float64, since float32 cannot count beyond 2^24. All processes return the same metrics.
     """
     program, objective = job.program, job.experiment.objective
     total: Sums | None = None
@@ -126,6 +126,6 @@ def score(job: Assembled, predictions: list[Any], split: str) -> dict[str, float
     references, count = job.dataset.references.get(split), len(job.dataset.splits[split])
     if references is None:
         raise UserError(f"{type(job.experiment.objective).__name__} needs references, and the data has none for {split}")
-    # The last batch is filled up, so there are more predictions than rows.
+    # The last batch is padded, so there are more predictions than rows.
     found = cluster.by_first(lambda: job.experiment.objective.score(predictions[:count], references))
     return cluster.gathered(found)[0]

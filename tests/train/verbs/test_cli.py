@@ -79,7 +79,7 @@ QUICK_MISTAKES = {
     "no number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: no number: 'fast'"),
     "nothing of data": (["data"], "data what? There are: inspect, prepare"),
     "nothing to look at": (["data", "inspect"], "which recipe?"),
-    "no run in it": (["predict", "occupied"], "occupied is no run directory: it has no experiment.json"),
+    "no run in it": (["predict", "occupied"], "occupied is not a run directory: it has no experiment.json"),
     "no text": (["predict", "nothing", "--text"], "--text is empty"),
     "an empty text": (["predict", "nothing", "--text", " "], "--text is empty"),
     "nothing to prepare": (["data", "prepare"], "SOURCE is missing: tfds:NAME"),
@@ -94,11 +94,11 @@ QUICK_MISTAKES = {
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
     "no tokenizer": ([*TEXT, "--data.tokenizer="], "data.tokenizer must be a path, or None"),
     "tokenizer": ([*TEXT, "--data.source=files:good.txt", "--data.tokenizer=no.json"], "tokenizer no.json: No such file"),
-    "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
-    "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
-    "an address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run: mount it, and give the path of a folder"),
-    "a pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: what is saved where a path holds [2] cannot be read"),
-    "a backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: what is saved where a path holds \\ cannot be read"),
+    "unwritable": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here cannot be written"),
+    "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is not a run directory"),
+    "an address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run is a URL; mount it, and give the path"),
+    "a pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: checkpoints cannot be read from a path that contains [2]"),
+    "a backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: checkpoints cannot be read from a path that contains \\"),
 }  # fmt: skip
 
 FILES = {
@@ -207,7 +207,7 @@ def run(tmp_path_factory) -> Path:
 def test_a_directory_of_another_experiment_is_not_written_over(capsys, run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     said = refused(capsys, ["run", "digits-mlp", "--run.steps", "3", "--model.hidden", "7", "--run.dir", str(run)])
-    assert "model.hidden: (256, 128), (7,); run.steps: 2, 3" in said
+    assert "model.hidden: saved (256, 128), requested (7,); run.steps: saved 2, requested 3" in said
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -215,12 +215,12 @@ def test_init_from_parameters_that_do_not_fit_names_them(capsys, run):
     said = refused(capsys, ["run", "digits-mlp", "--model.hidden", "256", "64", "--init-from", str(run)])
     assert "model/dense_1/kernel [256, 128] -> [256, 64]" in said
     said = refused(capsys, ["run", "digits-cnn", "--init-from", str(run)])
-    assert "it has no parameter model/stage_0_0/kernel" in said
+    assert "no parameter model/stage_0_0/kernel" in said
 
 
 def test_init_from_says_what_was_taken_new_and_left_over(capsys, run):
     assert main(["run", "digits-mlp", "--run.steps", "1", "--init-from", str(run), "--run.dir", "next"]) == 0
-    assert f"parameters of {run}: 6 taken, 0 new, 0 left over" in capsys.readouterr().err
+    assert f"parameters from {run}: 6 loaded, 0 new, 0 unused" in capsys.readouterr().err
 
 
 def test_json_is_one_value_and_nothing_else(capsys, run):
@@ -252,14 +252,14 @@ def test_bad_rows_to_predict_are_named(capsys, run):
     assert "row 0: its image is [1, 1], not [8, 8, 1]" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')
     assert "rows.jsonl, line 1: not JSON" in refused(capsys, ["predict", str(run), "--input", "rows.jsonl"])
-    assert "row 0: it has no image; it has: text" in refused(capsys, ["predict", str(run), "--text", "a"])
+    assert "row 0: it has no image; its fields: text" in refused(capsys, ["predict", str(run), "--text", "a"])
     assert "has no split tset; did you mean test?" in refused(capsys, ["evaluate", str(run), "--split", "tset"])
 
 
 def test_dry_run_tells_and_leaves_nothing(capsys):
     assert main([*MLP, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("parameters    50,826", "FLOPs a step", "memory", "image float32[128, 8, 8, 1]"))
+    assert all(word in said for word in ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]"))
     assert not any(Path().iterdir())
 
 
@@ -273,9 +273,9 @@ def test_what_is_allowed_and_may_surprise_is_said(capsys):
 @pytest.mark.quick
 def test_a_link_that_leads_nowhere_is_no_place_for_a_run(capsys):
     Path("link").symlink_to("nowhere")
-    assert "run.dir link is a link that leads nowhere; remove it" in refused(capsys, [*MLP, "--run.dir", "link"])
+    assert "run.dir link is a broken symbolic link; remove it" in refused(capsys, [*MLP, "--run.dir", "link"])
 
 
 def test_a_path_that_is_not_unicode_is_refused(tmp_path):
-    with pytest.raises(UserError, match="what is saved where a path holds \udce9 cannot be read"):
+    with pytest.raises(UserError, match="checkpoints cannot be read from a path that contains \udce9"):
         check_name(tmp_path / "caf\udce9")

@@ -109,7 +109,7 @@ def test_a_source_that_changed_is_refused_by_name_unless_that_is_accepted(capsys
     assert refused(capsys, ["evaluate", "run"]).startswith("error: run: the data changed")
     assert Path("run/environment.json").read_text() == before
     assert main([*RUN, source, "--data.accept-changed"]) == 0
-    assert "which is accepted" in capsys.readouterr().err
+    assert "continuing, as --data.accept-changed allows" in capsys.readouterr().err
 
 
 @pytest.mark.quick
@@ -167,7 +167,7 @@ def test_texts_that_are_held_out_leave_train_and_not_each_other():
     write([{"text": "said twice here", "label": "a"}] * 2, "test.jsonl")
     dataset = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300).build()
     assert {split: len(examples) for split, examples in dataset.splits.items()} == {"train": 20, "test": 2}
-    assert any("cleaning left out 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
+    assert any("cleaning removed 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
 
 
 def test_another_tokenizer_is_refused(capsys):
@@ -209,12 +209,12 @@ def test_a_run_whose_data_was_chosen_by_somebodys_code_runs_it_only_if_named(cap
 REPORT, PREDICT = ["report", "run"], ["predict", "run", "--text", "a"]
 DAMAGE = (
     ("environment.json", "{", REPORT, "environment.json cannot be read"),
-    ("environment.json", '{"data": null}', PREDICT, "environment.json is damaged: it does not say what the data was"),
+    ("environment.json", '{"data": null}', PREDICT, "environment.json is damaged: no fingerprint of the data"),
     ("metrics.jsonl", "[1]\n", REPORT, "metrics.jsonl, line 1: damaged"),
     ("metrics.jsonl", '{"step": 1, "train/loss": "low"}\n', REPORT, "metrics.jsonl, line 1: damaged"),
     ("metrics.jsonl", "[" * 100_000 + "\n", REPORT, "metrics.jsonl, line 1: damaged"),
     ("result.json", "[1]", REPORT, "result.json is damaged"),
-    ("result.json", '{"test": 3}', REPORT, "result.json is damaged: it does not say the metrics of each split"),
+    ("result.json", '{"test": 3}', REPORT, "result.json is damaged: expected the metrics of each split"),
     ("experiment.json", "[" * 100_000, REPORT, "experiment.json cannot be read"),
     ("experiment.json", "{}", REPORT, "experiment.json: model is missing"),
     ("labels.json", '["a", "a"]', PREDICT, "labels.json: a list of two distinct labels or more is needed"),

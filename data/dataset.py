@@ -1,12 +1,12 @@
-"""The data contract: examples by index, and the facts about them that the model and the objective ask for.
+"""The data contract: examples by index, and the facts about them that models and objectives need.
 
 A data config is a frozen dataclass with `batch_size` and
 
-    build() -> Dataset            reads the source, or the cache
-    codec(folder) -> Codec        from the files that the codec of such a dataset wrote into `folder`; reads no data
-    spec() -> {name: Spec}        shape and type of every array of a batch; reads no data
+    build() -> Dataset            read the source or the cache
+    codec(folder) -> Codec        restore the codec from its files in `folder`; reads no data
+    spec() -> {name: Spec}        shape and dtype of every array of a batch; reads no data
 
-It may also define `check`, `inherits`, `amount`, `show` and `code`; `train/parts.py` says what they do, and has their defaults.
+It may also define `check`, `inherits`, `amount`, `show` and `code`; see `train/parts.py`, which has their defaults.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ Batch = dict[str, np.ndarray]
 
 
 class Spec(NamedTuple):
-    """As jax.ShapeDtypeStruct, without jax."""
+    """Shape and dtype of an array, like jax.ShapeDtypeStruct but without importing jax."""
 
     shape: tuple[int, ...]
     dtype: type
 
 
 class Examples(Protocol):
-    """Rows of arrays, read many at a time: a pure function of the indices."""
+    """Rows of arrays, read in batches as a pure function of the indices."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
-        """Arrays whose first dimension is that of `indices`."""
+        """Return the rows at `indices`, as arrays with the rows in the first dimension."""
         ...
 
 
 class Columns:
-    """Examples that are the rows of arrays of equal length, in memory."""
+    """Examples from arrays of equal length in memory."""
 
     def __init__(self, columns: Mapping[str, np.ndarray]):
         self.columns = columns
@@ -53,7 +53,7 @@ class Columns:
 
 
 class Subset:
-    """Some of other examples."""
+    """A subset of other examples."""
 
     def __init__(self, examples: Examples, chosen: np.ndarray):
         self.examples, self.chosen = examples, chosen
@@ -66,7 +66,7 @@ class Subset:
 
 
 class WithLabels:
-    """Examples, and their `label`s, one a row."""
+    """Examples with a `label` array added."""
 
     def __init__(self, examples: Examples, labels: np.ndarray):
         self.examples, self.labels = examples, labels
@@ -79,19 +79,19 @@ class WithLabels:
 
 
 class Codec(Protocol):
-    """The conversion of rows to arrays. It is all that a run needs of its data to predict.
+    """The conversion of rows to arrays, which is all that prediction needs of the data.
 
-    A codec may also define `fingerprint`, a mapping from the name of a part to its hash: `predict` compares it with what the run
-    was trained with. An objective may ask for more, such as the names of labels.
+    A codec may also define `fingerprint`, a mapping from the name of a part to its hash: prediction compares it with that of the
+    training data. An objective may need other attributes, such as the names of labels.
     """
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The name and the text of each file that a run directory keeps of the codec."""
+        """The files of the codec for the run directory: text by name."""
         ...
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
-        """Convert rows, as a user writes them, to the arrays of a batch. Return them with notes for the user.
+        """Convert rows written by a user to the arrays of a batch. Return (arrays, notes for the user).
 
         Raises DataError for a row that cannot be converted.
         """
@@ -104,15 +104,15 @@ class Dataset:
 
     splits: Mapping[str, Examples]
     facts: Mapping[str, Any]
-    "properties of the data by the name of the field that they fill in a model or an objective"
+    "properties of the data, by the name of the model or objective field that they fill"
     fingerprint: Mapping[str, str]
-    "hash of each part that the examples depend on, by a name that users know"
+    "hash of each input that the examples depend on, by a name for messages"
     codec: Any
     "a `Codec`"
     shown: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     "rows of each split for display: texts, or arrays of images"
     references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    "correct answer for each row of a split, as JSON values, in the order of its examples"
+    "correct answers for the rows of each split, as JSON values in the order of the examples"
     notes: Sequence[str] = ()
     "messages about the preparation of the data"
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Dataset:
 
     @property
     def held_out(self) -> str:
-        """The split that is evaluated while training."""
+        """The split that is evaluated during training."""
         return "validation" if "validation" in self.splits else "test"
 
     @property
@@ -132,7 +132,7 @@ class Dataset:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of arrays, and of anything else by its repr."""
+    """Return a hash of `parts`: arrays by content, other values by repr."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -30,7 +30,7 @@ def test_recipe_file_with_its_own_model_objective_and_data(front_door, tmp_path)
     # Reading a run directory imports no code from outside of the project, unless the user names its file.
     status, _, err = run("evaluate", "toy")
     assert status == 2 and err.count("\n") == 1
-    assert "toy_model:ToyConfig is not of this project" in err and "--import" in err
+    assert "toy_model:ToyConfig is not part of this project" in err and "--import" in err
 
     evaluated = run("evaluate", "toy", "--import", str(RECIPE), "--json")[1]
     assert json.loads(evaluated)["squared_error"] < 0.05

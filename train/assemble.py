@@ -29,14 +29,14 @@ class Job:
         return Path(self.experiment.run.dir)
 
     def batches(self, position: int = 0) -> Loader:
-        """The training batches, from that position on. A step takes one batch, so the position is the step."""
+        """Return a loader of the training batches from `position` on. Each step takes one batch, so the position is the step."""
         run = self.experiment.run
         numbered = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
         return Loader(numbered, position, run.read_threads, run.read_workers)
 
 
 def assemble(experiment: Experiment) -> Job:
-    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts do not fit together."""
+    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts are incompatible."""
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
     dataset = inherited(experiment).build()
@@ -48,8 +48,10 @@ def assemble(experiment: Experiment) -> Job:
 
 
 def inherited(experiment: Experiment) -> Any:
-    """Return the data config with what the run, or the run that it begins with, keeps of its data. Raises UserError if they
-    contradict each other."""
+    """Return the data config completed from the run directory when resuming, or from that of `init_from`.
+
+    Raises UserError if they contradict each other.
+    """
     own = Path(experiment.run.dir)
     cluster.revisit(own)
     resumes = (own / "experiment.json").exists()

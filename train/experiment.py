@@ -1,4 +1,4 @@
-"""An experiment is a value: a tree of frozen dataclasses that holds all that a run depends on, and round-trips through JSON."""
+"""Experiments: trees of frozen dataclasses that define a run completely and round-trip through JSON."""
 
 import dataclasses
 import importlib
@@ -18,36 +18,36 @@ PACKAGES = ("fmodels", "train", "data")
 
 
 def how(default: Any) -> Any:
-    """A field that says how a run runs, not what is learned: it may differ when the run continues."""
+    """Return a field that does not change what is learned. It may differ when a run is resumed."""
     return dataclasses.field(default=default, metadata={"how": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     dir: str = how("")
-    "where everything goes; runs/RECIPE unless told otherwise"
+    "run directory (default: runs/RECIPE)"
     steps: int = 1000
-    "updates of the parameters"
+    "number of training steps"
     seed: int = 0
-    "of initialisation, data order, corruption and dropout"
+    "random seed for initialization, data order, corruption and dropout"
     precision: Literal["f32", "bf16"] = how("f32")
-    "what the network computes in; parameters and moments are float32 always"
+    "compute precision; parameters and optimizer state are always float32"
     accumulation: int = 1
-    "microbatches that a batch is computed in; dropout is drawn, and batch norm computed, for each of them"
+    "microbatches per batch (gradient accumulation); dropout and batch norm work on each microbatch"
     log_every: int = how(20)
     "steps between lines of metrics.jsonl"
     evaluate_every: int = how(200)
-    "steps between evaluations on the validation split; 0 for the last step only"
+    "steps between evaluations on the held-out split (0: only after the last step)"
     checkpoint_every: int = how(200)
-    "steps between checkpoints; the last step has one always"
+    "steps between checkpoints; the last step is always saved"
     keep: int = how(2)
-    "newest checkpoints kept, beside the best"
+    "number of newest checkpoints to keep, besides the best"
     best: str | None = how(None)
-    "metric that chooses the best checkpoint, as [min:|max:]SPLIT/METRIC; None is the loss of the held-out split"
+    "metric that chooses the best checkpoint, as [min:|max:]SPLIT/METRIC (default: loss of the held-out split)"
     read_threads: int = how(2)
-    "threads that read batches ahead"
+    "threads that prefetch batches"
     read_workers: int = how(0)
-    "processes that do, instead of threads of this one"
+    "reader processes that prefetch batches (0: threads)"
     guard: Guard = Guard()
 
     def __post_init__(self):
@@ -65,7 +65,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Model, objective, data and optimizer may be of any type that keeps their contract; JSON has them with their import path."""
+    """A complete experiment.
+
+    `model`, `objective`, `data` and `optimizer` may be any dataclass that follows their contract. JSON stores their import path.
+    """
 
     model: Any
     objective: Any
@@ -74,7 +77,7 @@ class Experiment:
     mesh: Mesh = Mesh()
     run: Run = Run()
     init_from: str | None = None
-    "run to take parameters from, as far as they fit"
+    "run directory to load initial parameters from; parameters are matched by name"
 
     def __post_init__(self):
         for name in parts.NAMES:
@@ -103,7 +106,7 @@ def with_run(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def to_json(value: Any, declared: Any = Any) -> Any:
-    """Plain JSON values; a dataclass that stands where its type is not declared carries it as `type`: "module:Class"."""
+    """Convert to JSON values. A dataclass of a type other than `declared` has the key `type`: "module:Class"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         body = {f.name: to_json(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
@@ -115,14 +118,16 @@ def to_json(value: Any, declared: Any = Any) -> Any:
 
 
 def from_json(value: Any, declared: Any = Experiment, where: str = "", trusted: tuple[str, ...] = ()) -> Any:
-    """The inverse of `to_json`. Raises UserError, naming the key, for an unknown key, an ill-typed or impossible value, and a
-    type outside of this project's packages and the modules in `trusted`: nothing else is imported."""
+    """Convert JSON values to an experiment, the inverse of `to_json`. Import only from this project's packages and `trusted`.
+
+    Raises UserError that names the key: for an unknown or missing key, an invalid value, or a type from another module.
+    """
     if declared is Any and isinstance(value, dict) and "type" in value:
         value = dict(value)
         declared = _load_type(value.pop("type"), where, trusted)
     if isinstance(declared, type) and dataclasses.is_dataclass(declared):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: a mapping of the fields of {declared.__name__} is needed, not {value!r}")
+            raise UserError(f"{where}: expected a mapping of the fields of {declared.__name__}, not {value!r}")
         hints = get_type_hints(declared)
         known = [f.name for f in dataclasses.fields(declared)]
         for key in value:
@@ -152,10 +157,10 @@ def _checked(value: Any, declared: Any, where: str) -> Any:
 
 def _load_type(path: str, where: str, trusted: tuple[str, ...]) -> type:
     if not isinstance(path, str):
-        raise UserError(f'{where}.type: "MODULE:CLASS" is needed, not {path!r}')
+        raise UserError(f'{where}.type: expected "MODULE:CLASS", not {path!r}')
     module, _, name = path.partition(":")
     if module.split(".")[0] not in (*PACKAGES, *trusted) and module not in trusted:
-        raise UserError(f"{where}: {path} is not of this project; if you trust it, name its file: --import PATH/TO/{module}.py")
+        raise UserError(f"{where}: {path} is not part of this project; if you trust it, pass --import PATH/TO/{module}.py")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
@@ -170,7 +175,7 @@ def _join(where: str, key: str) -> str:
 
 
 def leaves(value: Any, where: str = "", is_how: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """(dotted name, value, whether it says how) of every field of an experiment, the types of its parts among them."""
+    """Yield (dotted name, value, whether it is a `how` field) for every field of an experiment and for the types of its parts."""
     if not dataclasses.is_dataclass(value):
         yield where, value, is_how
         return
@@ -181,16 +186,16 @@ def leaves(value: Any, where: str = "", is_how: bool = False) -> Iterator[tuple[
 
 
 def fields(experiment: Experiment) -> dict[str, str]:
-    """The value of every field by its dotted name, as processes tell each other."""
+    """Return the repr of every field by its dotted name, for comparison between processes."""
     return {name: repr(value) for name, value, _ in leaves(experiment)}
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:
-    """`field: a's value, b's value` of every field that changes what is learned."""
-    of_a, of_b = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))
+    """Return a line `NAME: saved A, requested B` for every field that changes what is learned and differs between `a` and `b`."""
+    saved, requested = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))
     absent = object()
     return [
-        f"{name}: {of_a.get(name, 'absent')!r}, {of_b.get(name, 'absent')!r}"
-        for name in sorted(of_a.keys() | of_b.keys())
-        if of_a.get(name, absent) != of_b.get(name, absent)
+        f"{name}: saved {saved.get(name, 'absent')!r}, requested {requested.get(name, 'absent')!r}"
+        for name in sorted(saved.keys() | requested.keys())
+        if saved.get(name, absent) != requested.get(name, absent)
     ]

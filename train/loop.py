@@ -20,7 +20,7 @@ from train.runs.opened import opened
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Train to the last step, from the run's last checkpoint if it has one. Return the metrics of each held-out split.
+    """Train to the last step, resuming from the newest checkpoint. Return the metrics of each held-out split.
 
     Raises UserError for what a user can fix, and Interrupted after a signal, with the state saved.
     """
@@ -67,7 +67,7 @@ def is_due(step: int, every: int) -> bool:
 def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, Any]:
     """Return the metrics of the objective over a whole split.
 
-    Sums are in float64, since float32 stops counting at 2^24. Of several processes all return the same.
+    Sums are float64, since float32 cannot count beyond 2^24. All processes return the same metrics.
     """
     program, objective = job.program, job.experiment.objective
     total: Sums | None = None
@@ -90,6 +90,6 @@ def score(job: Job, predictions: list[Any], split: str) -> dict[str, float]:
     references, count = job.dataset.references.get(split), len(job.dataset.splits[split])
     if references is None:
         raise UserError(f"{type(job.experiment.objective).__name__} needs references, and the data has none for {split}")
-    # The last batch is filled up, so there are more predictions than rows.
+    # The last batch is padded, so there are more predictions than rows.
     found = cluster.by_first(lambda: job.experiment.objective.score(predictions[:count], references))
     return cluster.gathered(found)[0]

@@ -15,15 +15,15 @@ NAMES = ("model", "objective", "data", "optimizer")
 
 
 class Rendering(NamedTuple):
-    """A prediction as a person reads it."""
+    """A prediction in readable form."""
 
     lines: Sequence[str]
     is_right: bool | None = None
-    "whether it agrees with the reference; None where that is not a question"
+    "whether it agrees with the reference; None if that does not apply"
 
 
 def check(experiment: Any) -> None:
-    """`part.check(experiment)`: what a part requires of the others. Raises ValueError that names the field.
+    """`part.check(experiment)`: check what a part requires of the others. Raises ValueError that names the field.
 
     Called when an experiment is made, and again when its step is built, with the target platform known.
     """
@@ -33,10 +33,10 @@ def check(experiment: Any) -> None:
 
 
 def resolved(part: Any, facts: Mapping[str, Any]) -> Any:
-    """`part.resolved(facts)`: the part with its unknown fields filled from the facts of the data.
+    """`part.resolved(facts)`: return the part with its unknown fields filled from the facts of the data.
 
-    The default fills every field that is None and has the name of a fact. Raises ValueError that begins with the field if its
-    value contradicts a fact. A field that says how a run runs may differ from the fact.
+    The default fills every field that is None and has the name of a fact. Raises ValueError that begins with the field name if
+    its value contradicts a fact. A `how` field may differ from the fact.
     """
     if hasattr(part, "resolved"):
         return part.resolved(facts)
@@ -51,23 +51,23 @@ def resolved(part: Any, facts: Mapping[str, Any]) -> Any:
 
 
 def inherits(data: Any, folder: Path, resumes: bool) -> Any:
-    """`data.inherits(folder, resumes)`: the data config with what the run in `folder` keeps of its data.
+    """`data.inherits(folder, resumes)`: return the data config completed from the files of the run in `folder`.
 
-    `resumes` is True if the folder is the run's own, and False if the run begins with the parameters of another. Raises
-    ValueError if the config contradicts what the other run keeps. The default is the config itself.
+    `resumes` is True if the run in `folder` is resumed, and False if it is `init_from`. Raises ValueError if the config
+    contradicts the files of the other run. The default returns the config unchanged.
     """
     return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
 
 
 def amount(data: Any, batch: Mapping[str, Any]) -> tuple[str, int]:
-    """`data.amount(batch)`: the unit that throughput is counted in, and the number of units in a batch. By default examples."""
+    """`data.amount(batch)`: return the unit of throughput and the number of units in a batch. The default is examples."""
     return data.amount(batch) if hasattr(data, "amount") else ("examples", len(batch["valid"]))
 
 
 def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: Any, stem: Path) -> Sequence[Any]:
-    """`data.show(batch, seen, codec, stem)`: lines, for a rich console, that show a batch to a person.
+    """`data.show(batch, seen, codec, stem)`: return lines for a rich console that show a batch.
 
-    `seen` is the batch after `objective.seen`. Files that it writes have names that begin with `stem`. By default the first row
+    `seen` is the batch after `objective.seen`. Names of files that it writes begin with `stem`. The default shows the first row
     of every array.
     """
     if hasattr(data, "show"):
@@ -76,27 +76,27 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
 
 
 def code(data: Any) -> str | None:
-    """`data.code()`: the path of a Python file of the user's that building the data runs; None by default."""
+    """`data.code()`: return the path of a user's Python file that building the data runs. The default is None."""
     return data.code() if hasattr(data, "code") else None
 
 
 def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any]:
-    """`objective.seen(batch, rng)`: the batch as the network sees it in training. By default the batch itself."""
+    """`objective.seen(batch, rng)`: return the batch as the network sees it in training. The default is the batch unchanged."""
     return objective.seen(batch, rng) if hasattr(objective, "seen") else batch
 
 
 def panels(objective: Any) -> Sequence[str]:
-    """`objective.panels`: the metrics, beside the loss, whose curves the report draws. None of them by default."""
+    """`objective.panels`: the metrics, besides the loss, that the report plots. The default is none."""
     return getattr(objective, "panels", ())
 
 
 def minimized(objective: Any) -> Sequence[str]:
-    """`objective.minimized`: the metrics, beside the loss and its terms, of which less is better. None of them by default."""
+    """`objective.minimized`: the metrics, besides the loss and its terms, for which lower is better. The default is none."""
     return getattr(objective, "minimized", ())
 
 
 def render(objective: Any, described: Any, reference: Any = None) -> Rendering:
-    """`objective.render(described, reference)`: a prediction as a person reads it. By default its JSON."""
+    """`objective.render(described, reference)`: return a prediction in readable form. The default is its JSON."""
     if hasattr(objective, "render"):
         return objective.render(described, reference)
     known = [f"reference: {json.dumps(reference)}"] if reference is not None else []
@@ -104,5 +104,5 @@ def render(objective: Any, described: Any, reference: Any = None) -> Rendering:
 
 
 def sections(objective: Any, result: Mapping[str, Any], codec: Any) -> Sequence[tuple[str, str]]:
-    """`objective.sections(result, codec)`: (title, HTML) of report sections that show the metrics of a split; none by default."""
+    """`objective.sections(result, codec)`: return (title, HTML) of report sections on a split's metrics. The default is none."""
     return objective.sections(result, codec) if hasattr(objective, "sections") else ()

@@ -1,6 +1,6 @@
-"""The one train step: pure, jitted once, donated, sharded by explicit shardings; and its state.
+"""The train step and its state: one pure function, jitted once, with a donated state and explicit shardings.
 
-Building and lowering it needs shapes and a mesh, never arrays, so it compiles ahead of time for hardware that is not there.
+Building and lowering the step needs shapes and a mesh but no arrays, so it can be compiled ahead of time for absent hardware.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,19 @@ from train.objectives import Sums
 from train.sharding import by_name
 
 Batch = dict[str, Any]
-WARM_STEPS = 50  # before a norm can be called a spike
+WARM_STEPS = 50  # steps before spikes are detected
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """What happens at a step whose loss or gradient is not finite, or whose gradient spikes: its update is never applied."""
+    """The reaction to a loss or a gradient that is not finite, and to gradient spikes. Such an update is never applied."""
 
     policy: Literal["abort", "skip"] = "abort"
-    "stop the run, or go on without the update"
+    "abort: stop the run; skip: drop the update and continue"
     limit: int = 10
-    "updates that may be skipped in a run"
+    "maximum number of skipped updates per run"
     spike: float | None = None
-    "a gradient norm this many times its running mean is a spike; None for no such thing"
+    "treat a gradient norm above this multiple of its running mean as a spike (None: do not detect spikes)"
 
     def __post_init__(self):
         if self.limit < 1:
@@ -46,18 +46,18 @@ class Guard:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GuardState:
-    skipped: jax.Array  # int32, updates not applied
-    bad_step: jax.Array  # int32, the last such step, or -1
-    bad_leaf: jax.Array  # int32, the first parameter whose gradient was not finite there, or -1
+    skipped: jax.Array  # int32, number of skipped updates
+    bad_step: jax.Array  # int32, last step with a bad update, or -1
+    bad_leaf: jax.Array  # int32, first parameter with a non-finite gradient at that step, or -1
     mean_norm: jax.Array  # float32, running mean of the gradient norm
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """All that a run carries from step to step."""
+    """The state of a run between steps."""
 
-    step: jax.Array  # int32, updates seen
+    step: jax.Array  # int32, number of steps done
     params: Any
     opt_state: Any
     model_state: Any  # batch statistics
@@ -67,15 +67,15 @@ class State:
 
 @dataclass(frozen=True)
 class Program:
-    """A run's functions, jitted for its mesh, and the shapes and shardings of what they take and give."""
+    """The functions of a run, jitted for its mesh, with the shapes and shardings of the state and the batch."""
 
     mesh: jax.sharding.Mesh
     shapes: State  # of ShapeDtypeStruct
     shardings: State
-    axes: tuple[Any, Any]  # the logical axes of each parameter, and of each array of the model state
+    axes: tuple[Any, Any]  # logical axes of the parameters and of the model state
     batch_sharding: NamedSharding
     batch_size: int
-    own_rows: np.ndarray  # places in a batch of the rows that this process reads
+    own_rows: np.ndarray  # indices in a batch of the rows that this process reads
     init: Callable[[], State]
     step: jax.stages.Wrapped  # (state, batch) -> (state, {"sums": Sums, "guard": GuardState})
     evaluate: jax.stages.Wrapped  # (params, model_state, batch) -> Sums
@@ -83,17 +83,17 @@ class Program:
     schedule: Callable[[Any], Any]
 
     def place(self, batch: Batch) -> Batch:
-        """A batch, or of several processes this one's rows of it, on the devices."""
+        """Put a batch (with several processes, this process's rows of it) on the devices."""
         return sharding.put_batch(batch, self.batch_sharding, self.batch_size, self.own_rows)
 
 
 def batch_spec(data: Any) -> Batch:
-    """The shape and type of every array of a batch."""
+    """Return the shape and dtype of every array of a batch."""
     return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in data.spec().items()}
 
 
 def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
-    """The program of a resolved experiment, for batches of these shapes. Raises UserError for what cannot be laid out."""
+    """Build the program of a resolved experiment for batches of shapes `spec`. Raises UserError if an array cannot be sharded."""
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
     dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
     rules = experiment.mesh.rules
@@ -103,7 +103,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
 
     def sums_of(params, model_state, batch: Batch, rng, train: bool, microbatch=0) -> tuple[Sums, Any]:
-        def apply(*args, rng=None, **kwargs):  # dropout differs between microbatches; corruption goes by example
+        def apply(*args, rng=None, **kwargs):  # dropout depends on the microbatch, corruption on the example
             return model.apply(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
 
         inputs = {**cast(batch), "valid": batch["valid"]}  # counts stay exact
@@ -116,17 +116,20 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         return sum(n / jnp.maximum(denominators[name], 1e-9) for name, (n, _) in sums.terms.items()), (sums, model_state)
 
     def gradient(params, model_state, batch: Batch, rng) -> tuple[Any, Sums, Any]:
-        """Of the whole batch, in `accumulation` microbatches. No denominator depends on the parameters, so those of the whole
-        batch are summed first (the compiler drops the rest of that pass), and each microbatch adds its numerators over them."""
+        """Return the gradient, the sums and the model state of a whole batch, computed in `accumulation` microbatches.
+
+        Denominators do not depend on the parameters. A first pass sums those of the whole batch (the compiler drops the rest of
+        it), and each microbatch divides its numerators by them.
+        """
 
         def differentiate(*args: Any) -> tuple[Any, Any]:
             grads, aux = jax.grad(loss, has_aux=True)(*args)
-            return jax.lax.with_sharding_constraint(grads, param_shardings), aux  # each device gets its part of the sum alone
+            return jax.lax.with_sharding_constraint(grads, param_shardings), aux  # reduce-scatter instead of all-reduce
 
         if run.accumulation == 1:
             grads, (sums, model_state) = differentiate(params, model_state, batch, rng)
             return grads, sums, model_state
-        # Rows i, i + k, i + 2k, …: every device finds its rows of a microbatch among those it holds.
+        # Microbatch i has rows i, i + k, i + 2k, …, so each device already holds its rows of every microbatch.
         micro = jax.tree.map(lambda x: x.reshape(-1, run.accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
         counts = jax.lax.map(
             lambda b: {name: d for name, (_, d) in sums_of(params, model_state, b, rng, True)[0].terms.items()}, micro
@@ -188,7 +191,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         boxed = jax.eval_shape(fresh)
     except KeyError as missing:
         pair = f"{type(objective).__name__} on {type(experiment.model).__name__}"
-        raise UserError(f"{pair} reads {missing}, which is neither in the batches ({', '.join(spec)}) nor made of them") from None
+        raise UserError(f"{pair} reads {missing}, which is not in the batches ({', '.join(spec)}) or model outputs") from None
     (param_shapes, names), (_, state_names) = map(axes.split, boxed)
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
@@ -201,7 +204,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         opt_state=sharding.like_params(shapes.opt_state, shapes.params, param_shardings, whole),
     )
     rows = sharding.batch_sharding(mesh, rules)
-    if mesh.size > 1:  # an activation that cannot be laid out is told now, not at the first step
+    if mesh.size > 1:  # report activations that cannot be sharded now, not at the first step
         for train in (True, False):
             jax.eval_shape(partial(evaluate, train=train), shapes.params, shapes.model_state, spec)
         sharding.check_rules(rules, used.union(jax.tree.leaves([names, state_names])))
@@ -217,7 +220,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
 
 
 def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardState, jax.Array]:
-    """(the new guard state, whether this step's update is applied). After an abort no update is, so the state stays whole."""
+    """Return (new guard state, whether to apply this update). After an abort no update is applied, which preserves the state."""
     old = state.guard
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)])
     loss = sum(n / jnp.maximum(d, 1e-9) for n, d in sums.terms.values())
@@ -236,16 +239,16 @@ def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardStat
 
 
 def check_guard(experiment: Any, program: Program, guard: GuardState) -> None:
-    """Raises UserError if the policy of the guard says that the run must stop."""
+    """Raises UserError if the guard stops the run."""
     policy, skipped, bad_step = experiment.run.guard, int(guard.skipped), int(guard.bad_step)
     if bad_step < 0 or (policy.policy == "skip" and skipped <= policy.limit):
         return
     leaf = int(guard.bad_leaf)
-    what = "the loss or the gradient norm is not finite, or spiked"
+    cause = "the loss or the gradient norm is not finite, or spiked"
     if leaf >= 0:
-        what = f"the gradient of {list(by_name(program.shapes.params))[leaf]} is not finite"
+        cause = f"the gradient of {list(by_name(program.shapes.params))[leaf]} is not finite"
     count = ""
     if policy.policy == "skip":
         count = f"{skipped} updates were skipped, more than run.guard.limit {policy.limit}; the last at "
     name = Path(experiment.run.dir).name
-    raise UserError(f"{name}: {count}step {bad_step + 1}: {what}; lower --optimizer.learning-rate, or inspect the batch")
+    raise UserError(f"{name}: {count}step {bad_step + 1}: {cause}; lower --optimizer.learning-rate, or inspect the batch")

@@ -1,1 +1,1 @@
-"""From images to arrays."""
+"""Image data."""

@@ -1,4 +1,4 @@
-"""Images with labels, all of one size.
+"""Labelled images of one size.
 
 Shapes: B batch, H height, W width, C channels.
 """
@@ -26,16 +26,16 @@ from data.store import Stored, Writer
 
 @dataclass(frozen=True, kw_only=True)
 class Images(labelling.Labelled):
-    """Batches of `image` float32 [B, H, W, C], in [0, 1] where the source has bytes, and `label` int32 [B]."""
+    """Batches of `image` float32 [B, H, W, C] (scaled to [0, 1] if the source has uint8) and `label` int32 [B]."""
 
     READS = ("image", "label")
 
     source: Any = "digits"
     batch_size: int = 128
     shape: tuple[int, int, int] = (8, 8, 1)
-    "height, width, channels: 1 is grey, 3 is RGB"
+    "height, width and channels (1: grey, 3: RGB)"
     resize: bool = False
-    "images of another size, bilinearly; without, they are bad records"
+    "resize images of another size (bilinear); otherwise they are bad records"
 
     def __post_init__(self):
         super().__post_init__()
@@ -85,7 +85,7 @@ class Images(labelling.Labelled):
         )
 
     def _write(self, folder: Path, reading: Reading) -> None:
-        """A store a split: images that are encoded as they are, others as arrays. Each is decoded, to see that it can be."""
+        """Write one store per split. Encoded images are stored as they are, others as arrays. Each is decoded to check it."""
         codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
         sizes, prints = {}, {}
         for split, rows in reading.splits().items():
@@ -95,8 +95,8 @@ class Images(labelling.Labelled):
                     image, encoded, wrong = row.get("image"), b"", ""
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row[PART])}
                     try:
-                        if isinstance(image, str):  # a file that is no part of the source's state
-                            raise DataError("its image is a string; files:FOLDER reads CLASS/NAME.png and the like")
+                        if isinstance(image, str):  # the fingerprint of the source would not cover the file
+                            raise DataError("its image is a string; use files:FOLDER to read CLASS/NAME.png and similar")
                         decoded = codec.decode(row)
                         if isinstance(image, bytes):
                             encoded = image
@@ -106,7 +106,7 @@ class Images(labelling.Labelled):
                         wrong = str(error)
                     columns = {name: Spec(value.shape, value.dtype.type) for name, value in fixed.items()}
                     if writer is not None and not wrong and columns != writer.columns:
-                        wrong = "its image is of another kind (encoded, bytes or floats) than those before it"
+                        wrong = "its image is of a different kind (encoded, uint8 or float) from those before it"
                     if wrong:
                         reading.reject(wrong)
                         continue
@@ -115,7 +115,7 @@ class Images(labelling.Labelled):
                     writer = writer or Writer(folder / f"{split}.array_record", columns)
                     digest.update(f"{row.get('label')} ".encode() + writer.append(fixed, encoded))
                 if writer is None:
-                    raise DataError(f"data.source {self.source}: there is no image in {split}")
+                    raise DataError(f"data.source {self.source}: no images in {split}")
             except BaseException:
                 if writer is not None:
                     writer.close(whole=False)
@@ -139,7 +139,7 @@ class Images(labelling.Labelled):
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Images to arrays of `shape`."""
+    """Converts images to arrays of `shape`."""
 
     shape: tuple[int, int, int]
     resize: bool
@@ -150,7 +150,7 @@ class ImageCodec:
         return {labelling.FILE: json.dumps(self.labels)}
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
-        """`image` [rows, H, W, C]. Raises DataError for a row without an image, or with one of another shape."""
+        """Return `image` [rows, H, W, C]. Raises DataError for a row without an image, or with one of another shape."""
         images = []
         for i, row in enumerate(rows):
             try:
@@ -160,10 +160,12 @@ class ImageCodec:
         return {"image": np.stack(images)}, []
 
     def decode(self, row: Mapping[str, Any]) -> np.ndarray:
-        """float32 [H, W, C] of the row's `image`: an encoded one (bytes, or the path of its file), or an array. Raises DataError
-        for what is none of them."""
+        """Return the row's `image` as float32 [H, W, C]. It may be encoded bytes, a path or an array.
+
+        Raises DataError if it is none of these or has another shape.
+        """
         if "image" not in row:
-            raise DataError(f"it has no image; it has: {', '.join(row) or 'nothing'}")
+            raise DataError(f"it has no image; its fields: {', '.join(row) or 'nothing'}")
         if isinstance(row["image"], bytes):
             return scaled(self.pixels(row["image"]))
         if isinstance(row["image"], str):
@@ -179,39 +181,41 @@ class ImageCodec:
         except (ValueError, TypeError, OverflowError):
             raise DataError("its image is not an array of numbers") from None
         if image.shape != self.shape:
-            raise DataError(f"its image is {list(image.shape)}, not {list(self.shape)}; data.shape says what is wanted")
+            raise DataError(f"its image is {list(image.shape)}, not data.shape {list(self.shape)}")
         if not np.isfinite(image).all():
-            raise DataError("its image has numbers that are not finite")
+            raise DataError("its image has non-finite values")
         return image
 
     def pixels(self, encoded: bytes) -> np.ndarray:
-        """uint8 [H, W, C] of a PNG, a JPEG or whatever Pillow reads. Raises DataError for what it cannot read, or another
-        size."""
+        """Decode an image in a format that Pillow reads to uint8 [H, W, C].
+
+        Raises DataError if it cannot be decoded, or has another size and `resize` is off.
+        """
         from PIL import Image
 
         height, width, channels = self.shape
         try:
             picture = Image.open(io.BytesIO(encoded))
-            if picture.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
-                raise ValueError(f"it has more than 8 bits a channel ({picture.mode})")
+            if picture.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+                raise ValueError(f"it has more than 8 bits per channel ({picture.mode})")
             picture = picture.convert("L" if channels == 1 else "RGB")
-        except Exception as error:  # each of Pillow's decoders has its own
+        except Exception as error:  # Pillow's decoders raise various errors
             raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
         if picture.size != (width, height):
             if not self.resize:
                 found = [picture.height, picture.width]
-                raise DataError(f"its image is {found}, not {[height, width]}: --data.shape, or --data.resize")
+                raise DataError(f"its image is {found}, not {[height, width]}; change --data.shape, or add --data.resize")
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(picture, np.uint8).reshape(self.shape)
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
-    """float32; bytes in [0, 1]."""
+    """Convert to float32; uint8 is scaled to [0, 1]."""
     return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
 
 
 class Decoded:
-    """The images of a store."""
+    """The decoded images of a store."""
 
     def __init__(self, store: Stored, codec: ImageCodec):
         self.store, self.codec = store, codec
@@ -229,7 +233,7 @@ class Decoded:
 
 
 class Pictures(Sequence[np.ndarray]):
-    """The images of some examples, read when they are asked for."""
+    """The images of examples, read on access."""
 
     def __init__(self, examples: Examples):
         self.examples = examples

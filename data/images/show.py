@@ -1,4 +1,4 @@
-"""A batch of images as a picture."""
+"""Show a batch of images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts with labels, for classification."""
+"""Labelled texts for classification."""
 
 import json
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledText(labelling.Labelled, FromTokens):
-    """Batches of [CLS] text [SEP] as `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]. Longer texts are cut."""
+    """Batches of [CLS] text [SEP]: `tokens`, `words`, `segments` and `mask` [B, T], and `label` [B]. Long texts are truncated."""
 
-    JOINS = False  # each has a label
+    JOINS = False  # each text has its own label
 
     source: Any = "pydocs:topics"
 
@@ -55,12 +55,12 @@ class LabelledText(labelling.Labelled, FromTokens):
         topics, notes = about(texts, rows), [*notes_of(texts), *labels.notes]
         if self.labels_per_class is not None:
             notes.append(
-                f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} a class"
+                f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} per class"
             )
         for split in splits:
             cut, total = (topics[f"tokens of {split}"][name] for name in ("texts that are cut", "documents"))
             if cut:
-                notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are cut to it")
+                notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are truncated")
         return Dataset(
             splits=splits,
             facts={**facts(vocabulary), **labelling.facts(labels, chosen)},
@@ -79,7 +79,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         )
 
     def rows(self, texts: Documents, codec: TextCodec) -> Path:
-        """The folder of the rows of each split."""
+        """Return the cache folder with the tokenized rows of each split, building it if needed."""
         columns = {name: Spec(s.shape[1:], s.dtype) for name, s in self.spec().items() if len(s.shape) == 2}
 
         def write(folder: Path) -> None:

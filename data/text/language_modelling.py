@@ -1,4 +1,4 @@
-"""From documents to the fixed shapes of language modelling.
+"""Token batches of fixed shapes for language modelling.
 
 Shapes: B batch, T length.
 """
@@ -23,37 +23,37 @@ from data.text.documents import Documents, FromText, documents
 from data.text.pairs import VARIANTS, Pairs, assemble
 from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
-MOST_TOKENS = 2**24
+MAX_VOCAB_SIZE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromTokens(FromText):
-    """What the config of anything that is made of tokens has."""
+    """Fields shared by the configs of tokenized data."""
 
     length: int = 128
-    "tokens in a row, T"
+    "tokens per row, T"
     vocab_size: int = 4096
-    "of the tokenizer that is trained on the source, if one is"
+    "vocabulary size of a tokenizer trained on the source"
     tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    "of the tokenizer that is trained on the source, if one is"
+    "algorithm of a tokenizer trained on the source"
     tokenizer: str | None = None
-    "path of a tokenizer.json, vocab.txt or SentencePiece model to use instead; None is that of --init-from, or one trained here"
+    "path of a tokenizer.json, vocab.txt or SentencePiece model (None: use that of --init-from, else train one on the source)"
 
     def __post_init__(self):
         super().__post_init__()
         if self.length < 8:
             raise ValueError(f"length must be at least 8, not {self.length}")
         if self.vocab_size < 300:
-            raise ValueError(f"vocab_size must be at least 300, which holds the characters, not {self.vocab_size}")
-        if self.vocab_size > MOST_TOKENS:
-            raise ValueError(f"vocab_size must be at most {MOST_TOKENS}, not {self.vocab_size}")
+            raise ValueError(f"vocab_size must be at least 300, to hold all characters, not {self.vocab_size}")
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise ValueError(f"vocab_size must be at most {MAX_VOCAB_SIZE}, not {self.vocab_size}")
         if self.tokenizer == "":
             raise ValueError("tokenizer must be a path, or None")
 
     def inherits(self, folder: Path, resumes: bool) -> Self:
         """Return this config with the tokenizer of the run in `folder`.
 
-        Raises ValueError if `tokenizer` names another one, unless the run resumes: then its own replaces any other.
+        When resuming, it replaces `tokenizer`. Otherwise, raises ValueError if `tokenizer` names a different one.
         """
         kept = folder / TOKENIZER_FILE
         if not kept.exists():
@@ -63,7 +63,7 @@ class FromTokens(FromText):
         return replace(self, tokenizer=str(kept))
 
     def amount(self, batch: Batch) -> tuple[str, int]:
-        """The number of tokens that are not padding."""
+        """Count the tokens that are not padding."""
         real = batch.get("mask", batch.get("sequences"))
         return "tokens", int(batch["tokens"].size if real is None else np.count_nonzero(real))
 
@@ -73,12 +73,15 @@ class FromTokens(FromText):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(FromTokens):
-    """Batches of `tokens`, `words` [B, T] (number of the word in its row, -1 for special tokens), and by layout:
+    """Text for language modelling.
 
-    `windows`: [CLS] text [SEP], cut from the documents in a row, [SEP] between two; no padding. `packed`: as many [CLS] text
-    [SEP] as fit into a row, each document apart; `sequences` [B, T] numbers them from 1, 0 at padding, and `positions` [B, T]
-    counts in each. `pairs`: [CLS] A [SEP] B [SEP] of one document, with `segments` and `mask` [B, T] (True at tokens, False at
-    padding); `is_random` [B] is 1 for the half of them whose B comes from another document.
+    Every batch has `tokens` and `words` [B, T] (index of the word within its row, -1 at special tokens). The layouts:
+
+    - `windows`: [CLS] text [SEP], consecutive windows of the concatenated documents, which [SEP] separates; no padding.
+    - `packed`: several [CLS] text [SEP] per row, each from one document. `sequences` [B, T] numbers them from 1 (0 at padding),
+      and `positions` [B, T] is the position within each.
+    - `pairs`: [CLS] A [SEP] B [SEP], with `segments` and `mask` [B, T] (True at tokens, False at padding). A and B are
+      consecutive in a document, except in half of the rows, where B is from another document and `is_random` [B] is 1.
     """
 
     source: Any = "pydocs"
@@ -96,10 +99,10 @@ class Text(FromTokens):
         return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
 
     def check(self, experiment: Any) -> None:
-        """Raises ValueError if the model cannot tell the segments of a pair apart."""
+        """Raises ValueError if the layout is pairs and the model has fewer than two segments."""
         if self.layout == "pairs" and getattr(experiment.model, "segments", 2) < 2:
             raise ValueError(
-                f"data.layout pairs has two segments, and model.segments is {experiment.model.segments}: set it to 2"
+                f"data.layout pairs needs two segments, but model.segments is {experiment.model.segments}: set it to 2"
             )
 
     def build(self) -> Dataset:
@@ -129,7 +132,7 @@ class Text(FromTokens):
         )
 
     def rows(self, texts: Documents, vocabulary: Tokenizer) -> Path:
-        """The folder of the rows of each split: the tokenized cache."""
+        """Return the cache folder with the tokenized rows of each split, building it if needed."""
         make: dict[str, MakeRows] = {
             "windows": lambda encoded, _: packing.windows(encoded, self.length, vocabulary),
             "packed": lambda encoded, _: packing.packed(encoded, self.length, vocabulary),
@@ -157,17 +160,17 @@ class Text(FromTokens):
 
 
 MakeRows = Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]
-"""From encoded documents, and how many there were before them, to rows."""
+"""Function (encoded documents, number of documents before them) -> rows."""
 
 
 def write_rows(
     folder: Path, texts: Documents, vocabulary: Tokenizer, columns: Mapping[str, Spec], size: int, make: MakeRows
 ) -> dict[str, packing.Tally]:
-    """A store a split, of rows of `size` tokens, part after part of a mixture; what was counted of each split."""
+    """Write one store of rows of `size` tokens per split, and return the statistics of each split."""
     tallies = {split: packing.Tally(vocabulary, size) for split in texts.splits}
     for split, tally in tallies.items():
         with Writer(folder / f"{split}.array_record", columns) as writer:
-            for part in range(len(texts.weights)):  # no row has documents of two
+            for part in range(len(texts.weights)):  # rows do not cross parts of a mixture
                 encoded = tally.texts(one for chunk in texts.chunks(split, part) for one in vocabulary.encode(chunk))
                 for row in tally.made(make(encoded, tally.documents)):
                     writer.append({**row, "part": part})
@@ -175,7 +178,7 @@ def write_rows(
 
 
 def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
-    """Return the tokenizer that `config` names, or train one on the training split of `texts`."""
+    """Load the tokenizer of `config.tokenizer`, or train one on the training split of `texts`."""
     if config.tokenizer:
         return Tokenizer.load(config.tokenizer)
 
@@ -189,7 +192,7 @@ def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
 
 @dataclass(frozen=True)
 class TextCodec:
-    """Texts to [CLS] text [SEP] of `length` tokens and back."""
+    """Converts texts to [CLS] text [SEP] of `length` tokens, and ids to tokens."""
 
     length: int
     vocabulary: Tokenizer
@@ -205,20 +208,22 @@ class TextCodec:
         return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
-        """`tokens`, `words`, `segments` and `mask` [rows, T], and what there is to say of texts that were cut. Raises DataError
-        for a row without text."""
+        """Return `tokens`, `words`, `segments` and `mask` [rows, T], and a note if texts were truncated.
+
+        Raises DataError for a row without text.
+        """
         for i, row in enumerate(rows):
             if "text" not in row:
-                raise DataError(f"row {i} has no text; it has: {', '.join(row) or 'nothing'}")
+                raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'nothing'}")
             if not isinstance(row["text"], str) or not row["text"].strip():
-                raise DataError(f"row {i}: its text is {json.dumps(row['text'])[:50]}, and not words")
+                raise DataError(f"row {i}: expected text, not {json.dumps(row['text'])[:50]}")
         encoded = self.vocabulary.encode([row["text"] for row in rows])
         cut = sum(len(ids) > self.length - 2 for ids, _ in encoded)
-        notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are cut to it"] if cut else []
+        notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are truncated"] if cut else []
         return stacked([self.row(text) for text in encoded]), notes
 
     def row(self, text: packing.Encoded) -> dict[str, np.ndarray]:
-        """[T] of one encoded text, cut to what fits."""
+        """Return the arrays [T] of one encoded text, truncated to fit."""
         ids, words = text
         return assemble([(ids[: self.length - 2], words[: self.length - 2])], self.length, self.vocabulary)
 
@@ -227,7 +232,7 @@ class TextCodec:
 
 
 def about(texts: Documents, rows: Path) -> dict[str, Any]:
-    """What `data inspect` shows of texts."""
+    """Return the tables of `data inspect`."""
     counted = read_json(rows / "about.json")
     return {
         "source": {**texts.about["splits"], "fields": ", ".join(texts.about["fields"]), "bad records": len(texts.about["bad"])},
@@ -237,10 +242,10 @@ def about(texts: Documents, rows: Path) -> dict[str, Any]:
 
 
 def notes(texts: Documents) -> list[str]:
-    """What cleaning left out, if it did."""
+    """Return a note on the documents that cleaning removed, if any."""
     counts = texts.about["counts"]
     why = left_out(counts)
-    return [f"cleaning left out {why}, of {counts['documents in']:,} documents"] if why else []
+    return [f"cleaning removed {why}, of {counts['documents in']:,} documents"] if why else []
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

@@ -1,4 +1,4 @@
-"""A batch of tokens as a person reads it."""
+"""Show a batch of tokens."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ COLOURS = {"masked": "black on yellow", "random": "black on red", "kept": "black
 def lines(batch: Mapping[str, np.ndarray], seen: Mapping[str, Any], vocabulary: Tokenizer) -> list["Text"]:
     """Return the first rows of a batch as the network sees them, one line each. Special tokens are dim.
 
-    `seen` is the batch after the objective's corruption. Where it has `hidden` [B, T], the hidden tokens are coloured by what
-    stands there now (the mask, a random token, or the token itself), and the original follows in parentheses.
+    `seen` is the batch after the objective's corruption. If it has `hidden` [B, T], hidden tokens are coloured by their
+    replacement (the mask, a random token, or the same token), and the original follows in parentheses.
     """
     from rich.text import Text
 

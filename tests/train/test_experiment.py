@@ -189,7 +189,7 @@ def test_what_is_missing_is_named(path):
 
 def test_what_is_no_experiment_is_told():
     for value in ([], "digits-mlp", None):
-        with pytest.raises(UserError, match="a mapping of the fields of Experiment is needed"):
+        with pytest.raises(UserError, match="expected a mapping of the fields of Experiment"):
             from_json(value)
 
 
@@ -205,8 +205,8 @@ def test_a_type_from_outside_is_not_imported(tmp_path, monkeypatch, where):
     for module in ("theirs", "trainer", "theirs.data", "os"):
         with pytest.raises(UserError) as caught:
             from_json(changed(where, {"type": f"{module}:Thing"}))
-        advice = f"if you trust it, name its file: --import PATH/TO/{module}.py"
-        assert str(caught.value) == f"{where}: {module}:Thing is not of this project; {advice}"
+        advice = f"if you trust it, pass --import PATH/TO/{module}.py"
+        assert str(caught.value) == f"{where}: {module}:Thing is not part of this project; {advice}"
     assert not mark.exists() and "theirs" not in sys.modules
 
     whole = changed(where, {"type": "theirs:Thing", "size": 2})
@@ -282,13 +282,13 @@ def test_differences_are_of_what_is_learned():
     assert [difference.split(":")[0] for difference in differences(before, what)] == [
         *("data.batch_size", "init_from", "model.layers", "optimizer.rules", "run.guard.policy", "run.guard.spike", "run.seed")
     ]
-    assert "model.layers: 2, 3" in differences(before, what)
+    assert "model.layers: saved 2, requested 3" in differences(before, what)
 
 
 def test_differences_of_types_are_named():
     found = differences(digits(), replace(digits(), model=MlpConfig()))
-    assert "model.type: 'fmodels.convnet:ConvNetConfig', 'fmodels.mlp:MlpConfig'" in found
-    assert "model.channels: (32, 64, 128), 'absent'" in found
+    assert "model.type: saved 'fmodels.convnet:ConvNetConfig', requested 'fmodels.mlp:MlpConfig'" in found
+    assert "model.channels: saved (32, 64, 128), requested 'absent'" in found
     assert all(line.startswith("model.") for line in found)
     assert [line.split(":")[0] for line in differences(digits(), replace(digits(), data=Images(shape=(8, 8, 1))))] == [
         "data.source",

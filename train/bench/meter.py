@@ -1,4 +1,4 @@
-"""The figures of a log line: losses, norms, and the speed of training alone."""
+"""The metrics of a log line: losses, norms, and training throughput."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -23,20 +23,20 @@ class Window(NamedTuple):
 
 
 class Meter:
-    """Collects the metrics of steps without waiting for them, and measures the time between two log lines."""
+    """Collects the metrics of steps without waiting for them, and measures the time between log lines."""
 
     def __init__(self, experiment: Experiment, program: Program, spec: dict):
         self.experiment, self.program = experiment, program
         shapes = program.shapes
         self.flops = flops.training(experiment.objective, experiment.model.build(), shapes.params, shapes.model_state, spec)
         self.rate = machine.matrix_rate(experiment.run.precision, list(program.mesh.devices.flat))
-        self.readers = program.batch_size / len(program.own_rows)  # processes that read different rows, about as much each
+        self.readers = program.batch_size / len(program.own_rows)  # number of processes that read different rows
         self.metrics: list[dict] = []
         self.has_compiled = False
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock, after work that is not training: compilation, an evaluation, a checkpoint."""
+        """Restart the clock after work other than training: compilation, an evaluation, a checkpoint."""
         self.steps, self.unit, self.units, self.waited = 0, "", 0, 0.0
         self.began = time.perf_counter()
 
@@ -48,9 +48,9 @@ class Meter:
         self.waited += time.perf_counter() - began
 
     def add(self, batch: Mapping[str, np.ndarray], metrics: dict) -> None:
-        """Count a dispatched step: the rows of its batch that this process read, and its metrics on the devices."""
+        """Count a dispatched step: `batch` has the rows that this process read, `metrics` are on the devices."""
         self.metrics.append(metrics)
-        if not self.has_compiled:  # the time of the first step says nothing of the speed of training
+        if not self.has_compiled:  # the first step compiles, so its time is not counted
             jax.block_until_ready(metrics)
             self.has_compiled = True
             self.restart()
@@ -59,7 +59,7 @@ class Meter:
         self.steps, self.units = self.steps + 1, self.units + round(units * self.readers)
 
     def close(self, step: int) -> "Pending":
-        """End the window at `step`. The next window begins here; the metrics of this one may still be on their way."""
+        """End the window at `step` and begin the next one. The metrics of the window may still be computed."""
         pending = Pending(self, step, self.metrics, self.steps, self.unit, self.units, self.waited)
         self.metrics, self.steps, self.units, self.waited = [], 0, 0, 0.0
         return pending
@@ -77,7 +77,7 @@ class Pending(NamedTuple):
     waited: float
 
     def read(self) -> Window:
-        """Wait for the metrics and return the figures of the window. Raises UserError if the guard stops the run."""
+        """Wait for the metrics of the window and return them. Raises UserError if the guard stops the run."""
         fetched, meter = jax.device_get(self.metrics), self.meter
         now = time.perf_counter()
         seconds, meter.began = now - meter.began, now

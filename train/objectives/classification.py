@@ -1,4 +1,4 @@
-"""Classification of whole examples: text, images, anything a model pools into one vector.
+"""Classification of whole examples (text, images) by a model with a pooled output vector.
 
 Shapes: B batch, D model width, C classes.
 """
@@ -20,23 +20,23 @@ from train.report import page
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """A fresh dense head on the pooled output, and cross-entropy with `label` [B]."""
+    """Cross-entropy of a dense head on the pooled output, with the targets `label` [B]."""
 
     classes: int | None = None
-    "C; None is what the data says"
+    "number of classes (None: from the data)"
     dropout: float = 0.0
-    "of the pooled vector"
+    "dropout rate of the pooled vector"
     loss_name: Literal["cross_entropy", "focal"] = "cross_entropy"
-    "focal weighs an example by (1 - p)^gamma of its label (Lin et al. 2017)"
+    "cross-entropy, or focal loss, which weights it by (1 - p)^gamma for the probability p of the label (Lin et al. 2017)"
     gamma: float = 2.0
-    "of the focal loss"
+    "exponent of the focal loss"
     label_smoothing: float = 0.0
-    "share of the target spread over all classes (Szegedy et al. 2016, §7)"
+    "share of the target probability spread over all classes (Szegedy et al. 2016, §7)"
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    "weight of each class's examples; balanced is inverse to its share of the training labels"
-    # It follows from the data, whose fingerprint says whether a run continues with the same.
+    "weight of each class in the training loss; balanced: inversely proportional to its share of the training labels"
+    # A `how` field: it depends on the data only, and the fingerprint detects a change of the data.
     label_shares: tuple[float, ...] | None = field(default=None, metadata={"how": True})
-    "of the training labels; None is what the data says"
+    "share of each class in the training labels (None: from the data)"
 
     def __post_init__(self):
         if self.classes is not None and self.classes < 2:
@@ -50,13 +50,13 @@ class Classification:
             if self.classes is not None and len(self.class_weights) != self.classes:
                 raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
             if not self.class_weights or not min(self.class_weights) >= 0 or not sum(self.class_weights) > 0:
-                raise ValueError(f"class_weights must be 0 or more, and not all 0, not {self.class_weights}")
+                raise ValueError(f"class_weights must be 0 or more and not all 0, not {self.class_weights}")
 
     panels = ("accuracy",)
 
     def check(self, experiment: Any) -> None:
         if "label" not in experiment.data.spec():
-            raise ValueError(f"objective {type(self).__name__} needs labels, and {type(experiment.data).__name__} has none")
+            raise ValueError(f"objective {type(self).__name__} needs labels, but data {type(experiment.data).__name__} has none")
 
     @property
     def head(self) -> Model:
@@ -71,7 +71,7 @@ class Classification:
 
     def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
         model_rng, head_rng = jax.random.split(rng)
-        head_rng = jax.random.fold_in(head_rng, batch["example"][0])  # which differs between microbatches
+        head_rng = jax.random.fold_in(head_rng, batch["example"][0])  # so that it differs between microbatches
         outputs, state = apply(params["model"], state, batch, rng=model_rng, train=train)
         logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"], rng=head_rng, train=train)
         log_p_BC, label_B = jax.nn.log_softmax(logits_BC), batch["label"]
@@ -92,7 +92,7 @@ class Classification:
         return Sums(terms, {"accuracy": (right, rows), "confusion": (confusion_CC, jnp.ones(()))}), state
 
     def weight_of_class(self) -> jax.Array:
-        """[C], of mean 1 over the classes."""
+        """Return the class weights [C], scaled to mean 1."""
         assert self.classes is not None and self.label_shares is not None, "an experiment is resolved before it runs"
         if self.class_weights == "none":
             return jnp.ones(self.classes)
@@ -103,7 +103,7 @@ class Classification:
         return jnp.asarray(weights_C / weights_C.mean())
 
     def summarize(self, sums: Sums) -> dict[str, Any]:
-        """Loss, accuracy, and the `scores` of the confusion."""
+        """Return the loss, and `scores` of the confusion matrix."""
         return {**means(sums), **scores(np.asarray(sums.metrics["confusion"][0]))}
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
@@ -112,7 +112,7 @@ class Classification:
         return {"probabilities": jax.nn.softmax(logits_BC)}
 
     def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
-        """{"label": …, "probabilities": {label: …}}, likeliest first."""
+        """Return {"label": …, "probabilities": {label: …}} for each row, most probable first."""
         rows = []
         for probabilities in outputs["probabilities"]:
             order = np.argsort(-probabilities, kind="stable")
@@ -121,7 +121,7 @@ class Classification:
         return rows
 
     def render(self, described: Mapping[str, Any], reference: str | None = None) -> Rendering:
-        """The five likeliest labels, and the reference if there is one."""
+        """Show the five most probable labels, and the reference if there is one."""
         lines = [f"{probability:6.1%}  {label}" for label, probability in list(described["probabilities"].items())[:5]]
         if reference is None:
             return Rendering(lines)
@@ -142,15 +142,15 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
-    """Accuracy; macro precision, recall and F1; each class's own; and the `confusion`: rows are labels, columns guesses."""
+    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions]."""
     right_C, guessed_C, support_C = np.diag(confusion_CC), confusion_CC.sum(0), confusion_CC.sum(1)
-    share = lambda of_C, all_C: of_C / np.maximum(all_C, 1)  # 0 of nothing, as scikit-learn's zero_division=0
-    of_class = {
-        "precision": share(right_C, guessed_C),
-        "recall": share(right_C, support_C),
-        "f1": share(2 * right_C, guessed_C + support_C),
+    ratio = lambda part_C, all_C: part_C / np.maximum(all_C, 1)  # 0 / 0 is 0, as with scikit-learn's zero_division=0
+    by_class = {
+        "precision": ratio(right_C, guessed_C),
+        "recall": ratio(right_C, support_C),
+        "f1": ratio(2 * right_C, guessed_C + support_C),
     }
-    macro = {f"macro_{name}": float(value_C.mean()) for name, value_C in of_class.items()}
-    per_class = {name: value_C.tolist() for name, value_C in {**of_class, "support": support_C}.items()}
+    macro = {f"macro_{name}": float(value_C.mean()) for name, value_C in by_class.items()}
+    per_class = {name: value_C.tolist() for name, value_C in {**by_class, "support": support_C}.items()}
     accuracy = float(right_C.sum() / confusion_CC.sum())
     return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

@@ -1,6 +1,6 @@
-"""Masked language modelling, and with it next-sentence prediction (Devlin et al. 2019, §3.1).
+"""Masked language modelling with optional next-sentence prediction (Devlin et al. 2019, §3.1).
 
-Shapes: B batch, T length, K predicted positions a row, D model width, V vocabulary.
+Shapes: B batch, T length, K predicted positions per row, D model width, V vocabulary.
 """
 
 import math
@@ -19,28 +19,28 @@ from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from train.objectives import Sums, means
 from train.parts import Rendering
 
-EVALUATION_MASK_RATE = 0.15  # whatever training uses, so that losses compare
+EVALUATION_MASK_RATE = 0.15  # fixed, so that losses are comparable
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM:
-    """Predict the tokens that were hidden.
+    """Predict hidden tokens.
 
-    A row hides `mask_rate` of its tokens, at least one: 80 % become the mask, 10 % a random token, 10 % stay. Which, is drawn on
-    device from (seed, step, example) alone. The head is computed at those positions only: a fixed number K a row, with weight 0
-    where a row has fewer. Special tokens and padding (`words` < 0) are never hidden.
+    `mask_rate` of the tokens of each row, at least one, are hidden: 80 % become the mask token, 10 % a random token, 10 % stay.
+    They are drawn on device from (seed, step, example). The head is computed at the hidden positions only: a fixed number K per
+    row, with weight 0 for unused ones. Special tokens and padding (`words` < 0) are never hidden.
     """
 
     mask_rate: float = 0.15
-    "share of the tokens that are hidden, in training; evaluation hides 15 % always"
+    "share of tokens to hide in training (evaluation always hides 15 %)"
     whole_words: bool = False
-    "hide all tokens of a word or none"
+    "hide whole words: all tokens of a word or none"
     next_sentence: bool = False
-    "predict as well whether the second segment follows the first; needs data.layout pairs"
+    "also predict whether the second segment follows the first; needs data.layout pairs"
     mask_id: int | None = None
-    "id of the mask token; None is what the tokenizer says"
+    "id of the mask token (None: from the tokenizer)"
     random_ids: tuple[int, int] | None = None
-    "first and past-the-last id of the random tokens; None is what the tokenizer says"
+    "range of the ids of random tokens: first, last + 1 (None: from the tokenizer)"
 
     def __post_init__(self):
         if not 0 < self.mask_rate < 1:
@@ -53,7 +53,7 @@ class MaskedLM:
         return ("masked_lm_accuracy", *(["next_sentence_accuracy"] if self.next_sentence else []))
 
     def check(self, experiment: Any) -> None:
-        """Raises ValueError if next-sentence prediction has no pairs to predict."""
+        """Raises ValueError if next-sentence prediction is on and the data has no pairs."""
         if self.next_sentence and "is_random" not in experiment.data.spec():
             raise ValueError("objective.next_sentence needs pairs of segments: set data.layout pairs")
 
@@ -88,13 +88,13 @@ class MaskedLM:
         return Sums(terms, metrics), state
 
     def logits(self, params: dict, outputs: dict, positions_BK: jax.Array) -> jax.Array:
-        """[B, K, V]: the head at the given positions."""
+        """Return the logits [B, K, V] at the given positions."""
         hidden_BKD = jnp.take_along_axis(outputs["hidden"], positions_BK[..., None], axis=1)
         hidden_BKD = constrain(hidden_BKD, "batch", None, None)
         return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, outputs["embedding"])[0]
 
     def corrupt(self, batch: dict, rng: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(corrupted tokens [B, T], hidden positions [B, K], their weights [B, K]); those of weight 0 are left as they are."""
+        """Return corrupted tokens [B, T], hidden positions [B, K] and weights [B, K]. Positions of weight 0 are unchanged."""
         assert self.mask_id is not None and self.random_ids is not None, "an experiment is resolved before it runs"
         rate = self.mask_rate if train else EVALUATION_MASK_RATE
         predictions = max(1, round(rate * batch["tokens"].shape[1]))
@@ -106,13 +106,13 @@ class MaskedLM:
             score_T = jax.random.uniform(choice, tokens_T.shape)
             ordinary_T = words_T >= 0
             budget = jnp.clip(jnp.round(rate * ordinary_T.sum()), 1, predictions).astype(jnp.int32)
-            if whole_words:  # a word's tokens share a score, so they are adjacent in the order below; words too long come last
+            if whole_words:  # tokens of a word share a score, so they stay adjacent when sorted; words over the budget come last
                 length_T = jnp.zeros_like(words_T).at[words_T].add(ordinary_T)[words_T]
                 score_T = score_T[words_T] + (length_T > budget)
             order_T = jnp.argsort(jnp.where(ordinary_T, score_T, 3.0), stable=True)
             rank_T = jnp.arange(len(tokens_T))
             taken_T = (rank_T < budget) & ordinary_T[order_T]
-            if whole_words:  # one that the budget cuts is left out, unless there is no other: too little is better than nothing
+            if whole_words:  # drop a word that the budget cuts, unless it is the only one
                 word_T = words_T[order_T]
                 whole_T = taken_T & ((word_T != word_T[budget - 1]) | (word_T[budget] != word_T[budget - 1]))
                 taken_T = jnp.where(whole_T.any(), whole_T, taken_T)
@@ -128,7 +128,7 @@ class MaskedLM:
         return constrain(corrupted_BT, "batch", "length"), positions_BK, weights_BK.astype(jnp.float32)
 
     def seen(self, batch: dict, rng: jax.Array) -> dict:
-        """The batch after corruption, with `hidden` [B, T]: True at the positions that are predicted."""
+        """Return the batch after corruption, with `hidden` [B, T]: True at the predicted positions."""
         tokens_BT, positions_BK, weights_BK = self.corrupt(batch, rng, True)
         rows_B1 = jnp.arange(len(tokens_BT))[:, None]
         hidden_BT = jnp.zeros(tokens_BT.shape, bool).at[rows_B1, positions_BK].set(weights_BK > 0)
@@ -139,15 +139,15 @@ class MaskedLM:
         return {**result, "perplexity": math.exp(min(result["masked_lm"], 700))}
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
-        """The five likeliest tokens at every position: `tokens` and `probabilities`, [B, T, 5]."""
+        """Return the five most probable tokens at every position: `tokens` and `probabilities` [B, T, 5], and `input` [B, T]."""
         outputs, _ = apply(params["model"], state, batch)
-        everywhere_BT = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
-        probabilities_BTV = jax.nn.softmax(self.logits(params, outputs, everywhere_BT))
+        positions_BT = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
+        probabilities_BTV = jax.nn.softmax(self.logits(params, outputs, positions_BT))
         top, tokens = jax.lax.top_k(probabilities_BTV, 5)
         return {"input": batch["tokens"], "tokens": tokens, "probabilities": top}
 
     def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
-        """The top fills of each mask: {"masks": [[{"token": …, "probability": …}, …], …]}."""
+        """Return the top predictions for each mask token: {"masks": [[{"token": …, "probability": …}, …], …]} for each row."""
         rows = []
         for ids, tokens, probabilities in zip(outputs["input"], outputs["tokens"], outputs["probabilities"], strict=True):
             masks = []
@@ -158,7 +158,7 @@ class MaskedLM:
         return rows
 
     def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
-        """One line per mask: the likeliest tokens."""
+        """Show one line per mask token: the most probable tokens."""
         fills = [", ".join(f"{fill['token']} {fill['probability']:.1%}" for fill in mask) for mask in described["masks"]]
         return Rendering([f"[MASK]: {fill}" for fill in fills] or ["no [MASK] to fill"])
 

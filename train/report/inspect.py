@@ -1,4 +1,4 @@
-"""A look at the data of an experiment: its size, what was done to it, and one batch as the step sees it."""
+"""Show the data of an experiment: its size, its preparation, and one batch as the step sees it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ BAR = 30  # characters of the longest bar of a histogram
 
 
 def show(job: Job, stem: Path, console: Console) -> None:
-    """Print tables, then the first batch as its data shows it. Files that this writes have names that begin with `stem`."""
+    """Print tables and the first batch. Names of files that this writes begin with `stem`."""
     dataset, experiment = job.dataset, job.experiment
     for title, found in dataset.about.items():
         console.print(_table(title, found))

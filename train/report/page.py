@@ -1,7 +1,7 @@
-"""The pieces of a report: data to HTML that needs no scripts and no network.
+"""The pieces of a report, as HTML without scripts and external resources.
 
-Each function returns a piece of HTML; `page` puts pieces together. Figures are drawn in the colours of the light theme, which
-become CSS variables and follow the reader's theme.
+Each function returns a piece of HTML; `page` assembles the pieces. Colours of figures are CSS variables, so they follow the
+reader's light or dark theme.
 """
 
 import base64
@@ -23,7 +23,7 @@ TEXT_SHOWN = 480  # characters of a passage
 
 
 def page(title: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A whole page. `title`, `summary` and the sections' titles are text; what the sections hold is HTML."""
+    """Return a complete page. `sections` are (title, HTML). `title`, `summary` and the section titles are plain text."""
     links = "".join(f'<a href="#section-{i}">{escape(name)}</a>' for i, (name, _) in enumerate(sections))
     body = "\n".join(
         f'<section id="section-{i}" aria-labelledby="title-{i}"><h2 id="title-{i}">{escape(name)}</h2>\n{html}\n</section>'
@@ -51,7 +51,7 @@ def page(title: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The single figures of a result in large type; one that is the `loss` by another name, its only term, once."""
+    """Show the scalars of a result in large type, except copies of `loss` (the term of a loss with a single term)."""
     numbers = {name: value for name, value in result.items() if isinstance(value, int | float)}
     shown = {name: value for name, value in numbers.items() if name == "loss" or value != numbers.get("loss")}
     tiles = (f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number(value)}</dd></div>" for name, value in shown.items())
@@ -59,12 +59,12 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def beside(*pieces: str) -> str:
-    """Pieces side by side where the screen is wide enough."""
+    """Place pieces side by side if the screen is wide enough."""
     return f'<div class="beside">{"".join(pieces)}</div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], emphasised: int | None = None) -> str:
-    """The first column labels the rows. Text stays as it is; columns of numbers, also written as text, are aligned right."""
+    """Return a table. The first column labels the rows; columns of numbers, also of formatted ones, are aligned right."""
     numeric = [j > 0 and all(_isnumber(row[j]) for row in rows) for j in range(len(header))]
     mark = [' class="n"' if n else "" for n in numeric]
     head = "".join(f'<th scope="col"{mark[j]}>{escape(name)}</th>' for j, name in enumerate(header))
@@ -78,14 +78,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], emphasised: int 
 
 
 def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """A heat map of counts [C, C], rows labels and columns predictions; the deeper a cell, the larger its share of the row."""
+    """Return a heat map of counts [labels, predictions]. The colour of a cell shows its share of the row."""
     labels = _named(labels, len(matrix))
     head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
     body = []
     for i, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
         cells = []
         for j, count in enumerate(counts):
-            depth = 0.15 + 0.85 * math.sqrt(count / max(sum(counts), 1))  # so that a rare mistake is seen
+            depth = 0.15 + 0.85 * math.sqrt(count / max(sum(counts), 1))  # so that rare errors are visible
             kind = ("hit" if i == j else "miss") + (" deep" if depth > 0.75 else "") if count else "none"
             cells.append(f'<td class="{kind}" style="--depth:{depth:.0%}">{count}</td>')
         body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
@@ -93,12 +93,12 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     heat = f'<table class="{kind}"><thead><tr><td class="corner"></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     total, right = sum(map(sum, matrix)), sum(row[i] for i, row in enumerate(matrix))
     key = '<b class="key hit deep">right</b> <b class="key miss deep">wrong</b>'
-    caption = f"{right:,} of {total:,} right. A row is a label, a column a prediction. Deeper: a larger share of the row. {key}"
+    caption = f"{right:,} of {total:,} right. Rows: labels. Columns: predictions. Darker: larger share of the row. {key}"
     return f"<figure>{_scroll(heat, 'confusion matrix')}<figcaption>{caption}</figcaption></figure>"
 
 
 def predictions(rows: Sequence[tuple[Any, Rendering]]) -> str:
-    """A card for each row: what the data shows of it (a text, or an image [H, W, 1 or 3]), and its rendered prediction."""
+    """Return a card for each row: the example (a text, or an image [H, W, 1 or 3]) and its rendered prediction."""
     cards = []
     for shown, rendering in rows:
         lines = [f"<span>{escape(line.strip())}</span>" for line in rendering.lines]
@@ -114,7 +114,7 @@ def predictions(rows: Sequence[tuple[Any, Rendering]]) -> str:
 
 
 def details(experiment_json: Mapping[str, Any], environment_json: Mapping[str, Any]) -> str:
-    """Both folded, a line a value, named as the command line names them."""
+    """Return both files as folded tables, one line per value, named as on the command line."""
     folded = []
     for name, values in (("experiment.json", experiment_json), ("environment.json", environment_json)):
         lines = "".join(f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>' for key, value in _flat(values))
@@ -124,7 +124,7 @@ def details(experiment_json: Mapping[str, Any], environment_json: Mapping[str, A
 
 
 def folded(file: Path) -> str:
-    """A text file as it is."""
+    """Return a folded text file."""
     text = _scroll(f"<pre>{escape(file.read_text('utf-8'))}</pre>", file.name)
     return f"<details><summary>{escape(file.name)}</summary>{text}</details>"
 
@@ -147,8 +147,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _scroll(html: str, what: str) -> str:
-    return f'<div class="scroll" role="region" aria-label="{escape(what)}" tabindex="0">{html}</div>'
+def _scroll(html: str, name: str) -> str:
+    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{html}</div>'
 
 
 def _passage(text: str) -> str:

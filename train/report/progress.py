@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar with loss, rate and time left; plain lines where the output is no terminal."""
+"""Progress of a run on stderr: a bar with loss, throughput and time left in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -7,10 +7,9 @@ from typing import Any
 
 
 class Progress:
-    """On stderr."""
+    """A progress bar or plain lines. With several processes, `is_shown` is True in one of them."""
 
     def __init__(self, name: str, steps: int, is_shown: bool = True):
-        """Of several processes one is shown."""
         self.name, self.steps, self.is_shown = name, steps, is_shown
         self.bar = None
         if is_shown and sys.stderr.isatty():
@@ -37,7 +36,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
-        """The metrics of a logged step. Plain lines come at most every ten seconds, and at the end."""
+        """Show the metrics of a logged step. Plain lines appear at most every ten seconds, and at the last step."""
         rates = (name for name in values if name.endswith("_per_second") and not name.endswith("tflops_per_second"))
         rate = next((f"{values[name]:,.0f} {name[len('train/') : -len('_per_second')]}/s" for name in rates), "")
         text = f"loss {values['train/loss']:.3f}  {rate}"

@@ -1,4 +1,4 @@
-"""The report of a run directory."""
+"""The HTML report of a run directory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def report(path: Path, objective: Any, codec: Any, samples: Sequence[tuple[Any, 
     results = read_result(path) if (path / "result.json").exists() else {}
     log = read_metrics(path)
     names = panels(log, objective)
-    training = curves({path.name: log}, names) if names else note("Nothing is logged: metrics.jsonl is empty.")
+    training = curves({path.name: log}, names) if names else note("No metrics: metrics.jsonl is empty.")
     sections = [("Training", training)]
     for split, result in results.items():
         sections.insert(0, (f"Result on the {split} split", headline(result)))
@@ -40,7 +40,7 @@ def report(path: Path, objective: Any, codec: Any, samples: Sequence[tuple[Any, 
 
 
 def panels(log: Sequence[Mapping[str, Any]], objective: Any) -> list[str]:
-    """The logged metrics whose curves are drawn: the loss, those that the objective chooses, learning rate and throughput."""
+    """Return the logged metrics to plot: the loss, `objective.panels`, the learning rate and the throughput."""
     logged = sorted({name for row in log for name in row}, key=lambda name: (not name.startswith("train/"), name))
     metric = lambda name: name.rpartition("/")[2]
     throughput = [metric(name) for name in logged if name.endswith("_per_second") and not name.endswith("tflops_per_second")]
@@ -49,7 +49,7 @@ def panels(log: Sequence[Mapping[str, Any]], objective: Any) -> list[str]:
 
 
 def samples(job: Any, predictor: Predictor, count: int = SAMPLES) -> list[tuple[Any, Rendering]]:
-    """Return evenly spaced held-out examples as the data shows them, with their rendered predictions."""
+    """Return evenly spaced held-out examples in display form, with their rendered predictions."""
     split = "test" if "test" in job.dataset.splits else job.dataset.held_out
     if split not in job.dataset.shown:
         return []
@@ -63,5 +63,5 @@ def samples(job: Any, predictor: Predictor, count: int = SAMPLES) -> list[tuple[
 
 
 def _type(value: Any) -> str:
-    """The class of a part of an experiment, or the part itself if it is a string."""
+    """Return the class name of a part of an experiment, or the part itself if it is a string."""
     return value["type"].rpartition(":")[2] if isinstance(value, dict) else str(value or "")

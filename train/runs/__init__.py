@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its directory, its checkpoints, and what another run begins with."""
+"""Run directories: files, logs, checkpoints, and the initial state of a run."""

@@ -12,7 +12,7 @@ from train.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Best:
-    """A metric, `SPLIT/NAME`, and whether the best value is its `min` or its `max`."""
+    """A metric, `SPLIT/NAME`, and whether its `min` or its `max` is best."""
 
     metric: str
     mode: str
@@ -20,17 +20,17 @@ class Best:
     def __str__(self) -> str:
         return f"{self.mode}:{self.metric}"
 
-    def improves(self, value: float, on: float | None) -> bool:
-        """Whether `value` is better than `on`, the best so far. NaN never is."""
-        if on is None:
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether `value` is better than `best`, the best so far. NaN never is."""
+        if best is None:
             return value == value
-        return value < on if self.mode == "min" else value > on
+        return value < best if self.mode == "min" else value > best
 
 
 def best_of(job: Job) -> Best:
     """Return the metric that `run.best` names, or the loss of the held-out split. Raises UserError if training does not report it.
 
-    Without `min:` or `max:`, the loss, its terms and the metrics that the objective minimizes are minimized, and others maximized.
+    Without `min:` or `max:`, the loss, its terms and the metrics in `objective.minimized` are minimized; others are maximized.
     """
     wanted, held_out, objective = job.experiment.run.best, job.dataset.held_out, job.experiment.objective
     match = re.fullmatch(r"(?:(min|max):)?([^/:]+)/(.+)", wanted or f"{held_out}/loss")
@@ -39,7 +39,7 @@ def best_of(job: Job) -> Best:
     if split != held_out:
         raise UserError(f"run.best {wanted}: training evaluates {held_out} only, as {held_out}/{name}")
     sums = jax.eval_shape(job.program.evaluate, job.program.shapes.params, job.program.shapes.model_state, job.spec)
-    # Sums of ones have all the metrics of real ones, and no division by zero.
+    # Sums of ones give all metric names and avoid division by zero.
     summary = objective.summarize(jax.tree.map(lambda s: np.ones(s.shape), sums))
     known = [key for key, value in summary.items() if isinstance(value, float)] + list(getattr(objective, "scores", ()))
     if name not in known:

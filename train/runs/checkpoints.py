@@ -1,9 +1,9 @@
-"""Checkpoints by Orbax: asynchronous, atomic, the data position included, and never trusted blindly.
+"""Orbax checkpoints: asynchronous, atomic, and verified when read.
 
 A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state) and `meta` (checksums of
-the first two, fingerprints of the data, the format, and the mesh it was written on). The position in
-the data is the step itself. It appears under its step when it is whole. Bits that changed on disk are found by the checksums,
-which are sums of integers: the same for any layout over devices.
+the first two, fingerprints of the data, the format version, and the mesh it was written on). The position in the data is the
+step. The folder of a step appears when the checkpoint is complete. Checksums detect bits that changed on disk; they are sums of
+integers, so they do not depend on the sharding.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from train.step import GuardState, Program, State
 
 
 def _items(state: State) -> dict[str, dict]:
-    """The state as the two items that hold it."""
+    """Split the state into the items `model` and `optimizer`."""
     rest = {"step": state.step, "seed": state.seed, "guard": vars(state.guard), "opt_state": state.opt_state}
     return {"model": {"params": state.params, "model_state": state.model_state}, "optimizer": rest}
 
 
 @dataclass(frozen=True)
 class NewestAndBest:
-    """Orbax' protocol of what is kept: the newest `keep`, and the step that `best` tells."""
+    """Orbax preservation policy: keep the newest `keep` checkpoints and the step of `best`."""
 
     keep: int
     best: Callable[[], dict[str, Any]]
@@ -44,10 +44,10 @@ class NewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of a run directory. Use as a context manager: leaving it waits for what is being written."""
+    """The checkpoints of a run directory. A context manager that waits for pending writes on exit."""
 
     def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], best: Best | None = None):
-        """Open the checkpoints to write, with the metric that chooses the best, or without it to read only.
+        """Open the checkpoints: for writing if `best` gives the metric that chooses the best checkpoint, else read-only.
 
         A reader changes nothing, since the run may be writing at the same time.
         """
@@ -55,9 +55,9 @@ class Checkpoints:
         read_only = self.read_only
         self.best_file, self.has_failed = run_dir / "best.json", False
         if self.directory.exists() and not self.directory.is_dir():
-            raise UserError(f"{self.directory} is no folder; remove it, and checkpoints can be written there")
+            raise UserError(f"{self.directory} is not a folder; remove it")
         if not read_only:
-            cluster.by_first(self._read_best)  # before anything is learned that could then not be saved
+            cluster.by_first(self._read_best)  # raises before training if best.json is damaged
         policy = None if read_only else NewestAndBest(keep, self.best)
         self.manager = opened(
             self.directory,
@@ -66,41 +66,41 @@ class Checkpoints:
             read_only=read_only,
             single_host_load_and_broadcast=cluster.is_joined(),
         )
-        # The loop asks for preemption, at every step. Asked about an older one as well, by a thread that has just written it, the
-        # runtime may agree on a step that others have passed.
+        # The loop checks for preemption at every step. If Orbax also did so for an older step, processes could agree on a step that
+        # some have passed.
         self.manager.reached_preemption = lambda step: False
 
     def best(self) -> dict[str, Any]:
-        """`step`, `metric` and `value` of the best checkpoint; empty if none was evaluated."""
+        """Return `step`, `metric` and `value` of the best checkpoint; empty if none was evaluated."""
         best = self._read_best()
-        return best if best.get("step") in self.manager.all_steps() else {}  # a run that was killed may have lost it
+        return best if best.get("step") in self.manager.all_steps() else {}  # a killed run may have lost it
 
     def _read_best(self) -> dict[str, Any]:
-        """Raises UserError if the file is damaged."""
+        """Read best.json. Raises UserError if it is damaged."""
         if not self.best_file.exists():
             return {}
         match best := read_json(self.best_file):
             case {"step": int(), "metric": str(), "value": int() | float()}:
                 return best
-        raise UserError(f"{self.best_file} is damaged: restore it, or remove it to forget which checkpoint was the best")
+        raise UserError(f"{self.best_file} is damaged; restore it, or remove it to choose the best anew")
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind, *_) -> None:
         if cluster.is_joined() and (self.has_failed or kind not in (None, UserError)):
-            return  # what is being written needs processes that may be gone; it is whole or not there
+            return  # pending writes need processes that may be gone; writes are atomic
         try:
             self.wait()
         except UserError:
             if kind is None:
                 raise
         finally:
-            with contextlib.suppress(Exception):  # what could not be written was said
+            with contextlib.suppress(Exception):  # already reported
                 self.manager.close()
 
     def save(self, state: State, data: Mapping[str, str], mesh: str, metrics: Mapping[str, float]) -> None:
-        """Start to write the state. `metrics` has those of this step by `SPLIT/NAME`, and decides whether it is the best."""
+        """Start to write the state. `metrics`, by `SPLIT/NAME`, decide whether this step is the best."""
         import orbax.checkpoint as ocp
 
         step = int(state.step)
@@ -123,7 +123,7 @@ class Checkpoints:
             write_atomically(self.best_file, json.dumps({"step": step, "metric": str(choice), "value": value}) + "\n")
 
     def wait(self) -> None:
-        """Until everything is on disk. Raises UserError if it could not be written."""
+        """Wait until everything is on disk. Raises UserError if a write failed."""
         self._guarded(lambda: (self.manager.wait_until_finished(), self.manager.check_for_errors()))
 
     def _guarded(self, write: Callable[[], Any]) -> None:
@@ -133,19 +133,22 @@ class Checkpoints:
             self.has_failed = True
             if cluster.is_lost(error):
                 raise
-            there = [int(folder.name) for folder in self.directory.glob("*") if folder.name.isdigit()]
-            kept = f"the checkpoint of step {max(there)} is whole" if there else "there is none before it"
+            saved = [int(folder.name) for folder in self.directory.glob("*") if folder.name.isdigit()]
+            kept = f"the checkpoint of step {max(saved)} is intact" if saved else "there is no earlier checkpoint"
             raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {kept}") from None
 
     def restore(self, program: Program) -> State | None:
-        """The newest whole checkpoint, laid out for the program's mesh; None without any.
+        """Return the newest intact checkpoint, sharded for the program's mesh, or None if there is no checkpoint.
 
-        A damaged one is named, and the one before it used. Raises UserError if all are damaged.
+        Damaged checkpoints are reported and skipped. Raises UserError if all are damaged.
         """
         return self._newest(lambda step: self.read(step, program))
 
     def restore_model(self, program: Program, step: int | None = None, best: bool = False) -> tuple[Any, Any]:
-        """Return (params, model state) of one step, of the best checkpoint, or of the newest. Raises UserError if it is not there."""
+        """Return (params, model state) of `step`, of the best checkpoint, or of the newest.
+
+        Raises UserError if that checkpoint does not exist or is damaged.
+        """
 
         def read(step: int) -> tuple[Any, Any]:
             model = self._item(step, "model", program)
@@ -153,23 +156,25 @@ class Checkpoints:
 
         steps = self.steps()
         if not steps:
-            raise UserError(f"{self.directory}: no checkpoint; none was saved yet, or they were removed")
+            raise UserError(f"{self.directory}: no checkpoint; none was saved, or they were removed")
         if best:
-            step = cluster.gathered(self.best().get("step"))[0]  # as the first process sees it
+            step = cluster.gathered(self.best().get("step"))[0]  # the first process decides
             if step is None:
-                raise UserError(f"{self.directory}: no checkpoint was evaluated, so none is known to be the best")
+                raise UserError(f"{self.directory}: no best checkpoint, since none was evaluated")
         if step is None:
             return self._newest(read)
         if step not in steps:
-            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are: {', '.join(map(str, steps))}")
+            raise UserError(f"{self.directory}: no checkpoint of step {step}; available: {', '.join(map(str, steps))}")
         found, damage = attempt(self.directory / str(step), lambda: read(step))
         if damage:
             raise UserError(f"checkpoint {self.directory / str(step)} is damaged ({damage})")
         return found
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
-        """What `read` makes of the newest checkpoint that it can read. Damaged ones are put aside, but only once there is another
-        to go on from."""
+        """Return the result of `read` for the newest checkpoint that it can read, or None if there is no checkpoint.
+
+        Damaged checkpoints are moved to damaged/, but only if an intact one was found.
+        """
         damaged = []
         steps = self.steps()
         for step in reversed(steps):
@@ -184,7 +189,7 @@ class Checkpoints:
                 self.manager.reload()
             return found
         if damaged:
-            raise UserError(f"{self.directory}: no checkpoint is whole; restore one, or choose another --run.dir")
+            raise UserError(f"{self.directory}: all checkpoints are damaged; restore one, or choose another --run.dir")
         return None
 
     def _put_aside(self, step: int) -> None:
@@ -194,11 +199,11 @@ class Checkpoints:
         shutil.move(self.directory / str(step), aside)
 
     def steps(self) -> list[int]:
-        """Of what was saved, ascending, whole or not, as the first process sees it."""
+        """Return the saved steps in ascending order, damaged ones included, as the first process sees them."""
         return cluster.gathered(sorted(int(step) for step in self.manager.all_steps()))[0]
 
     def wrong(self, step: int, mesh: jax.sharding.Mesh) -> str:
-        """What is wrong with a checkpoint, which is read in parts on whatever `mesh` there is; empty if it is whole."""
+        """Return what is wrong with a checkpoint, or "" if it is intact. It is read sharded over `mesh`."""
         folder = self.directory / str(step)
         try:
             for item in ("model", "optimizer"):
@@ -209,14 +214,14 @@ class Checkpoints:
         return ""
 
     def mesh(self, step: int) -> str | None:
-        """The mesh that a checkpoint was written on; None if it does not say."""
+        """Return the mesh that a checkpoint was written on, or None if unknown."""
         try:
             return str(read_meta(self.directory / str(step)).get("mesh", "")) or None
         except (OSError, ValueError, UserError):
             return None
 
     def read(self, step: int, program: Program) -> State:
-        """One checkpoint, verified. Raises ValueError where it is damaged, and UserError where it is of a newer version."""
+        """Read and verify a checkpoint. Raises ValueError if it is damaged, and UserError if its format is newer."""
         model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
         return State(
             step=rest["step"], params=model["params"], opt_state=rest["opt_state"], model_state=model["model_state"],
@@ -224,7 +229,7 @@ class Checkpoints:
         )  # fmt: skip
 
     def _item(self, step: int, name: str, program: Program) -> dict:
-        """One item, verified, in the layout of the program."""
+        """Read and verify an item, with the shardings of the program."""
         import orbax.checkpoint as ocp
 
         placed = jax.tree.map(

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, and the same figures as TensorBoard events."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -11,24 +11,24 @@ from typing import Any
 from train.errors import UserError
 from train.runs.rundir import write_atomically
 
-FLUSH_EVERY = 30  # seconds, for who looks on in TensorBoard
+FLUSH_EVERY = 30  # seconds, so that TensorBoard shows a running experiment
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events. Continuing at a step drops the lines after it, which will be written again."""
+    """Writes metrics.jsonl and TensorBoard events. Lines after `step` are dropped, since training writes them again."""
 
     def __init__(self, path: Path, step: int):
         from tensorboardX.event_file_writer import EventsWriter
 
         cut_metrics(path, step)
         self.folder, self.file = path, (path / "metrics.jsonl").open("a", encoding="utf-8")
-        # Not by a thread, as tensorboardX' SummaryWriter does: on a full disk it ends, and who has more to write waits for ever.
+        # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and later writes then block forever.
         self.events, self.flushed = EventsWriter(str(path / "events")), time.monotonic()
         if step:
-            self._event(step + 1, session_log={"status": "START"})  # TensorBoard drops what it has from there on
+            self._event(step + 1, session_log={"status": "START"})  # TensorBoard drops its events from there on
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Raises OSError if a log cannot be written."""
+        """Write the metrics of a step. Raises OSError if a log cannot be written."""
         finite = {name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in values.items()}
         scalars = [{"tag": name, "simple_value": value} for name, value in values.items() if isinstance(value, int | float)]
         with self._named():
@@ -38,14 +38,16 @@ class MetricsLog:
         if time.monotonic() > self.flushed + FLUSH_EVERY:
             self.flush()
 
-    def _event(self, step: int, **what: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], it is made when it is imported
+    def _event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue], generated at import
 
-        self.events.write_event(Event(wall_time=time.time(), step=step, **what))
+        self.events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        """All is on disk, TensorBoard's events, too, as it is to be before a checkpoint, from which a run that is killed goes on.
-        Raises OSError if it cannot be."""
+        """Write buffered TensorBoard events to disk. Call before a checkpoint, so that a killed run loses none before it.
+
+        Raises OSError if they cannot be written.
+        """
         with self._named():
             self.events.flush()
         self.flushed = time.monotonic()
@@ -58,20 +60,20 @@ class MetricsLog:
             raise OSError(error.errno, error.strerror, f"{self.folder}: a log could not be written") from None
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # of what could not be written, which was said
+        with contextlib.suppress(OSError):  # already reported by write or flush
             self.events.close()
         with contextlib.suppress(OSError):
             self.file.close()
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drops the lines of a log after a step."""
+    """Drop the lines of metrics.jsonl after a step."""
     kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
     write_atomically(path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
 
 def read_lines(path: Path) -> list[str]:
-    """The whole lines of a log; one that was cut off in writing is not among them."""
+    """Return the complete lines of a log. A last line without a newline was cut off by a crash and is ignored."""
     if not path.exists():
         return []
     text = path.read_text("utf-8", "replace")
@@ -79,7 +81,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Raises UserError for a line that is not one of a log."""
+    """Read metrics.jsonl. Raises UserError for a damaged line."""
     file, rows = path / "metrics.jsonl", []
     for number, line in enumerate(read_lines(file), 1):
         try:

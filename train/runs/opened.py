@@ -1,7 +1,7 @@
-"""An open run: everything that guards training.
+"""Open a run directory for training, and guard the run.
 
-Opening a run answers who may write its directory, whether it is this experiment's, whether its data changed, and which state it
-begins with. An open run is told what was computed, and logs it, saves it, and ends the run after a signal.
+Opening locks the directory, checks that it belongs to this experiment and that its data did not change, and restores or
+initializes the state. An open run writes logs and checkpoints, and ends the run after a signal.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 class Interrupted(BaseException):
-    """A signal ended the run. `signal` is its number; the message says what is saved."""
+    """A signal, with the number `signal`, ended the run. The message says what was saved."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -40,9 +40,9 @@ class Interrupted(BaseException):
 
 
 class OpenRun:
-    """A run directory that this process writes, or of several processes all of them together.
+    """A run directory that this process writes, together with the other processes of the run.
 
-    `state` is the state to continue from, and `position` its step.
+    `state` is the state to start from, and `position` its step.
     """
 
     def __init__(
@@ -53,31 +53,31 @@ class OpenRun:
         self.steps = job.experiment.run.steps
 
     def log(self, window: Window, results: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Write the figures of the last steps, and the metrics of the splits that were evaluated, as one line."""
+        """Write one line with the metrics of the last steps and of the evaluated splits."""
         self.progress.update(window.step, window.values)
         if self.metrics_log:
             self.metrics_log.write(window.step, {**window.values, **scalars(results or {})})
 
     def save(self, state: State, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Start to write a checkpoint. The metrics in `results`, if there are any, decide whether it is the best."""
+        """Start to write a checkpoint. The metrics in `results`, if any, decide whether it is the best."""
         if self.metrics_log:
             self.metrics_log.flush()
         self.checkpoints.save(state, self.job.dataset.fingerprint, mesh_text(self.job.program.mesh.shape), scalars(results))
 
     def stops_after(self, step: int) -> bool:
-        """Whether a signal ends the run after this step: the same step in all processes. To be called at every step."""
+        """Whether a signal ends the run after this step, the same in all processes. Call it at every step."""
         return cluster.stopping(step, self.signals["by"] is not None)
 
     def finish(self, step: int, results: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Wait until everything is on disk, and return the metrics of the held-out splits.
 
-        `results` are those of the last step. A run that was finished before has them in result.json; otherwise they are
-        evaluated. Raises Interrupted if a signal ended the run.
+        `results` are those of the last step. If they are empty, they are read from result.json of a finished run, or evaluated.
+        Raises Interrupted if a signal ended the run.
         """
         self.checkpoints.wait()
         name = self.job.path.name
         if step < self.steps:
-            by = self.signals["by"] or signal.SIGTERM  # another process got the signal
+            by = self.signals["by"] or signal.SIGTERM  # default: another process got the signal
             raise Interrupted(by, f"{name}: stopped and saved at step {step} of {self.steps}; {RERUN}")
         file = self.job.path / "result.json"
         if not results and cluster.gathered(file.exists())[0]:
@@ -90,7 +90,7 @@ class OpenRun:
 
 
 def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The single numbers among the metrics, as `SPLIT/METRIC`."""
+    """Return the scalar metrics by `SPLIT/METRIC`."""
     return {
         f"{split}/{name}": value for split, found in results.items() for name, value in found.items() if isinstance(value, float)
     }
@@ -100,8 +100,8 @@ def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
     """Open the run directory of an assembled experiment to train it.
 
-    `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory is another
-    experiment's, is being trained, cannot be written, or has lost its checkpoints.
+    `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory belongs to
+    another experiment, is being trained, cannot be written, or has lost its checkpoints.
     """
     experiment, path = job.experiment, job.path
     with contextlib.ExitStack() as stack:
@@ -113,7 +113,7 @@ def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
             accept = getattr(experiment.data, "accept_changed", False)
             rundir.same_data(path, job.dataset.fingerprint, accept, progress.say)
         cluster.check_alike({"the run directory": "begun" if before is not None else "new"})
-        fresh = initial(job, progress.say) if before is None else None  # before anything is written, since it may raise
+        fresh = initial(job, progress.say) if before is None else None  # before writing anything, since it may raise
         lock = cluster.by_first(lambda: write(job, before is not None, progress.say))
         if lock is not None:
             stack.callback(os.close, lock)
@@ -138,9 +138,9 @@ def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
 
 
 def write(job: Job, is_begun: bool, say: Say) -> int:
-    """Lock the run directory and write everything that belongs there before the first step.
+    """Lock the run directory and write its files before the first step.
 
-    Return the file descriptor that holds the lock while it is open. Raises UserError if another process began the run meanwhile.
+    Return the file descriptor that holds the lock while open. Raises UserError if another process began the run meanwhile.
     """
     path = job.path
     lock = rundir.claim(path, say)
@@ -158,31 +158,31 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
         table = layout.table(job.program, job.experiment.mesh.rules, job.spec)
         rundir.write_atomically(path / "shardings.txt", f"{table}\n")
     if not is_begun:
-        rundir.write_experiment(job.experiment)  # last: the run has begun once this file is there
+        rundir.write_experiment(job.experiment)  # last: the run has begun once this file exists
     return lock
 
 
 def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
-    """Prepare the directory of a run that had begun. `state` is that of its last checkpoint, if there is one.
+    """Prepare the directory of a run to resume. `state` is that of its last checkpoint, or None.
 
-    Raises UserError if the run had checkpoints and lost them.
+    Raises UserError if the run has lost its checkpoints.
     """
     path, run = job.path, job.experiment.run
     if state is None:
-        often = max(before.run.checkpoint_every, run.checkpoint_every)
-        check_not_lost(path, 2 * often)  # the first checkpoint may be unfinished until the second is due
+        interval = max(before.run.checkpoint_every, run.checkpoint_every)
+        check_not_lost(path, 2 * interval)  # the first checkpoint may be unfinished until the second is due
         say(f"{path.name}: no checkpoint was saved yet; starting again at step 0")
         cut_metrics(path, 0)
     if run.steps > before.run.steps:
-        (path / "result.json").unlink(missing_ok=True)  # it is that of the shorter run
+        (path / "result.json").unlink(missing_ok=True)  # result of the shorter run
         say(f"{path.name}: {extension(before, job.experiment, int(state.step) if state is not None else 0)}")
-    rundir.write_experiment(job.experiment)  # fields that do not change what is learned may differ
+    rundir.write_experiment(job.experiment)  # fields marked `how` may differ
     if state is None or int(state.step) < run.steps:
         rundir.write_environment(path, job.dataset.fingerprint)
 
 
 def extension(before: Experiment, now: Experiment, step: int) -> str:
-    """Say how an extension from `before.run.steps` to `now.run.steps` changes the learning rate of a run that is at `step`."""
+    """Return a message about how extending a run at `step` from `before.run.steps` to `now.run.steps` changes its learning rate."""
     import numpy as np
 
     old, new = (experiment.optimizer.rate(experiment.run.steps) for experiment in (before, now))
@@ -198,28 +198,28 @@ def extension(before: Experiment, now: Experiment, step: int) -> str:
 
 
 def check_not_lost(path: Path, step: int) -> None:
-    """Raises UserError if a run without a checkpoint must have had one: it is finished, or has logged a step after `step`."""
+    """Raises UserError if a run without checkpoints had some: it is finished, or has logged a step after `step`."""
     if (path / "result.json").exists() or any(row["step"] > step for row in read_metrics(path)):
-        raise UserError(f"{path}: its checkpoints are gone; restore them, or choose another --run.dir")
+        raise UserError(f"{path}: its checkpoints are missing; restore them, or choose another --run.dir")
 
 
 def notes(job: Job) -> list[str]:
-    """Settings that are allowed and may surprise."""
+    """Return warnings about valid but surprising settings."""
     warmup, steps = getattr(job.experiment.optimizer, "warmup_steps", 0), job.experiment.run.steps
     batch, rows = job.program.batch_size, len(job.dataset.splits["train"])
     found = []
     if warmup >= steps:
         found += [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never reaches its peak"]
     if batch > rows:
-        found += [f"data.batch_size {batch} is more than the {rows} rows of train: a batch contains some rows twice"]
+        found += [f"data.batch_size {batch} is more than the {rows} rows of train: batches repeat rows"]
     return found
 
 
 @contextlib.contextmanager
 def interruptions(start: int) -> Iterator[dict[str, int | None]]:
-    """While active, note the first SIGTERM or Ctrl-C under `by` and let the second act at once.
+    """While active, record the first SIGTERM or Ctrl-C in the key `by`; the second one acts at once.
 
-    Of several processes the JAX runtime notes the signal, and all of them stop after the same step after `start`.
+    With several processes, the JAX runtime distributes the signal, and all stop after the same step, later than `start`.
     """
     noted: dict[str, int | None] = {"by": None}
     before = {}

@@ -1,4 +1,4 @@
-"""A trained run, opened to predict."""
+"""Load a trained run to predict."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ from train.runs.checkpoints import Checkpoints
 from train.sharding import batch_ways, own_rows, put_batch
 from train.step import Program, batch_spec, build
 
-ROWS = 8  # predicted at once, or the least number that all devices can share, since outputs may be large
+ROWS = 8  # rows per batch, rounded up to a multiple of the devices; small because outputs may be large
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained run without its data. Called with the arrays of some rows, it returns what the objective describes of each."""
+    """A trained run without its data. Call it with the arrays of some rows to get `objective.describe` of each row."""
 
     experiment: Experiment
     codec: Codec
@@ -46,15 +46,15 @@ class Predictor:
 
 
 def reopen(experiment: Experiment, say: Callable[[str], None]) -> Predictor:
-    """Open the newest checkpoint of a run with the codec that its directory keeps. Its data is not needed.
+    """Open the newest checkpoint of a run with the codec saved in its directory. The data is not needed.
 
-    Raises UserError if the codec is not the one that the run was trained with.
+    Raises UserError if the codec differs from the one that the run was trained with.
     """
     path = Path(experiment.run.dir)
     codec, trained_with = experiment.data.codec(path), rundir.read_fingerprint(path)
     for name, found in getattr(codec, "fingerprint", {}).items():
         if trained_with.get(name, found) != found:
-            raise UserError(f"{path}: its {name} is {found}, but the run was trained with {trained_with[name]}: restore it")
+            raise UserError(f"{path}: its {name} is {found}, but the run was trained with {trained_with[name]}; restore it")
     program = build(experiment, batch_spec(experiment.data), experiment.mesh.build())
     return Predictor(experiment, codec, program, *load(path, program, say))
 
@@ -62,6 +62,6 @@ def reopen(experiment: Experiment, say: Callable[[str], None]) -> Predictor:
 def load(
     path: Path, program: Program, say: Callable[[str], None], step: int | None = None, best: bool = False
 ) -> tuple[Any, Any]:
-    """Return (params, model state) of a checkpoint of a run: that of a step, the best, or the newest."""
+    """Return (params, model state) from a checkpoint of a run: that of `step`, the best, or the newest."""
     with Checkpoints(path, 1, say) as checkpoints:
         return checkpoints.restore_model(program, step, best)

@@ -148,4 +148,4 @@ def test_rows_of_one_document_are_joined(tmp_path):
 def test_cut_texts_are_reported(path):
     batch, notes = built(path).codec.encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
     assert batch["tokens"].shape == (2, 24)
-    assert notes == ["1 of 2 texts are longer than data.length 24 and are cut to it"]
+    assert notes == ["1 of 2 texts are longer than data.length 24 and are truncated"]

@@ -51,7 +51,7 @@ def test_two_processes_begin_where_another_run_ended_as_one_does(start, alone, t
     one, two = tmp_path / "one", tmp_path / "two"
     for processes, folder in enumerate((one, two), 1):
         said = finish(start(folder, processes, "--init-from", alone, steps=4))
-        assert f"{folder.name}: parameters of {alone}: " in said[0]
+        assert f"{folder.name}: parameters from {alone}: " in said[0]
     assert_same_run(one, two)
     assert losses(one)[1] < losses(alone)[1]
 

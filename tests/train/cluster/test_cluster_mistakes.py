@@ -62,7 +62,7 @@ def test_processes_that_see_other_folders_under_one_name(start, front_door, tmp_
     before = meta.read_text()
     meta.write_text(json.dumps({**json.loads(before), "format": FORMAT + 1}))
     for said in together("evaluate", "run"):
-        assert said.endswith(f"4 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}\n")
+        assert said.endswith(f"4 has format {FORMAT + 1}, from a newer version; this version reads {FORMAT}\n")
     meta.write_text(before)
     for said in together(*run, "--run.seed=4"):
         assert said.endswith(f"error: cluster: run of process 1 is not that of process 0; {shared}")

@@ -65,11 +65,11 @@ def test_page_of_a_run(finished):
 
 def test_run_without_metrics_says_so(run):
     page = checked(report(run, OBJECTIVE, CODEC, []))
-    assert "Nothing is logged: metrics.jsonl is empty." in page.text
+    assert "No metrics: metrics.jsonl is empty." in page.text
     assert "step 0 of 30 · not finished" in page.text
     assert page.within("h2") == ["Training", "Settings"] and not page.all("svg")
     (run / "metrics.jsonl").unlink()
-    assert "Nothing is logged" in report(run, OBJECTIVE, CODEC, [])
+    assert "No metrics" in report(run, OBJECTIVE, CODEC, [])
 
 
 def test_results_of_several_splits(finished):
@@ -81,10 +81,10 @@ def test_results_of_several_splits(finished):
     assert page.within("dd")[:4] == ["4.5", "4.0", "0.5", "54.5982"]
 
 
-def test_what_lies_where_is_in_the_page_of_a_run_on_several_devices(finished):
-    (finished / "shardings.txt").write_text("parameter  whole because\nmodel/bias  embed is whole by its rule\n")
+def test_shardings_are_in_the_page_of_a_run_on_several_devices(finished):
+    (finished / "shardings.txt").write_text("parameter  reason\nmodel/bias  embed is replicated\n")
     page = checked(report(finished, OBJECTIVE, CODEC, []))
-    assert page.within("summary")[-1] == "shardings.txt" and "embed is whole by its rule" in page.text
+    assert page.within("summary")[-1] == "shardings.txt" and "embed is replicated" in page.text
 
 
 def test_same_input_same_page(finished):

@@ -47,7 +47,7 @@ def test_an_extension_that_changes_the_schedule_says_so(tmp_path, capsys, schedu
 
 
 def test_a_run_cannot_be_shortened(folder):
-    with pytest.raises(UserError, match=r"run\.steps: 40, 30"):
+    with pytest.raises(UserError, match=r"run\.steps: saved 40, requested 30"):
         loop.train(with_run(short(folder), steps=30))
 
 
@@ -58,7 +58,7 @@ def test_any_checkpoint_can_be_evaluated(folder, capsys):
 
     assert loss("--step", "40") == loss() != loss("--step", "20")
     assert main(["evaluate", str(folder), "--step", "30"]) == 2
-    assert capsys.readouterr().err.endswith("checkpoints: no checkpoint of step 30; there are: 20, 40\n")
+    assert capsys.readouterr().err.endswith("checkpoints: no checkpoint of step 30; available: 20, 40\n")
     assert main(["evaluate", str(folder), "--step", "20", "--best"]) == 2
     assert capsys.readouterr().err == "error: --best and --step both choose a checkpoint; give one of them\n"
     shutil.rmtree(folder / "checkpoints" / "20" / "model")

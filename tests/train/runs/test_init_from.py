@@ -22,11 +22,11 @@ def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
     plain, scanned = tmp_path / "plain", tmp_path / "scanned"
     assert main([*command, f"--run.dir={plain}"]) == 0
     assert main([*command, "--model.scan", f"--init-from={plain}", f"--run.dir={scanned}"]) == 0
-    assert "0 new, 0 left over" in capsys.readouterr().err
+    assert "0 new, 0 unused" in capsys.readouterr().err
     assert "layers" in model_of(scanned)[0]["model"]["encoder"]
     experiment, _ = named([*command[1:], f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
     again = initial(assemble(experiment), print)
-    assert "0 new, 0 left over" in capsys.readouterr().out
+    assert "0 new, 0 unused" in capsys.readouterr().out
     chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)
 
 
@@ -39,4 +39,4 @@ def test_init_from_moves_no_array_by_way_of_its_whole(uncached, tmp_path, capfd)
     assert main([*command, f"--run.dir={tmp_path / 'one'}"]) == 0
     assert main([*command, f"--init-from={tmp_path / 'one'}", f"--run.dir={tmp_path / 'two'}"]) == 0
     said = capfd.readouterr().err
-    assert "0 new, 0 left over" in said and "Involuntary" not in said
+    assert "0 new, 0 unused" in said and "Involuntary" not in said

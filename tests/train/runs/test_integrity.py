@@ -58,14 +58,14 @@ DAMAGE = {  # of the folder of a checkpoint
 def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, capsys):
     meta = folder / "checkpoints" / "40" / "meta" / "metadata"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
-    with pytest.raises(UserError, match=rf"40 is of format {FORMAT + 1}, made by a newer version; this one reads {FORMAT}$"):
+    with pytest.raises(UserError, match=rf"40 has format {FORMAT + 1}, from a newer version; this version reads {FORMAT}$"):
         loop.train(short(folder))
-    assert main(["evaluate", str(folder)]) == 2 and "made by a newer version" in capsys.readouterr().err
+    assert main(["evaluate", str(folder)]) == 2 and "from a newer version" in capsys.readouterr().err
     begin = ["run", "digits-mlp", f"--init-from={folder}", f"--run.dir={tmp_path / 'from-it'}"]
-    assert main(begin) == 2 and "made by a newer version" in capsys.readouterr().err
+    assert main(begin) == 2 and "from a newer version" in capsys.readouterr().err
     assert main(["checkpoints", str(folder)]) == 2
     of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
-    assert of_20.endswith("whole") and of_40.endswith(f"made by a newer version; this one reads {FORMAT}")
+    assert of_20.endswith("whole") and of_40.endswith(f"from a newer version; this version reads {FORMAT}")
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
@@ -111,11 +111,11 @@ def test_what_is_not_to_blame_is_not_put_aside(folder):
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
         try:
-            with pytest.raises(UserError, match=r"40 cannot be read \(Too many open files\), and may be whole: try again"):
+            with pytest.raises(UserError, match=r"40 cannot be read \(Too many open files\), but may be intact; try again"):
                 checkpoints.restore(program)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        with pytest.raises(UserError, match=r"40 is of another experiment, or of other versions"):
+        with pytest.raises(UserError, match=r"40 was written by another experiment, or by other versions"):
             checkpoints.restore(assemble(other).program)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
@@ -180,6 +180,6 @@ def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often
             os.truncate(file, 0)
     before = (folder / "metrics.jsonl").read_text()
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint is whole"):
+        with pytest.raises(UserError, match="all checkpoints are damaged"):
             loop.train(short(folder))
     assert (folder / "metrics.jsonl").read_text() == before

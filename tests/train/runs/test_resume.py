@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_written_is_named_and_is_what_it_was(tmp_path):
 
 def test_checkpoints_that_are_gone_are_an_error_and_not_a_fresh_start(unharmed, folder):
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UserError, match=r"copy: its checkpoints are gone; restore them, or choose another --run.dir"):
+    with pytest.raises(UserError, match=r"copy: its checkpoints are missing; restore them, or choose another --run.dir"):
         loop.train(short(folder))
     assert (folder / "metrics.jsonl").read_text() == (unharmed / "metrics.jsonl").read_text()
 
@@ -163,7 +163,7 @@ def test_a_run_that_never_saved_begins_anew_however_often_it_saves_now(unharmed,
     assert_same_model(unharmed, folder)
     shutil.rmtree(folder / "checkpoints")
     (folder / "result.json").unlink()
-    with pytest.raises(UserError, match="its checkpoints are gone"):  # it would have saved by then
+    with pytest.raises(UserError, match="its checkpoints are missing"):  # it would have saved by then
         loop.train(often)
 
 

@@ -79,7 +79,7 @@ ERRORS = {
     "not a number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: no number: 'fast'"),
     "missing subcommand": (["data"], "SUBCOMMAND is missing: inspect or prepare"),
     "missing recipe to inspect": (["data", "inspect"], "RECIPE is missing: fmodels data inspect RECIPE"),
-    "folder without a run": (["predict", "occupied"], "occupied is no run directory: it has no experiment.json"),
+    "folder without a run": (["predict", "occupied"], "occupied is not a run directory: it has no experiment.json"),
     "missing text": (["predict", "nothing", "--text"], "--text is empty"),
     "empty text": (["predict", "nothing", "--text", " "], "--text is empty"),
     "missing source to prepare": (["data", "prepare"], "SOURCE is missing: tfds:NAME"),
@@ -94,11 +94,11 @@ ERRORS = {
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
     "empty tokenizer": ([*TEXT, "--data.tokenizer="], "data.tokenizer must be a path, or None"),
     "tokenizer file": ([*TEXT, "--data.source=files:good.txt", "--data.tokenizer=no.json"], "tokenizer no.json: No such file"),
-    "unwritable run.dir": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here: cannot be written"),
-    "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is no run directory"),
-    "address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run: mount it, and give the path of a folder"),
-    "run.dir pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: what is saved where a path holds [2] cannot be read"),
-    "run.dir backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: what is saved where a path holds \\ cannot be read"),
+    "unwritable run.dir": ([*MLP, "--run.dir", "/proc/nothing/here"], "run.dir /proc/nothing/here cannot be written"),
+    "not a run directory": ([*MLP, "--run.dir", "occupied"], "occupied exists and is not a run directory"),
+    "address": ([*MLP, "--run.dir", "gs://bucket/run"], "run.dir gs://bucket/run is a URL; mount it, and give the path"),
+    "run.dir pattern": ([*MLP, "--run.dir", "runs/[2]"], "runs/[2]: checkpoints cannot be read from a path that contains [2]"),
+    "run.dir backslash": ([*MLP, "--run.dir", "runs\\2"], "runs\\2: checkpoints cannot be read from a path that contains \\"),
 }  # fmt: skip
 
 FILES = {
@@ -207,7 +207,7 @@ def run(tmp_path_factory) -> Path:
 def test_run_directory_of_another_experiment_is_not_overwritten(capsys, run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     message = error_line(capsys, ["run", "digits-mlp", "--run.steps", "3", "--model.hidden", "7", "--run.dir", str(run)])
-    assert "model.hidden: (256, 128), (7,); run.steps: 2, 3" in message
+    assert "model.hidden: saved (256, 128), requested (7,)" in message
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -215,12 +215,12 @@ def test_init_from_names_parameters_that_do_not_fit(capsys, run):
     message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "64", "--init-from", str(run)])
     assert "model/dense_1/kernel [256, 128] -> [256, 64]" in message
     message = error_line(capsys, ["run", "digits-cnn", "--init-from", str(run)])
-    assert "it has no parameter model/stage_0_0/kernel" in message
+    assert "no parameter model/stage_0_0/kernel" in message
 
 
 def test_init_from_counts_the_parameters(capsys, run):
     assert main(["run", "digits-mlp", "--run.steps", "1", "--init-from", str(run), "--run.dir", "next"]) == 0
-    assert f"parameters of {run}: 6 taken, 0 new, 0 left over" in capsys.readouterr().err
+    assert f"parameters from {run}: 6 loaded, 0 new, 0 unused" in capsys.readouterr().err
 
 
 def test_json_output_is_one_value(capsys, run):
@@ -252,14 +252,14 @@ def test_predict_names_invalid_rows(capsys, run):
     assert "row 0: its image is [1, 1], not [8, 8, 1]" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')
     assert "rows.jsonl, line 1: not JSON" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
-    assert "row 0: it has no image; it has: text" in error_line(capsys, ["predict", str(run), "--text", "a"])
+    assert "row 0: it has no image; its fields: text" in error_line(capsys, ["predict", str(run), "--text", "a"])
     assert "has no split tset; did you mean test?" in error_line(capsys, ["evaluate", str(run), "--split", "tset"])
 
 
 def test_dry_run_prints_a_summary_and_writes_no_files(capsys):
     assert main([*MLP, "--dry-run"]) == 0
     summary = capsys.readouterr().out
-    assert all(word in summary for word in ("parameters    50,826", "FLOPs a step", "memory", "image float32[128, 8, 8, 1]"))
+    assert all(word in summary for word in ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]"))
     assert not any(Path().iterdir())
 
 
@@ -273,9 +273,9 @@ def test_unusual_settings_print_a_note(capsys):
 @pytest.mark.quick
 def test_run_dir_cannot_be_a_dangling_link(capsys):
     Path("link").symlink_to("nowhere")
-    assert "run.dir link is a link that leads nowhere; remove it" in error_line(capsys, [*MLP, "--run.dir", "link"])
+    assert "run.dir link is a broken symbolic link; remove it" in error_line(capsys, [*MLP, "--run.dir", "link"])
 
 
 def test_run_dir_must_be_unicode(tmp_path):
-    with pytest.raises(UserError, match="what is saved where a path holds \udce9 cannot be read"):
+    with pytest.raises(UserError, match="checkpoints cannot be read from a path that contains \udce9"):
         check_name(tmp_path / "caf\udce9")

@@ -110,7 +110,7 @@ def test_a_changed_source_is_rejected_unless_accept_changed_is_set(capsys):
     assert error_message(capsys, ["evaluate", "run"]).startswith("error: run: the data changed")
     assert Path("run/environment.json").read_text() == before
     assert main([*RUN, source, "--data.accept-changed"]) == 0
-    assert "which is accepted" in capsys.readouterr().err
+    assert "continuing, as --data.accept-changed allows" in capsys.readouterr().err
 
 
 @pytest.mark.quick
@@ -168,7 +168,7 @@ def test_duplicates_of_held_out_texts_are_removed_only_from_train():
     write([{"text": "a repeated text", "label": "a"}] * 2, "test.jsonl")
     dataset = LabelledText(source="files:t*.jsonl", length=16, vocab_size=300).build()
     assert {split: len(examples) for split, examples in dataset.splits.items()} == {"train": 20, "test": 2}
-    assert any("cleaning left out 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
+    assert any("cleaning removed 1 exact duplicates, of 23 documents" in note for note in dataset.notes)
 
 
 def test_a_changed_tokenizer_is_rejected(capsys):
@@ -210,12 +210,12 @@ def test_user_code_in_the_data_config_runs_only_if_imported_by_name(capsys):
 REPORT, PREDICT = ["report", "run"], ["predict", "run", "--text", "a"]
 DAMAGE = (
     ("environment.json", "{", REPORT, "environment.json cannot be read"),
-    ("environment.json", '{"data": null}', PREDICT, "environment.json is damaged: it does not say what the data was"),
+    ("environment.json", '{"data": null}', PREDICT, "environment.json is damaged: no fingerprint of the data"),
     ("metrics.jsonl", "[1]\n", REPORT, "metrics.jsonl, line 1: damaged"),
     ("metrics.jsonl", '{"step": 1, "train/loss": "low"}\n', REPORT, "metrics.jsonl, line 1: damaged"),
     ("metrics.jsonl", "[" * 100_000 + "\n", REPORT, "metrics.jsonl, line 1: damaged"),
     ("result.json", "[1]", REPORT, "result.json is damaged"),
-    ("result.json", '{"test": 3}', REPORT, "result.json is damaged: it does not say the metrics of each split"),
+    ("result.json", '{"test": 3}', REPORT, "result.json is damaged: expected the metrics of each split"),
     ("experiment.json", "[" * 100_000, REPORT, "experiment.json cannot be read"),
     ("experiment.json", "{}", REPORT, "experiment.json: model is missing"),
     ("labels.json", '["a", "a"]', PREDICT, "labels.json: must be a list of at least two distinct labels"),

@@ -61,7 +61,7 @@ def import_file(path: str) -> ModuleType:
     if file.stem in sys.modules and getattr(sys.modules[file.stem], "__file__", None) == str(file.resolve()):
         return sys.modules[file.stem]
     found = importlib.util.find_spec(file.stem)
-    if found is not None and found.origin != str(file.resolve()):  # `python -m train` has the current directory on sys.path
+    if found is not None and found.origin != str(file.resolve()):  # the current directory may be on sys.path
         raise UserError(f"{path}: a module named {file.stem} exists already; rename the file")
     folder = file.resolve().parent
     for name in ("fmodels", "train", "data"):

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, c
     assert main(begin) == 2 and "from a newer version" in capsys.readouterr().err
     assert main(["checkpoints", str(folder)]) == 2
     of_20, of_40 = capsys.readouterr().out.splitlines()[1:]
-    assert of_20.endswith("whole") and of_40.endswith(f"from a newer version; this version reads {FORMAT}")
+    assert of_20.endswith("valid") and of_40.endswith(f"from a newer version; this version reads {FORMAT}")
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, 
     capsys.readouterr()
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
-    assert found.out.splitlines()[1].endswith("whole") and "best.json" in found.err and found.err.count("\n") == 1
+    assert found.out.splitlines()[1].endswith("valid") and "best.json" in found.err and found.err.count("\n") == 1
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]
-    assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    whole") and "damaged: " in of_40
+    assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    valid") and "damaged: " in of_40
     assert found.err == f"error: {folder}: damaged checkpoints: 40\n"
     loop.train(short(folder))
     said = capsys.readouterr().err

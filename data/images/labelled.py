@@ -181,7 +181,7 @@ class ImageCodec:
         except (ValueError, TypeError, OverflowError):
             raise DataError("its image is not an array of numbers") from None
         if image.shape != self.shape:
-            raise DataError(f"its image is {list(image.shape)}, not data.shape {list(self.shape)}")
+            raise DataError(f"its image is {list(image.shape)}, not {list(self.shape)} (data.shape)")
         if not np.isfinite(image).all():
             raise DataError("its image has non-finite values")
         return image

@@ -19,7 +19,7 @@ Start = Callable[..., list[subprocess.Popen]]
 
 @pytest.fixture(scope="session")
 def start(front_door) -> Start:
-    """The processes of a short run in that folder, each with so many devices."""
+    """Return a function that starts the processes of a short run in a folder, each with `devices` devices."""
 
     def start(
         folder: Path, processes: int, *options: str, devices: int = 1, under: Sequence[object] = (), **settings: int
@@ -28,19 +28,19 @@ def start(front_door) -> Start:
         arguments = ["run", "digits-mlp", "--model.hidden", "64", "--optimizer.warmup-steps", "5", "--optimizer.eps", "1e-5"]
         arguments += [*(f"--run.{name.replace('_', '-')}={value}" for name, value in run.items()), *options]
         port = free_port()
-        them = []
+        started = []
         for process in range(processes):
-            of = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
-            cluster = [f"--cluster.{name}={value}" for name, value in of.items()]
-            them.append(front_door(*arguments, *cluster, cwd=folder.parent, devices=devices, under=under))
-        return them
+            cluster = {"coordinator": f"127.0.0.1:{port}", "processes": processes, "process": process} if processes > 1 else {}
+            flags = [f"--cluster.{name}={value}" for name, value in cluster.items()]
+            started.append(front_door(*arguments, *flags, cwd=folder.parent, devices=devices, under=under))
+        return started
 
     return start
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory, start) -> Callable[[str], tuple[Path, list[str]]]:
-    """The run of a shape, and what its processes said."""
+    """Return a function from a shape to the folder of its run and the stderr of its processes."""
 
     @functools.cache
     def find(shape: str) -> tuple[Path, list[str]]:
@@ -58,7 +58,7 @@ def alone(uninterrupted) -> Path:
 
 @pytest.fixture(scope="session")
 def unharmed(tmp_path_factory) -> Path:
-    """The folder of a short run, with checkpoints of steps 20 and 40."""
+    """The folder of a short run with checkpoints of steps 20 and 40."""
     folder = tmp_path_factory.mktemp("runs") / "unharmed"
     loop.train(short(folder))
     return folder
@@ -66,14 +66,14 @@ def unharmed(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(unharmed, tmp_path) -> Path:
-    """A copy of it for a test to harm."""
+    """A copy of `unharmed` that a test may damage."""
     return shutil.copytree(unharmed, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
 def uncached() -> Iterator[None]:
-    """What is compiled anew: of what is taken from the cache the partitioner says nothing, and what the TPU compiler has
-    put there cannot be read again without a TPU."""
+    """Disable the compilation cache: the partitioner prints warnings only when it compiles, and programs compiled for a TPU
+    cannot be loaded without one."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield

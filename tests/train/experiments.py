@@ -1,4 +1,4 @@
-"""Small experiments of every family, and their program on a mesh."""
+"""Small experiments of every family, and their programs on a mesh."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from train.sharding import Mesh
 from train.step import Program, build
 
 STEPS, ROWS, LENGTH = 4, 16, 12
-# Adam divides a gradient by its size plus eps, which is above the rounding of those that are 0 but for it (of a key's bias).
+# eps is larger than the rounding errors of gradients that are exactly 0 (those of key biases), which Adam would amplify.
 ADAMW = Optimizer(learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.1, eps=1e-5)
 
 
 def short(folder: Path) -> Experiment:
-    """A run of digits with checkpoints of steps 20 and 40."""
+    """A digits run with checkpoints of steps 20 and 40."""
     return with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
@@ -46,7 +46,7 @@ def scanned() -> Experiment:
 
 
 def packed() -> Experiment:
-    """Several sequences a row, whole words hidden."""
+    """Several sequences per row, and whole-word masking."""
     objective = replace(bert().objective, next_sentence=False, whole_words=True)
     return replace(bert(), objective=objective, data=Text(layout="packed", length=LENGTH, batch_size=ROWS))
 
@@ -72,7 +72,7 @@ def mlp() -> Experiment:
 
 
 def cnn() -> Experiment:
-    """The recipe's network, dropout and all, with a stage less."""
+    """The network of the recipe, including dropout, with one stage less."""
     recipe = digits_cnn()
     objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
     model, data = replace(recipe.model, channels=(8, 16)), replace(recipe.data, batch_size=ROWS)

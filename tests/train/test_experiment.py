@@ -1,4 +1,4 @@
-"""An experiment is a value: it round-trips through JSON, refuses what is wrong by name, and knows what continuing may change."""
+"""Experiments: JSON round trips, errors that name the field, and the fields that may change when resuming."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.quick
 
 
 def bert() -> Experiment:
-    """With something other than the default in every kind of field."""
+    """An experiment with non-default values in fields of every type."""
     return Experiment(
         model=BertConfig(layers=2, width=16, heads=2, hidden=None, max_length=64),
         objective=MaskedLM(next_sentence=True, mask_id=4, random_ids=(5, 300)),
@@ -49,7 +49,7 @@ def through_json(experiment: Experiment) -> Experiment:
     return from_json(json.loads(json.dumps(to_json(experiment, Experiment), allow_nan=False)))
 
 
-EXPERIMENTS = {**recipes.known(), "one of pairs": bert, "one that holds its source": digits}
+EXPERIMENTS = {**recipes.known(), "sentence pairs": bert, "source object": digits}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -60,7 +60,7 @@ def test_every_recipe_round_trips(name):
     assert through_json(replace(experiment, run=replace(experiment.run, seed=2**32 - 1))).run.seed == 2**32 - 1
 
 
-def test_types_that_are_not_declared_have_their_import_path():
+def test_undeclared_types_are_stored_with_their_import_path():
     value = to_json(digits(), Experiment)
     assert value["model"]["type"] == "fmodels.convnet:ConvNetConfig"
     assert value["data"]["source"] == {"type": "data.sources.digits:Digits"}
@@ -70,7 +70,7 @@ def test_types_that_are_not_declared_have_their_import_path():
 
 
 def changed(path: str, value: Any) -> dict:
-    """The JSON of `bert`, with one key changed, added, or removed for `...`."""
+    """Return the JSON of `bert` with one key set to `value`, or removed if `value` is `...`."""
     whole = copy.deepcopy(to_json(bert(), Experiment))
     *parents, key = path.split(".")
     at = whole
@@ -95,7 +95,7 @@ def changed(path: str, value: Any) -> dict:
         ("mesh.pipeline", "mesh.pipeline: unknown key; there are: data, fsdp, replica, rules, tensor"),
     ],
 )
-def test_unknown_keys_are_named_with_the_nearest(path, message):
+def test_unknown_keys_are_errors_that_suggest_the_nearest(path, message):
     with pytest.raises(UserError) as caught:
         from_json(changed(path, 1))
     assert str(caught.value) == message
@@ -132,12 +132,12 @@ def test_unknown_keys_are_named_with_the_nearest(path, message):
         ("objective", "masked_lm"),
         ("data", []),
         ("optimizer", "adamw"),
-        ("model", {"layers": 2}),  # of what type?
+        ("model", {"layers": 2}),  # without a type
         ("model.type", 3),
         ("model.type", None),
     ],
 )
-def test_ill_typed_values_are_named(path, value):
+def test_values_of_the_wrong_type_are_errors(path, value):
     with pytest.raises(UserError) as caught:
         from_json(changed(path, value))
     message = str(caught.value)
@@ -145,7 +145,7 @@ def test_ill_typed_values_are_named(path, value):
     assert message.startswith(where), message
     assert "\n" not in message
     wrong = value["pattern"] if isinstance(value, dict) and "pattern" in value else value
-    assert repr(wrong) in message or str(wrong) in message, f"{message} tells what was there"
+    assert repr(wrong) in message or str(wrong) in message, f"{message} shows the value"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_ill_typed_values_are_named(path, value):
         ("optimizer.name", "adam", "optimizer.weight_decay 0.1 is not supported by adam: choose adamw, or set weight_decay to 0"),
     ],
 )
-def test_values_out_of_range_are_named(path, value, message):
+def test_values_out_of_range_are_errors(path, value, message):
     whole = changed(path, value)
     whole["optimizer"]["weight_decay"] = 0.1
     with pytest.raises(UserError) as caught:
@@ -182,23 +182,23 @@ def test_values_out_of_range_are_named(path, value, message):
 
 
 @pytest.mark.parametrize("path", ["model", "objective", "data", "optimizer.rules.0.pattern"])
-def test_what_is_missing_is_named(path):
+def test_missing_fields_are_errors(path):
     with pytest.raises(UserError, match=path.split(".")[-1]):
         from_json(changed(path, ...))
 
 
-def test_what_is_no_experiment_is_told():
+def test_json_that_is_not_an_experiment_is_an_error():
     for value in ([], "digits-mlp", None):
         with pytest.raises(UserError, match="expected a mapping of the fields of Experiment"):
             from_json(value)
 
 
 @pytest.mark.parametrize("where", ["model", "objective", "data", "data.source", "optimizer"])
-def test_a_type_from_outside_is_not_imported(tmp_path, monkeypatch, where):
-    """Reading someone else's run runs nothing of theirs, until the user names the module."""
+def test_modules_from_outside_are_imported_only_if_trusted(tmp_path, monkeypatch, where):
+    """Reading a run does not execute its author's code unless the user names the module."""
     mark = tmp_path / "imported"
     touch = f"import dataclasses, pathlib\npathlib.Path({str(mark)!r}).touch()\n"
-    for name in ("theirs", "trainer"):  # one whose name begins like ours
+    for name in ("theirs", "trainer"):  # "trainer" begins like our package "train"
         (tmp_path / f"{name}.py").write_text(f"{touch}@dataclasses.dataclass(frozen=True)\nclass Thing:\n    size: int = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "theirs", raising=False)
@@ -211,7 +211,7 @@ def test_a_type_from_outside_is_not_imported(tmp_path, monkeypatch, where):
 
     whole = changed(where, {"type": "theirs:Thing", "size": 2})
     if where == "data":
-        whole["objective"]["next_sentence"] = False  # which their data cannot serve
+        whole["objective"]["next_sentence"] = False  # the other data has no pairs
     read = from_json(whole, trusted=("theirs",))
     assert mark.exists()
     part = read
@@ -231,7 +231,7 @@ def test_a_type_from_outside_is_not_imported(tmp_path, monkeypatch, where):
         ("fmodels.", "model: there is no "),
     ],
 )
-def test_a_type_that_is_not_there_is_named(type_, message):
+def test_types_that_do_not_exist_are_errors(type_, message):
     with pytest.raises(UserError) as caught:
         from_json(changed("model", {"type": type_}))
     assert str(caught.value).startswith(message)
@@ -244,11 +244,11 @@ HOW = {
 }
 
 
-def test_what_says_how_and_what_says_what():
+def test_how_fields():
     assert {name for name, _, is_how in leaves(bert()) if is_how} == HOW
 
 
-def test_differences_are_of_what_is_learned():
+def test_differences_ignore_how_fields():
     before = bert()
     how = replace(
         before,
@@ -271,7 +271,7 @@ def test_differences_are_of_what_is_learned():
     assert {name for (name, a, _), (_, b, _) in zip(leaves(before), leaves(how), strict=True) if a != b} == HOW - {"mesh.type"}
     assert differences(before, how) == []
 
-    what = replace(
+    learned = replace(
         how,
         model=replace(how.model, layers=3),
         data=replace(how.data, batch_size=8),
@@ -279,10 +279,10 @@ def test_differences_are_of_what_is_learned():
         optimizer=replace(how.optimizer, rules=how.optimizer.rules[:1]),
         init_from=None,
     )
-    assert [difference.split(":")[0] for difference in differences(before, what)] == [
+    assert [difference.split(":")[0] for difference in differences(before, learned)] == [
         *("data.batch_size", "init_from", "model.layers", "optimizer.rules", "run.guard.policy", "run.guard.spike", "run.seed")
     ]
-    assert "model.layers: saved 2, requested 3" in differences(before, what)
+    assert "model.layers: saved 2, requested 3" in differences(before, learned)
 
 
 def test_differences_of_types_are_named():
@@ -299,15 +299,15 @@ def test_differences_of_types_are_named():
 FACTS = {"vocab_size": 300, "mask_id": 4, "random_ids": (5, 300)}
 
 
-def test_resolving_fills_what_is_not_said():
-    asked = replace(bert(), objective=MaskedLM(next_sentence=True), model=replace(bert().model, vocab_size=300))
-    resolved = resolve(asked, FACTS | {"classes": 7})
-    assert resolved == replace(asked, objective=MaskedLM(next_sentence=True, mask_id=4, random_ids=(5, 300)))
-    assert resolve(resolved, FACTS) == resolved, "what is said already and agrees stays"
-    assert resolve(replace(asked, model=replace(asked.model, vocab_size=512)), FACTS).model.vocab_size == 512, (
+def test_resolve_fills_unset_fields():
+    unresolved = replace(bert(), objective=MaskedLM(next_sentence=True), model=replace(bert().model, vocab_size=300))
+    resolved = resolve(unresolved, FACTS | {"classes": 7})
+    assert resolved == replace(unresolved, objective=MaskedLM(next_sentence=True, mask_id=4, random_ids=(5, 300)))
+    assert resolve(resolved, FACTS) == resolved, "fields that agree with the facts are unchanged"
+    assert resolve(replace(unresolved, model=replace(unresolved.model, vocab_size=512)), FACTS).model.vocab_size == 512, (
         "more rows than tokens"
     )
-    assert resolve(replace(asked, model=replace(asked.model, vocab_size=None)), FACTS).model.vocab_size == 384, "padded"
+    assert resolve(replace(unresolved, model=replace(unresolved.model, vocab_size=None)), FACTS).model.vocab_size == 384, "padded"
     labels = {"classes": 10, "label_shares": (0.1,) * 10}
     found = resolve(replace(digits(), objective=Classification()), labels).objective
     assert (found.classes, found.label_shares) == (10, (0.1,) * 10)
@@ -336,7 +336,7 @@ def test_resolving_fills_what_is_not_said():
     ],
     ids=["mask_id", "vocab_size", "classes", "class_weights"],
 )
-def test_what_the_data_contradicts_is_named(part, facts, message):
+def test_fields_that_contradict_the_data_are_errors(part, facts, message):
     with pytest.raises(UserError) as caught:
         resolve(replace(bert(), **part), facts)
     assert str(caught.value) == message

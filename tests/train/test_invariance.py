@@ -1,4 +1,4 @@
-"""Eight devices learn what one does, and each holds the parts that the rules give it."""
+"""Training on eight devices equals training on one, and arrays are sharded by the rules."""
 
 import re
 from dataclasses import replace
@@ -30,8 +30,8 @@ from train.experiment import Experiment
 from train.sharding import RULES, Mesh, activations, by_name
 from train.step import Program, State
 
-# As a flag of the process, the TPU compiler does not know it and aborts; nor does jaxlib 0.12.
-QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
+# Not set in XLA_FLAGS: the TPU compiler aborts on this flag, and jaxlib 0.12 does not have it.
+FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
 
 
 def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
 
 
 def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]:
-    """The state after some steps from the same parameters, and the losses on the way."""
+    """Return the state after STEPS steps from fixed parameters, and the losses."""
     rng = np.random.default_rng(0)
     draw = lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), built.shapes)
@@ -63,7 +63,7 @@ def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]
     state = jax.device_put(replace(zeros, params=params, guard=guard), built.shardings)
     batches = [jax.device_put(batch(experiment, step), built.batch_sharding) for step in range(STEPS)]
     step = built.step.lower(built.shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0]))
-    step, losses = step.compile(compiler_options=QUICKLY), []
+    step, losses = step.compile(compiler_options=FAST_COMPILATION), []
     for rows in batches:
         state, metrics = step(state, rows)
         losses.append(sum(float(n / d) for n, d in metrics["sums"].terms.values()))
@@ -71,14 +71,14 @@ def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_moved_against_our_will(uncached, capfd):
-    """The partitioner says so where it replicates an array because it knows no other way."""
+def no_involuntary_replication(uncached, capfd):
+    """The partitioner warns if it must replicate an array to reshard it."""
     yield
     assert "Involuntary" not in capfd.readouterr().err
 
 
-def test_what_is_moved_against_our_will_is_heard(capfd):
-    """Rows in parts, of which the width is asked for in parts."""
+def test_involuntary_replication_is_detected(capfd):
+    """Reshard an array from its rows to its width."""
     mesh = Mesh(data=2, fsdp=2, tensor=2).build()
     rows, width = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((("data", "fsdp"), None, None), (None, None, "tensor")))
     move = jax.jit(lambda x: jax.lax.with_sharding_constraint(x, width), in_shardings=rows)
@@ -88,7 +88,7 @@ def test_what_is_moved_against_our_will_is_heard(capfd):
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one device makes of an experiment."""
+    """Return a function that trains an experiment on one device, with a cache."""
     known = {}
 
     def find(make):
@@ -124,8 +124,8 @@ MESHES = {
 }
 
 
-# The others are slow tests: one of each family and of each axis is enough for a quick answer.
-OFTEN = {
+# Other cases are marked slow. These cover each family and each axis.
+FAST = {
     "fsdp 8",
     "data 2 fsdp 2 tensor 2 accumulation 2",
     "packed fsdp 2 tensor 4",
@@ -137,15 +137,15 @@ OFTEN = {
 
 
 def cases(named: dict) -> list:
-    """The cases of a table as parameters of a test."""
-    marks = lambda name: () if name in OFTEN else pytest.mark.slow
+    """Return the cases of a table as test parameters."""
+    marks = lambda name: () if name in FAST else pytest.mark.slow
     return [
         pytest.param(*(case if isinstance(case, tuple) else (case,)), id=name, marks=marks(name)) for name, case in named.items()
     ]
 
 
 @pytest.mark.parametrize(("make", "mesh", "accumulation"), cases(MESHES))
-def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
+def test_training_on_eight_devices_equals_one(alone, make, mesh, accumulation):
     state, losses = alone(make)
     experiment = make()
     experiment = replace(experiment, run=replace(experiment.run, accumulation=accumulation))
@@ -156,10 +156,10 @@ def test_eight_devices_learn_what_one_does(alone, make, mesh, accumulation):
     chex.assert_trees_all_close(sharded.params, state.params, rtol=0, atol=1e-5)
     chex.assert_trees_all_close(sharded.model_state, state.model_state, rtol=0, atol=1e-5)
     if experiment.optimizer is ADAMW:
-        assert_laid_out(sharded, built)
+        assert_sharded(sharded, built)
 
 
-# Every choice of a block is in one of these.
+# Together, these cover every option of a block.
 BLOCKS = {
     "modern": {"position": "rotary", "norm": "rms", "activation": "swiglu", "norm_position": "pre", "bias": False},
     "alibi": {"position": "alibi", "activation": "geglu", "norm_position": "pre", "init": "fan_in", "remat": "full"},
@@ -171,7 +171,7 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("block", cases(BLOCKS))
-def test_every_block_learns_on_eight_devices_what_it_does_on_one(block):
+def test_training_every_block_on_eight_devices_equals_one(block):
     experiment = bert(**block)
     state, losses = trained(program(experiment, Mesh(), devices=1), experiment)
     sharded, sharded_losses = trained(program(experiment, Mesh(replica=2, data=1, fsdp=2, tensor=2)), experiment)
@@ -180,21 +180,21 @@ def test_every_block_learns_on_eight_devices_what_it_does_on_one(block):
 
 
 ROW_RULES = {
-    "as they are": {},
-    "vocabulary and width on one": {"vocab": ("fsdp",)},
+    "default": {},
+    "vocabulary and width on fsdp": {"vocab": ("fsdp",)},
     "width on tensor": {"embed": ("tensor",), "vocab": ("fsdp",)},
     "width on both": {"embed": ("fsdp", "tensor"), "vocab": ()},
     "vocabulary on both": {"embed": (), "vocab": ("fsdp", "tensor")},
-    "vocabulary on both, the other way": {"embed": (), "vocab": ("tensor", "fsdp")},
+    "vocabulary on both, reversed": {"embed": (), "vocab": ("tensor", "fsdp")},
     "batch without fsdp": {"batch": ("replica", "data")},
     "batch on tensor": {"batch": ("tensor",)},
-    "batch whole": {"batch": ()},
+    "batch replicated": {"batch": ()},
 }
 
 
 @pytest.mark.parametrize("changed", ROW_RULES.values(), ids=ROW_RULES.keys())
-def test_vectors_are_found_wherever_they_lie(changed):
-    """And their gradients; an id that is in no table gives NaN, which the guard sees."""
+def test_look_up_for_any_sharding_of_the_table(changed):
+    """Values and gradients. An id outside of the table gives NaN, which the guard detects."""
     mesh, rules = Mesh(data=2, fsdp=2, tensor=2).build(), {**RULES, **changed}
     rng, names = np.random.default_rng(0), ("vocab", "embed")
     table, ids = rng.normal(size=(40, 16)).astype(np.float32), rng.integers(40, size=(16, 12))
@@ -207,8 +207,8 @@ def test_vectors_are_found_wherever_they_lie(changed):
         with traced_for(layout):
             return jax.jit(jax.value_and_grad(loss))(table, ids, weights)
 
-    for of in (ids, ids[:1]):
-        wanted, found = both(Layout(), of), both(activations(mesh, rules)[0], of)
+    for some in (ids, ids[:1]):
+        wanted, found = both(Layout(), some), both(activations(mesh, rules)[0], some)
         chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-5)
     for wrong in (-1, 40):
         ids[3, 4] = wrong
@@ -217,7 +217,7 @@ def test_vectors_are_found_wherever_they_lie(changed):
         assert np.isnan(found[3, 4]).all() and np.isfinite(np.delete(found, 3, 0)).all()
 
 
-# Mesh axes of each dimension, as a person writes them down.
+# Mesh axes of each dimension, written by hand.
 LAYOUT = {
     r".*/layers/.*/(query|key|value|up)/kernel": (None, "fsdp", "tensor"),
     r".*/layers/.*/(query|key|value|up)/bias": (None, "tensor"),
@@ -249,8 +249,8 @@ def layout(name: str) -> tuple[str | None, ...]:
     return next(axes for pattern, axes in LAYOUT.items() if re.fullmatch(pattern, name))
 
 
-def assert_laid_out(state: State, built: Program) -> None:
-    """Parameters and both moments lie in parts where the table has a mesh axis, and nothing else of the state does."""
+def assert_sharded(state: State, built: Program) -> None:
+    """Assert that parameters and both moments are sharded as in LAYOUT, and the rest of the state is replicated."""
     sizes, seen = built.mesh.shape, []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         place = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -264,7 +264,7 @@ def assert_laid_out(state: State, built: Program) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "lion", "muon"])
-def test_moments_lie_where_their_parameters_do(optimizer):
+def test_moments_are_sharded_like_their_parameters(optimizer):
     experiment = replace(bert(), optimizer=replace(ADAMW, name=optimizer))
     built = program(experiment, Mesh(data=2, fsdp=2, tensor=2))
     seen = set()
@@ -275,11 +275,11 @@ def test_moments_lie_where_their_parameters_do(optimizer):
         seen |= {name} - {None}
         sharding = next(s for p, s in jax.tree_util.tree_leaves_with_path(built.shardings.opt_state) if p == path)
         assert sharding.spec == jax.P(*axes), place
-        assert name or leaf.size < 4, f"{place} is whole on every device, and not a count or a coefficient"
+        assert name or leaf.size < 4, f"{place} is replicated, but not a count or a coefficient"
     assert seen == set(by_name(built.shapes.params))
 
 
-def test_scanned_layers_lie_as_each_does():
+def test_scanned_layers_are_sharded_like_single_layers():
     place = lambda built: dict(zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True))
     mesh = Mesh(data=2, fsdp=2, tensor=2)
     unscanned, scanned = (place(program(bert(scan=scan), mesh)) for scan in (False, True))
@@ -288,7 +288,7 @@ def test_scanned_layers_lie_as_each_does():
         assert stacked == (jax.P(None, *sharding.spec) if "layer_0" in name else sharding.spec), name
 
 
-def test_the_batch_is_in_parts():
+def test_the_batch_is_sharded():
     built = program(bert(), Mesh(data=2, fsdp=4))
     rows = jax.device_put(batch(bert(), 0), built.batch_sharding)
     for x in rows.values():
@@ -298,7 +298,7 @@ def test_the_batch_is_in_parts():
     assert {shard.data.shape for shard in rows["tokens"].addressable_shards} == {(ROWS // 2, LENGTH)}
 
 
-def test_fsdp_leaves_whole_what_has_no_dimension_of_the_width():
+def test_fsdp_replicates_arrays_without_a_width_dimension():
     built = program(bert(), Mesh(data=1, fsdp=8))
     shardings = zip(by_name(built.shapes.params), jax.tree.leaves(built.shardings.params), strict=True)
     whole = {name for name, sharding in shardings if sharding.is_fully_replicated}

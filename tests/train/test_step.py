@@ -1,4 +1,4 @@
-"""The one train step: accumulation, precision, the guard, what it reports, and that it is compiled once."""
+"""The train step: accumulation, precision, the guard, metrics, and a single compilation."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -33,21 +33,21 @@ def one_device(experiment: Experiment, batch: dict) -> Program:
 
 
 def copy(tree):
-    """The step eats its state."""
+    """Copy a state, since the step donates its argument."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def assert_close(a, b, tolerance: float) -> None:
-    """Relative to the largest entry of each leaf."""
+    """Compare leaves, with a tolerance relative to the largest entry of each."""
 
     def close(path, x, y):
-        apart = np.abs(np.float64(x) - np.float64(y)).max() / max(np.abs(np.float64(y)).max(), 1e-3)
-        assert apart <= tolerance, f"{jax.tree_util.keystr(path)} is apart by {apart}"
+        distance = np.abs(np.float64(x) - np.float64(y)).max() / max(np.abs(np.float64(y)).max(), 1e-3)
+        assert distance <= tolerance, f"{jax.tree_util.keystr(path)} differs by {distance}"
 
     jax.tree_util.tree_map_with_path(close, a, b)
 
 
-# A BERT on rows that differ in their number of masked tokens, some of them not valid.
+# A BERT on rows with different numbers of masked tokens, some not valid.
 
 LENGTH, ROWS = 24, 8
 BERT = BertConfig(layers=1, width=16, heads=2, hidden=24, vocab_size=40, max_length=LENGTH, dropout=0.0, attention_dropout=0.0)
@@ -72,12 +72,12 @@ def ragged_batch() -> dict[str, np.ndarray]:
         "mask": place <= real + 1,
         "is_random": np.int32([0, 1, 1, 0, 1, 0, 1, 1]),
         "example": np.arange(ROWS, dtype=np.uint32),
-        "valid": np.float32([1, 1, 1, 0, 1, 1, 1, 0]),  # no row of the fourth microbatch of four
+        "valid": np.float32([1, 1, 1, 0, 1, 1, 1, 0]),  # the fourth of four microbatches has no valid row
     }
 
 
 def random_state(program: Program, seed: int = 0) -> State:
-    """Parameters in which nothing is small, zero or one, and the rest as it is at first."""
+    """Return an initial state with random parameters, without zeros and ones."""
     rng = np.random.default_rng(seed)
     draw = lambda leaf: jnp.asarray(rng.normal(0.1, 0.3, leaf.shape), jnp.float32)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.shapes)
@@ -85,7 +85,7 @@ def random_state(program: Program, seed: int = 0) -> State:
 
 
 def one_step(experiment: Experiment, batch: dict) -> tuple[State, State, dict]:
-    """(before, after, metrics)"""
+    """Return (state before, state after, metrics)."""
     program = one_device(experiment, batch)
     before = random_state(program)
     after, metrics = program.step(copy(before), batch)
@@ -97,16 +97,16 @@ def plain():
     return one_step(bert(), ragged_batch())
 
 
-def test_accumulation_changes_nothing(plain):
-    """Though microbatches differ in how many tokens and sentences count in them: the means are of the whole batch."""
+def test_accumulation_does_not_change_the_update(plain):
+    """Means are over the whole batch, though microbatches differ in their numbers of tokens and sentences."""
     before, after, metrics = plain
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, after.params))) > 1e-2
-    _, in_parts, metrics_of_parts = one_step(bert(accumulation=4), ragged_batch())
-    assert_close(metrics_of_parts, metrics, 1e-6)
-    assert_close(in_parts, after, 1e-6)
+    _, accumulated, accumulated_metrics = one_step(bert(accumulation=4), ragged_batch())
+    assert_close(accumulated_metrics, metrics, 1e-6)
+    assert_close(accumulated, after, 1e-6)
 
 
-def test_bfloat16_computes_and_float32_keeps(plain):
+def test_compute_is_bfloat16_and_state_is_float32(plain):
     _, after, metrics = plain
     _, rounded, rounded_metrics = one_step(bert(precision="bf16"), ragged_batch())
     assert shapes_of(rounded) == shapes_of(after) and shapes_of(rounded_metrics) == shapes_of(metrics)
@@ -115,13 +115,13 @@ def test_bfloat16_computes_and_float32_keeps(plain):
     terms, rounded_terms = metrics["sums"].terms, rounded_metrics["sums"].terms
     for name in terms:
         assert terms[name][1] == rounded_terms[name][1], "counts are exact"
-        assert 1e-6 < abs(ratio(rounded_terms[name]) / ratio(terms[name]) - 1) < 2e-2, "close, and not the same computation"
+        assert 1e-6 < abs(ratio(rounded_terms[name]) / ratio(terms[name]) - 1) < 2e-2, "close but not equal"
     norms = (m["sums"].metrics["gradient_norm"] for m in (metrics, rounded_metrics))
-    there, rounded_norm = map(ratio, norms)
-    assert rounded_norm == pytest.approx(there, rel=5e-2)
+    norm, rounded_norm = map(ratio, norms)
+    assert rounded_norm == pytest.approx(norm, rel=5e-2)
 
 
-# A model and an objective of a few numbers, from which any gradient can be had.
+# A tiny model and objective that can produce any gradient.
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class ToyModel:
 
 @dataclass(frozen=True)
 class ToyObjective:
-    """Half the mean square distance from a to x, plus sqrt(b y): for y = 0 the gradient of b alone is no number."""
+    """Half the mean squared distance from a to x, plus sqrt(b y). For y = 0 only the gradient of b is NaN."""
 
     traced: list = field(default_factory=list, compare=False)
 
@@ -157,8 +157,8 @@ class ToyObjective:
 
 
 def toy(guard: Guard | None = None, **optimizer) -> Experiment:
-    moves = Optimizer(**{"name": "sgd", "learning_rate": 0.1, "schedule": "constant", "clip_norm": None, **optimizer})
-    return Experiment(model=ToyModel(), objective=ToyObjective(), data=Images(), optimizer=moves, run=Run(guard=guard or Guard()))
+    sgd = Optimizer(**{"name": "sgd", "learning_rate": 0.1, "schedule": "constant", "clip_norm": None, **optimizer})
+    return Experiment(model=ToyModel(), objective=ToyObjective(), data=Images(), optimizer=sgd, run=Run(guard=guard or Guard()))
 
 
 def toy_batch(x: float = 3.0, y: float = 1.0) -> dict[str, np.ndarray]:
@@ -166,11 +166,11 @@ def toy_batch(x: float = 3.0, y: float = 1.0) -> dict[str, np.ndarray]:
     return {"x": np.full((4, 3), x, np.float32), "y": y * rows, "valid": rows}
 
 
-GOOD, NO_NUMBER, INFINITE = toy_batch(), toy_batch(y=0.0), toy_batch(x=np.inf)
+GOOD, NAN, INFINITE = toy_batch(), toy_batch(y=0.0), toy_batch(x=np.inf)
 
 
 def run_toy(experiment: Experiment, batches: list[dict], start: State | None = None) -> tuple[Program, list[State], list[dict]]:
-    """The states from the first to the last, and the metrics of each step."""
+    """Return the program, all states, and the metrics of each step."""
     program = one_device(experiment, GOOD)
     states, metrics = [program.init() if start is None else start], []
     for batch in batches:
@@ -181,22 +181,22 @@ def run_toy(experiment: Experiment, batches: list[dict], start: State | None = N
 
 
 def same(a: State, b: State, *but: str) -> bool:
-    """Whether two states agree, but for the fields named."""
+    """Whether two states agree, except in the fields `but`."""
     parts = ({name: value for name, value in vars(s).items() if name not in but} for s in (a, b))
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), *parts)))
 
 
 def check_guard(program: Program, experiment: Experiment, metrics: dict) -> None:
-    """What the loop does with the guard of a step."""
+    """Check the guard of a step as the loop does."""
     steps.check_guard(with_run(experiment, dir="runs/toy"), program, metrics["guard"])
 
 
 @pytest.mark.parametrize(
-    ("bad", "what"),
-    [(NO_NUMBER, "the gradient of model/b is not finite"), (INFINITE, "the gradient of model/a is not finite")],
+    ("bad", "cause"),
+    [(NAN, "the gradient of model/b is not finite"), (INFINITE, "the gradient of model/a is not finite")],
     ids=["one gradient", "the loss"],
 )
-def test_abort_keeps_the_state_whole(bad, what):
+def test_abort_preserves_the_state(bad, cause):
     experiment = toy()
     program, states, metrics = run_toy(experiment, [GOOD, GOOD, bad, GOOD, bad])
     assert not same(states[1], states[2], "step")
@@ -206,15 +206,15 @@ def test_abort_keeps_the_state_whole(bad, what):
     for good in metrics[:2]:
         check_guard(program, experiment, good)
         assert int(good["guard"].bad_step) == -1
-    for later in metrics[2:]:  # also where the loop looks some steps later
+    for later in metrics[2:]:  # also if the loop checks some steps later
         assert int(later["guard"].bad_step) == 2
-        with pytest.raises(UserError, match=f"^toy: step 3: {what}; lower --optimizer.learning-rate"):
+        with pytest.raises(UserError, match=f"^toy: step 3: {cause}; lower --optimizer.learning-rate"):
             check_guard(program, experiment, later)
 
 
-def test_skip_counts_and_goes_on():
+def test_skip_counts_skipped_updates_and_continues():
     experiment = toy(Guard(policy="skip", limit=2), name="adamw", schedule="linear")
-    batches = [INFINITE, GOOD, NO_NUMBER, GOOD, INFINITE]
+    batches = [INFINITE, GOOD, NAN, GOOD, INFINITE]
     program, states, metrics = run_toy(experiment, batches)
     for batch, before, after in zip(batches, states, states[1:], strict=False):
         assert same(before, after, "step", "guard") == (batch is not GOOD)
@@ -228,12 +228,12 @@ def test_skip_counts_and_goes_on():
         check_guard(program, experiment, metrics[4])
 
     _, clean, _ = run_toy(experiment, [GOOD, GOOD])
-    assert same(states[5], clean[2], "step", "guard"), "as if the skipped batches had not been there"
+    assert same(states[5], clean[2], "step", "guard"), "skipped batches have no effect"
     assert float(states[5].guard.mean_norm) == float(clean[2].guard.mean_norm)
 
 
 def test_a_spike_is_not_applied():
-    """After the warm steps, a gradient norm above the limit times its running mean; before them, nothing is a spike."""
+    """A spike is a gradient norm above a multiple of its running mean. Spikes are not detected in the first WARM_STEPS steps."""
     experiment = toy(Guard(policy="skip", spike=4.0), learning_rate=1e-6)
     norm = lambda x: np.sqrt(3 * (x - 1) ** 2 + 0.25)
     _, states, metrics = run_toy(experiment, [GOOD, toy_batch(x=100.0)] + [GOOD] * 2)
@@ -246,14 +246,14 @@ def test_a_spike_is_not_applied():
     below, above = toy_batch(x=0.99 * limit), toy_batch(x=1.01 * limit)
     program, states, metrics = run_toy(experiment, [above, below], warm)
     assert same(states[0], states[1], "step", "guard") and not same(states[1], states[2], "step")
-    assert float(states[1].guard.mean_norm) == float(warm.guard.mean_norm), "a spike is not of the mean"
+    assert float(states[1].guard.mean_norm) == float(warm.guard.mean_norm), "spikes do not change the mean"
     guards = [(int(m["guard"].skipped), int(m["guard"].bad_step), int(m["guard"].bad_leaf)) for m in metrics]
     assert guards == [(1, WARM_STEPS, -1)] * 2
     with pytest.raises(UserError, match=f"^toy: step {WARM_STEPS + 1}: the loss or the gradient norm is not finite, or spiked; "):
         check_guard(program, toy(), metrics[0])
 
 
-def test_one_compilation_and_no_copy(caplog):
+def test_the_step_compiles_once_and_donates_its_state(caplog):
     experiment = toy(name="adamw")
     program = one_device(experiment, GOOD)
     state = program.init()
@@ -268,19 +268,19 @@ def test_one_compilation_and_no_copy(caplog):
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_metrics_tell_the_norms(clip):
+def test_metrics_include_the_norms(clip):
     _, _, (metrics,) = run_toy(toy(clip_norm=clip), [toy_batch(x=3.0)])
-    gradient = np.sqrt(3 * 2.0**2 + 0.5**2)  # of a: 1 - 3 in three entries; of b: half a root
+    gradient = np.sqrt(3 * 2.0**2 + 0.5**2)  # a: 1 - 3 in three entries; b: derivative of the square root, 0.5
     found = {name: float(np.divide(*ratio)) for name, ratio in metrics["sums"].metrics.items()}
     wanted = {"gradient_norm": gradient, "update_norm": 0.1 * (gradient if clip is None else clip)}
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-# A convolutional network, whose statistics are model state.
+# A convolutional network with batch statistics in its model state.
 
 
-def test_batch_statistics_are_kept_and_used():
-    """One convolution with batch norm, beside SciPy's convolution and the formula (Ioffe and Szegedy 2015)."""
+def test_batch_statistics_are_updated_and_used():
+    """One convolution with batch norm, against SciPy's convolution and the formula of Ioffe and Szegedy 2015."""
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(6, 4, 4, 1)).astype(np.float32),

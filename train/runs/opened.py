@@ -211,7 +211,7 @@ def notes(job: Job) -> list[str]:
     if warmup >= steps:
         found += [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never reaches its peak"]
     if batch > rows:
-        found += [f"data.batch_size {batch} is more than the {rows} rows of train: batches repeat rows"]
+        found += [f"data.batch_size {batch} is more than the {rows} rows of train: a batch contains some rows twice"]
     return found
 
 

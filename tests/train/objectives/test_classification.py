@@ -1,4 +1,4 @@
-"""Classification: its losses against formulas in numpy, its metrics against scikit-learn on the raw labels."""
+"""Classification: losses against formulas in NumPy, metrics against scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 
 
 def identity(params, state, batch, rng=None, train=False):
-    """A model whose pooled output is in the batch."""
+    """A model that returns `pooled` of the batch."""
     return {"pooled": batch["pooled"]}, state
 
 
 def problem(rows: int, seed: int = 0) -> tuple[dict, dict]:
-    """(params, batch) of rows whose label is likely but not certain; one in four rows is not valid."""
+    """Return random (params, batch). One in four rows is not valid."""
     rng = np.random.default_rng(seed)
     dense = {"kernel": rng.normal(size=(WIDTH, CLASSES)), "bias": rng.normal(size=CLASSES)}
     batch = {
@@ -35,7 +35,7 @@ def problem(rows: int, seed: int = 0) -> tuple[dict, dict]:
 
 
 def formula(params, batch, smoothing=0.0, weights=(1.0,) * CLASSES, gamma=0.0) -> float:
-    """Szegedy et al. 2016, §7, and Lin et al. 2017, §3, averaged with the weight of each row's class, in float64."""
+    """Return the loss of Szegedy et al. 2016, §7, and Lin et al. 2017, §3, averaged with class weights, in float64."""
     dense = jax.tree.map(np.float64, params["head"]["classifier"]["dense"])
     pooled, label, valid = (np.asarray(batch[name]) for name in ("pooled", "label", "valid"))
     total = weight = 0.0
@@ -66,7 +66,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("fields", "terms"), CASES.values(), ids=CASES.keys())
-def test_loss_is_its_formula(fields, terms):
+def test_loss_matches_the_formula(fields, terms):
     objective = Classification(classes=CLASSES, label_shares=SHARES, **fields)
     params, batch = problem(32)
 
@@ -76,11 +76,11 @@ def test_loss_is_its_formula(fields, terms):
         return float(np.divide(*sums.terms["classification"]))
 
     assert loss(train=True) == pytest.approx(formula(params, batch, **terms), rel=1e-5)
-    assert loss(train=False) == pytest.approx(formula(params, batch), rel=1e-5), "evaluation compares: plain cross-entropy"
+    assert loss(train=False) == pytest.approx(formula(params, batch), rel=1e-5), "evaluation uses plain cross-entropy"
 
 
-def test_the_parts_of_a_batch_add_up():
-    """Numerators and denominators: over any split of the rows the same loss, also where classes are weighed."""
+def test_sums_over_parts_of_a_batch_add_up():
+    """Numerators and denominators do, also with class weights, so the loss does not depend on the split of the rows."""
     objective = Classification(classes=CLASSES, label_shares=SHARES, class_weights="balanced", loss_name="focal")
     params, batch = problem(32)
     sums = lambda part: objective.loss(identity, params, {}, part, jax.random.key(0), True)[0]
@@ -88,9 +88,9 @@ def test_the_parts_of_a_batch_add_up():
     jax.tree.map(lambda whole, *parts: np.testing.assert_allclose(sum(parts), whole, rtol=1e-5), sums(batch).terms, *halves)
 
 
-@pytest.mark.parametrize("absent", [(), (2,)], ids=["all classes", "a class that is not there"])
-def test_metrics_are_those_of_scikit_learn(absent):
-    """Over an evaluation set whose last batch is filled up."""
+@pytest.mark.parametrize("absent", [(), (2,)], ids=["all classes", "absent class"])
+def test_metrics_match_scikit_learn(absent):
+    """On an evaluation set with a padded last batch."""
     objective = Classification(classes=CLASSES, label_shares=SHARES, class_weights="balanced")
     params, batch = problem(23, seed=3)
     rows = {name: np.array(batch[name]) for name in ("pooled", "label")}
@@ -104,20 +104,20 @@ def test_metrics_are_those_of_scikit_learn(absent):
 
     dense = params["head"]["classifier"]["dense"]
     label, guess = rows["label"], (rows["pooled"] @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])).argmax(1)
-    of = {"labels": np.arange(CLASSES)}
-    scores = lambda average: precision_recall_fscore_support(label, guess, average=average, zero_division=0, **of)
+    labels = {"labels": np.arange(CLASSES)}
+    scores = lambda average: precision_recall_fscore_support(label, guess, average=average, zero_division=0, **labels)
     macro = dict(zip(("macro_precision", "macro_recall", "macro_f1"), scores("macro")[:3], strict=True))
     assert {name: found[name] for name in macro} == pytest.approx(macro, rel=1e-6)
     assert found["accuracy"] == pytest.approx(accuracy_score(label, guess), rel=1e-6)
-    assert 0.1 < found["accuracy"] < 0.9, "some of it right, some wrong"
-    np.testing.assert_array_equal(found["confusion"], confusion_matrix(label, guess, **of))
+    assert 0.1 < found["accuracy"] < 0.9, "some right, some wrong"
+    np.testing.assert_array_equal(found["confusion"], confusion_matrix(label, guess, **labels))
     for name, column in zip(("precision", "recall", "f1", "support"), scores(None), strict=True):
         assert found["per_class"][name] == pytest.approx(list(column), rel=1e-6)
     valid = jax.tree.map(jnp.asarray, rows | {"valid": np.ones(23, np.float32), "example": np.arange(23, dtype=np.uint32)})
     assert found["loss"] == found["classification"] == pytest.approx(formula(params, valid), rel=1e-5)
 
 
-def test_the_head_drops_out_in_training_only():
+def test_head_dropout_is_active_in_training_only():
     objective = Classification(classes=CLASSES, label_shares=SHARES, dropout=0.5)
     params, batch = problem(32)
     sums = lambda key, train: objective.loss(identity, params, {}, batch, jax.random.key(key), train)[0]
@@ -126,7 +126,7 @@ def test_the_head_drops_out_in_training_only():
     assert loss(0, False) == loss(1, False)
 
 
-def test_predictions_are_described_likeliest_first():
+def test_describe_sorts_labels_by_probability():
     params, batch = problem(4)
     objective = Classification(classes=CLASSES, label_shares=SHARES)
     probabilities = objective.predict(identity, params, {}, batch)
@@ -155,6 +155,6 @@ def test_predictions_are_described_likeliest_first():
     ],
     ids=str,
 )
-def test_what_cannot_be_is_named(fields, message):
+def test_invalid_fields_are_errors(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Classification(**fields)

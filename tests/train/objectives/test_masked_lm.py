@@ -1,4 +1,4 @@
-"""Masked language modelling: what is hidden, as a function of seed, step and example; and the head at those positions alone."""
+"""Masked language modelling: hidden tokens as a function of seed, step and example, and the head at hidden positions."""
 
 import math
 from dataclasses import replace
@@ -20,8 +20,8 @@ from train.sharding import Mesh
 from train.step import Program, build
 
 PAD, UNKNOWN, CLS, SEP, MASK = range(5)
-LOW, HIGH, LENGTH = 5, 40, 32  # ordinary ids, and tokens a row
-COUNT = 1024  # rows: one shape for (nearly) all, so that little is compiled
+LOW, HIGH, LENGTH = 5, 40, 32  # range of ordinary ids, and tokens per row
+COUNT = 1024  # rows; the same in most tests, to compile little
 MODEL = BertConfig(layers=1, width=16, heads=2, hidden=24, vocab_size=HIGH, max_length=LENGTH, dropout=0.0, attention_dropout=0.0)
 
 
@@ -30,7 +30,7 @@ def objective(**changes) -> MaskedLM:
 
 
 def rows(count: int = COUNT, longest_word: int = 3, fewest: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
-    """[CLS] `fewest` or more ordinary tokens, in words of up to `longest_word` [SEP] padding."""
+    """Return rows of [CLS], at least `fewest` ordinary tokens in words of up to `longest_word` tokens, [SEP] and padding."""
     rng = np.random.default_rng(seed)
     real, place = rng.integers(fewest, LENGTH - 1, size=count)[:, None], np.arange(LENGTH)
     ordinary = (place >= 1) & (place <= real)
@@ -55,10 +55,10 @@ def jitted(objective: MaskedLM, train: bool):
 
 
 def corrupt(batch, rng=0, train: bool = True, compiled: bool = True, **changes) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens after, hidden), [B, T]: a position is hidden where the loss weighs it."""
-    told, rng = objective(**changes), jax.random.key(rng) if isinstance(rng, int) else rng
+    """Return corrupted tokens and hidden positions (those with a weight in the loss), both [B, T]."""
+    masked_lm, rng = objective(**changes), jax.random.key(rng) if isinstance(rng, int) else rng
     inputs = {name: batch[name] for name in ("tokens", "words", "example")}
-    out = jitted(told, train)(inputs, rng) if compiled else told.corrupt(jax.tree.map(jnp.asarray, inputs), rng, train)
+    out = jitted(masked_lm, train)(inputs, rng) if compiled else masked_lm.corrupt(jax.tree.map(jnp.asarray, inputs), rng, train)
     after, positions, weights = map(np.asarray, out)
     assert set(np.unique(weights)) <= {0.0, 1.0}
     hidden = np.zeros(after.shape, int)
@@ -67,17 +67,17 @@ def corrupt(batch, rng=0, train: bool = True, compiled: bool = True, **changes) 
     return after, hidden.astype(bool)
 
 
-def within(count: int, of: int, share: float) -> bool:
-    """Five standard deviations of a binomial; the draw is fixed, and so is the outcome."""
-    return abs(count - of * share) < 5 * math.sqrt(of * share * (1 - share))
+def within(count: int, total: int, share: float) -> bool:
+    """Whether `count` is within five standard deviations of a binomial. The seed is fixed, so the outcome is too."""
+    return abs(count - total * share) < 5 * math.sqrt(total * share * (1 - share))
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("rate", [0.15, 0.4])
-def test_exactly_that_share_of_each_row_is_hidden(rate):
+def test_mask_rate_is_exact_in_each_row(rate):
     batch = rows()
     batch["tokens"][:9, 1:], batch["words"][:9] = PAD, -1  # nothing to hide
-    batch["tokens"][9:200, 3:6], batch["words"][9:200, 3:6] = UNKNOWN, -1  # special tokens amid the others
+    batch["tokens"][9:200, 3:6], batch["words"][9:200, 3:6] = UNKNOWN, -1  # special tokens between ordinary ones
     ordinary = batch["words"] >= 0
     after, hidden = corrupt(batch, mask_rate=rate)
     wanted = np.maximum(np.round(np.float32(rate) * ordinary.sum(1).astype(np.float32)), 1)
@@ -88,56 +88,56 @@ def test_exactly_that_share_of_each_row_is_hidden(rate):
 
 @pytest.mark.quick
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_eighty_ten_ten(whole_words):
+def test_replacements_are_80_10_10(whole_words):
     batch = rows()
     after, hidden = corrupt(batch, whole_words=whole_words, mask_rate=0.4)
     old, new = batch["tokens"][hidden], after[hidden]
-    lucky = 1 / (HIGH - LOW)  # a random token is the old one
+    lucky = 1 / (HIGH - LOW)  # chance that a random token equals the original
     assert len(new) > 4000
     assert within((new == MASK).sum(), len(new), 0.8)
     assert within((new == old).sum(), len(new), 0.1 + 0.1 * lucky)
     replaced = new[(new != old) & (new != MASK)]
     counts = np.bincount(replaced, minlength=HIGH)
     assert counts[:LOW].sum() == 0 and len(counts) == HIGH, "within random_ids"
-    assert all(within(count, len(replaced), lucky) for count in counts[LOW:]), "each as often, the first and the last too"
+    assert all(within(count, len(replaced), lucky) for count in counts[LOW:]), "all random ids are equally likely"
     assert counts[LOW] and counts[HIGH - 1]
 
 
 @pytest.mark.quick
-def test_every_position_is_as_likely():
+def test_every_position_is_equally_likely():
     ordinary = LENGTH - 2
     _, hidden = corrupt(rows(fewest=ordinary), mask_rate=0.4)
     assert all(within(count, COUNT, 0.4) for count in hidden.sum(0)[1:-1])
 
 
-def test_what_is_hidden_is_a_function_of_seed_step_and_example():
+def test_hidden_tokens_depend_on_seed_step_and_example_only():
     batch = rows(fewest=12)
-    there = np.stack(corrupt(batch))
+    expected = np.stack(corrupt(batch))
     order = np.random.default_rng(1).permutation(COUNT)
     permuted = np.stack(corrupt({name: x[order] for name, x in batch.items()}))
-    np.testing.assert_array_equal(permuted, there[:, order])
+    np.testing.assert_array_equal(permuted, expected[:, order])
     few = np.stack(corrupt({name: x[5:12] for name, x in batch.items()}, compiled=False))
-    np.testing.assert_array_equal(few, there[:, 5:12], "another batch size, and not compiled")
+    np.testing.assert_array_equal(few, expected[:, 5:12], "with another batch size and without jit")
 
-    rows_that_differ = lambda other: (np.stack(corrupt(**other)) != there).any((0, 2)).mean()
+    rows_that_differ = lambda other: (np.stack(corrupt(**other)) != expected).any((0, 2)).mean()
     assert rows_that_differ({"batch": batch, "rng": 1}) > 0.95
     assert rows_that_differ({"batch": {**batch, "example": batch["example"] + COUNT}}) > 0.95
     twins = {name: np.repeat(x[:1], COUNT, axis=0) for name, x in batch.items()} | {"example": batch["example"]}
-    assert len(np.unique(corrupt(twins)[0], axis=0)) > 100, "the same text, as other examples"
+    assert len(np.unique(corrupt(twins)[0], axis=0)) > 100, "equal rows with different example indices"
 
 
 @pytest.mark.quick
-def test_evaluation_hides_fifteen_percent_whatever_training_does():
+def test_evaluation_always_hides_15_percent():
     batch = rows()
-    there = np.stack(corrupt(batch, train=False))
+    expected = np.stack(corrupt(batch, train=False))
     wanted = np.maximum(np.round(np.float32(0.15) * (batch["words"] >= 0).sum(1).astype(np.float32)), 1)
-    np.testing.assert_array_equal(there[1].sum(1), wanted)
-    np.testing.assert_array_equal(there, np.stack(corrupt(batch, train=False, mask_rate=0.4, whole_words=True)))
+    np.testing.assert_array_equal(expected[1].sum(1), wanted)
+    np.testing.assert_array_equal(expected, np.stack(corrupt(batch, train=False, mask_rate=0.4, whole_words=True)))
 
 
 @pytest.mark.quick
-def test_whole_words_are_hidden_whole():
-    """Also where the word that was drawn first is longer than all that may be hidden."""
+def test_whole_words_are_hidden_completely():
+    """Also if the first drawn word is longer than the budget."""
     batch = rows(longest_word=5, seed=1)
     ordinary, same = batch["words"] >= 0, batch["words"][:, :, None] == batch["words"][:, None, :]
     length = np.where(ordinary, same.sum(2), 99)
@@ -145,16 +145,16 @@ def test_whole_words_are_hidden_whole():
     after, hidden = corrupt(batch, whole_words=True)
     possible = length.min(1) <= budget
     assert 100 < possible.sum() < COUNT, "rows of both kinds"
-    parted = (same & ordinary[:, :, None] & (hidden[:, :, None] != hidden[:, None, :])).any((1, 2))
-    assert not parted[possible].any()
+    split_words = (same & ordinary[:, :, None] & (hidden[:, :, None] != hidden[:, None, :])).any((1, 2))
+    assert not split_words[possible].any()
     assert (hidden.sum(1) >= 1).all() and (hidden.sum(1) <= budget).all()
     assert not hidden[~ordinary].any()
     np.testing.assert_array_equal(after[~hidden], batch["tokens"][~hidden])
-    assert hidden[possible].sum() > 0.6 * budget[possible].sum(), "only the word that is cut is left out"
+    assert hidden[possible].sum() > 0.6 * budget[possible].sum(), "only the word that the budget cuts is dropped"
 
 
 def params(seed: int = 0) -> dict:
-    """Of model and heads, in which nothing is small, zero or one."""
+    """Return random parameters of the model and the heads, without zeros and ones."""
     init = lambda: objective(next_sentence=True).init(MODEL.build(), jax.random.key(0), small_batch())[0]
     shapes, _ = split(jax.eval_shape(init))
     rng = np.random.default_rng(seed)
@@ -162,12 +162,12 @@ def params(seed: int = 0) -> dict:
 
 
 def small_batch() -> dict[str, jax.Array]:
-    """Rows with one to many masks, the last not valid."""
+    """Return rows with different numbers of masks, the last one not valid."""
     return jax.tree.map(jnp.asarray, rows(6) | {"valid": np.float32([1, 1, 1, 1, 1, 0])})
 
 
 def full_loss(params: dict, batch: dict, corrupted: jax.Array, hidden: np.ndarray) -> tuple[jax.Array, tuple]:
-    """Masked LM with the head at every position, and the next sentence; from the outputs up by its own means."""
+    """Independent implementation: masked LM with the head at every position, and next-sentence prediction."""
     out, _ = MODEL.build().apply(params["model"], {}, {**batch, "tokens": corrupted})
     logits_BTV = MaskedLMHead().apply({"params": params["head"]["masked_lm"]}, out["hidden"], out["embedding"], train=False)
     losses_BT = -jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), batch["tokens"][..., None], axis=-1)[..., 0]
@@ -182,9 +182,9 @@ def full_loss(params: dict, batch: dict, corrupted: jax.Array, hidden: np.ndarra
     return parts[0] / count + parts[1] / valid, dict(zip(("lm", "sentence", "lm_right", "sentence_right"), parts, strict=True))
 
 
-def test_the_head_at_hidden_positions_is_the_whole_head():
-    """Loss and gradients of masked LM with next-sentence prediction, beside the head applied everywhere."""
-    told, batch, model, rng = objective(next_sentence=True, mask_rate=0.3), small_batch(), MODEL.build(), jax.random.key(7)
+def test_head_at_hidden_positions_matches_head_at_all_positions():
+    """Loss and gradients of masked LM with next-sentence prediction."""
+    masked_lm, batch, model, rng = objective(next_sentence=True, mask_rate=0.3), small_batch(), MODEL.build(), jax.random.key(7)
     seen = []
 
     def gathered(params):
@@ -192,7 +192,7 @@ def test_the_head_at_hidden_positions_is_the_whole_head():
             seen.append(batch["tokens"])
             return model.apply(params, state, batch, **options)
 
-        sums, _ = told.loss(apply, params, {}, batch, rng, True)
+        sums, _ = masked_lm.loss(apply, params, {}, batch, rng, True)
         return sum(n / d for n, d in sums.terms.values()), (sums, seen.pop())
 
     (loss, (sums, corrupted)), gradients = jax.jit(jax.value_and_grad(gathered, has_aux=True))(params())
@@ -216,14 +216,14 @@ def test_the_head_at_hidden_positions_is_the_whole_head():
 
 
 def program(seed: int = 0, **changes) -> Program:
-    told, data = objective(next_sentence=True, **changes), Text(layout="pairs", length=LENGTH)
-    experiment = Experiment(model=MODEL, objective=told, data=data, run=Run(seed=seed))
+    masked_lm, data = objective(next_sentence=True, **changes), Text(layout="pairs", length=LENGTH)
+    experiment = Experiment(model=MODEL, objective=masked_lm, data=data, run=Run(seed=seed))
     spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in small_batch().items()}
     return build(experiment, spec, Mesh().build(jax.devices()[:1]))
 
 
-def test_the_step_draws_from_seed_and_step_alone():
-    """The losses of real steps on one batch, of a state whose guard lets no update pass."""
+def test_the_step_draws_from_seed_and_step_only():
+    """Losses of real steps on one batch. The guard of the state blocks all updates."""
     batch, fixed, built = rows(6, fewest=12), params(), program()
 
     def losses(batch: dict, steps: int, seed: int = 0) -> list[float]:
@@ -235,23 +235,23 @@ def test_the_step_draws_from_seed_and_step_alone():
             found.append(float(np.divide(*metrics["sums"].terms["masked_lm"])))
         return found
 
-    there = losses(batch, 3)
-    assert len({*there, *losses(batch, 1, seed=1)}) == 4, "other masks at another step and from another seed"
-    assert losses(batch, 3) == there
+    expected = losses(batch, 3)
+    assert len({*expected, *losses(batch, 1, seed=1)}) == 4, "other masks at another step and from another seed"
+    assert losses(batch, 3) == expected
     backwards = {name: x[::-1] for name, x in batch.items()}
-    np.testing.assert_allclose(losses(backwards, 3), there, rtol=1e-6)
+    np.testing.assert_allclose(losses(backwards, 3), expected, rtol=1e-6)
 
 
-def test_evaluation_is_the_same_at_each_call():
+def test_evaluation_is_deterministic():
     batch, fixed = small_batch(), params()
-    ours, theirs = program(), program(seed=5, mask_rate=0.6, whole_words=True)
-    sums = [jax.device_get(built.evaluate(fixed, {}, batch)) for built in (ours, ours, theirs)]
+    program_a, program_b = program(), program(seed=5, mask_rate=0.6, whole_words=True)
+    sums = [jax.device_get(built.evaluate(fixed, {}, batch)) for built in (program_a, program_a, program_b)]
     assert sums[0] == sums[1] == sums[2]
     assert sums[0].terms["masked_lm"][1] == sum(max(1, round(0.15 * (row >= 0).sum())) for row in np.asarray(batch["words"])[:5])
 
 
 @pytest.mark.quick
-def test_perplexity_is_of_the_masked_tokens():
+def test_perplexity_uses_the_masked_lm_loss_only():
     one = np.float64(1)
     sums = Sums({"masked_lm": (6 * one, 3 * one), "next_sentence": (one, 2 * one)}, {"masked_lm_accuracy": (one, 3 * one)})
     result = objective(next_sentence=True).summarize(sums)

@@ -1,4 +1,4 @@
-"""HTML that a test reads."""
+"""Parse and check HTML."""
 
 import re
 from html.parser import HTMLParser
@@ -8,7 +8,7 @@ LOADING = {"src", "href", "data", "action", "poster", "srcset"}
 
 
 class Page(HTMLParser):
-    """Raises AssertionError where tags do not balance; keeps the text, the tags, and what is in each kind of cell."""
+    """The tags and the texts of a page. Raises AssertionError if tags do not balance."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def checked(html: str) -> Page:
-    """The page, of which is asserted that it loads nothing, runs nothing, and has no id twice."""
+    """Parse a page. Assert that it loads no resources, runs no scripts, and has unique ids."""
     page = Page(html)
     assert not page.all("script") and not page.all("link") and not page.all("iframe")
     for _, attrs in page.tags:

@@ -1,4 +1,4 @@
-"""Curves: a panel per metric, a line per run."""
+"""Curves: one panel per metric, one line per run."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def losses(*values, name="train/loss", every=10) -> list[dict]:
 
 
 def lines(html: str) -> list[list[str]]:
-    """Of each line drawn in the colour of a run, the strokes that it consists of."""
+    """Return the strokes of each line that is drawn in the colour of a run."""
     paths = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--c\d\)', html)
     return [re.findall(r"M[^M]*", path) for path in paths]
 
@@ -35,7 +35,7 @@ def test_curves_share_a_panel_by_metric():
 
 
 @pytest.mark.parametrize("gap", [None, math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_a_gap(gap):
+def test_values_that_are_not_finite_are_gaps(gap):
     html = curves({"run": losses(5, 4, gap, 3, 2, 1)}, ["train/loss"])
     (strokes,) = lines(html)
     assert [stroke.count("L") for stroke in strokes] == [1, 2]
@@ -58,8 +58,8 @@ def test_seeds_share_a_colour_and_a_mean():
     assert "scratch, train (mean of 3 seeds): 7.0 at step 10 to 6.0 at step 30" in html
 
 
-def test_mean_is_of_all_seeds_or_not_at_all():
-    runs = {"a-0": losses(4, 3, 2, 1), "a-1": losses(2, None, 0)}  # the second had a gap at 20 and has not come to 40
+def test_mean_needs_values_of_all_seeds():
+    runs = {"a-0": losses(4, 3, 2, 1), "a-1": losses(2, None, 0)}  # the second has a gap at 20 and no value at 40
     html = curves(runs, ["train/loss"])
     assert "train (mean of 2 seeds): 3.0 at step 10 to 1.0 at step 30" in html
     first, second, mean = lines(html)
@@ -67,18 +67,18 @@ def test_mean_is_of_all_seeds_or_not_at_all():
     assert not any("L" in stroke for stroke in second + mean)
 
 
-def test_names_that_are_no_seeds_stay_apart():
+def test_names_without_seeds_are_separate_lines():
     runs = {name: losses(2, 1) for name in ("mlp-128", "mlp-256", "cnn", "cnn-0", "solo-7")}
     assert checked(curves(runs, ["train/loss"])).within("li") == [f"{name}, train" for name in runs]
 
 
-def test_lines_on_top_of_each_other_are_all_seen():
+def test_overlapping_lines_are_dashed():
     dashed = r"stroke-dasharray: [\d.]+,[\d.]+; stroke-dashoffset: [\d.]+; stroke: var\(--c1\)"
     assert re.search(dashed, curves({"a": losses(2, 1), "b": losses(2, 1)}, ["train/loss"]))
     assert not re.search(dashed, curves({"a": losses(2, 1), "b": losses(2, 3)}, ["train/loss"]))
 
 
-def test_curves_of_nothing():
+def test_no_curves():
     assert checked(curves({}, ["train/loss"])).text == "Not logged: train/loss."
     assert checked(curves({"run": []}, ["train/loss"])).text == "Not logged: train/loss."
 
@@ -90,7 +90,7 @@ def test_png_of_the_curves(tmp_path):
     curves_png(tmp_path / "curves.png", {"run": losses(3, None, 1) + losses(1e-3, name=names[1])}, names)
     image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
     assert image.shape[0] > 400 and image.shape[1] > 1000
-    assert (image[[0, -1]] == 255).all(), "on white"
+    assert (image[[0, -1]] == 255).all(), "white background"
     assert ((image == [0x2A, 0x78, 0xD6]).all(-1)).any(), "a line in the first colour"
     with pytest.raises(ValueError, match="no run logged train/loss"):
         curves_png(tmp_path / "none.png", {}, ["train/loss"])

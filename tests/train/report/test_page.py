@@ -1,4 +1,4 @@
-"""The pieces of a report show what they are given, escaped, and load nothing."""
+"""The pieces of a report show their input, escaped, and load no resources."""
 
 import base64
 import io
@@ -41,7 +41,7 @@ def test_text_is_escaped_everywhere():
     assert page.text.count(bad) >= 11
 
 
-def test_theme_is_of_the_reader():
+def test_page_follows_the_theme_of_the_reader():
     html = report.page("title", "", [("curves", curves({"run": losses(2, 1)}, ["train/loss"]))])
     figure = html[html.index("<main>") :]
     assert not re.search(r"#[0-9a-f]{6}\b", figure), "every colour of a figure is a variable"
@@ -50,7 +50,7 @@ def test_theme_is_of_the_reader():
     assert "@media (prefers-color-scheme:dark)" in html and "http" not in html
 
 
-def test_table_shows_numbers_as_given():
+def test_table_formats_and_aligns_numbers():
     rows = [["a", 0.5, "0.315 ± 0.005", 19000, 18123.4], ["b", 0.98328691, "-", 3, math.nan], ["c", None, "+1.5", 0, 2e-5]]
     page = checked(report.table(["model", "accuracy", "macro F1", "rows", "rate"], rows, emphasised=1))
     assert page.within("td") == ["0.5", "0.315 ± 0.005", "19,000", "18,123", "0.9833", "-", "3", "nan", "-", "+1.5", "0", "2e-05"]
@@ -60,7 +60,7 @@ def test_table_shows_numbers_as_given():
     assert checked(report.table(["a", "b"], [["1", "words"], ["2", "3"]])).all("td") == [{}, {}], "a column of words"
 
 
-def test_confusion_has_the_counts_in_their_places():
+def test_confusion_matrix():
     matrix = [[8, 1, 0], [0, 0, 0], [30, 30, 40]]
     html = report.confusion(matrix, ["first", "second", "third"])
     page = checked(html)

@@ -1,4 +1,4 @@
-"""The report of a run directory shows its log, its result and its settings."""
+"""The report of a run directory: its log, its result and its settings."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def test_page_of_a_run(finished):
     assert page.all("html")[0]["lang"] == "en" and any(attrs.get("name") == "viewport" for attrs in page.all("meta"))
 
 
-def test_run_without_metrics_says_so(run):
+def test_page_of_a_run_without_metrics(run):
     page = checked(report(run, OBJECTIVE, CODEC, []))
     assert "No metrics: metrics.jsonl is empty." in page.text
     assert "step 0 of 30 · not finished" in page.text

@@ -1,4 +1,4 @@
-"""The best checkpoint is chosen by any metric that training reports, in either direction."""
+"""The metric that chooses the best checkpoint."""
 
 import json
 from dataclasses import replace
@@ -14,8 +14,8 @@ from train.recipes.digits import digits_mlp
 from train.runs.best import Best
 
 
-def uneven(folder: Path, **changes) -> Experiment:
-    """A run whose metrics go up and down."""
+def oscillating(folder: Path, **changes) -> Experiment:
+    """A run with a high learning rate, so that its metrics go up and down."""
     experiment = digits_mlp()
     experiment = replace(experiment, optimizer=replace(experiment.optimizer, learning_rate=0.05, schedule="constant"))
     return with_run(experiment, dir=str(folder), steps=40, checkpoint_every=10, evaluate_every=10, keep=1, **changes)
@@ -25,9 +25,9 @@ def uneven(folder: Path, **changes) -> Experiment:
     ("best", "mode", "choose"),
     [("test/macro_f1", "max", max), ("min:test/accuracy", "min", min), ("test/classification", "min", min)],
 )
-def test_the_best_checkpoint_is_that_of_the_chosen_metric(tmp_path, capsys, best, mode, choose):
+def test_run_best_chooses_the_best_checkpoint(tmp_path, capsys, best, mode, choose):
     folder, metric = tmp_path / "run", best.rpartition(":")[2]
-    loop.train(uneven(folder, best=best))
+    loop.train(oscillating(folder, best=best))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     values = {row["step"]: row[metric] for row in rows if metric in row}
     wanted = choose(values, key=lambda step: (values[step], -step if choose is max else step))
@@ -42,11 +42,11 @@ def test_the_best_checkpoint_is_that_of_the_chosen_metric(tmp_path, capsys, best
     assert json.loads(capsys.readouterr().out)[metric.partition("/")[2]] == pytest.approx(values[wanted], rel=1e-6)
 
 
-def test_a_metric_chosen_later_starts_anew(tmp_path):
+def test_changing_run_best_resets_the_best_checkpoint(tmp_path):
     folder = tmp_path / "run"
-    loop.train(uneven(folder))
+    loop.train(oscillating(folder))
     assert json.loads((folder / "best.json").read_text())["metric"] == "min:test/loss"
-    loop.train(with_run(uneven(folder, best="test/accuracy"), steps=50))
+    loop.train(with_run(oscillating(folder, best="test/accuracy"), steps=50))
     noted = json.loads((folder / "best.json").read_text())
     assert noted["metric"] == "max:test/accuracy" and noted["step"] == 50
 
@@ -59,18 +59,18 @@ def test_a_metric_chosen_later_starts_anew(tmp_path):
         ("test/confusion", r"run.best test/confusion: there is no metric confusion"),
     ],
 )
-def test_a_metric_that_training_does_not_report_is_an_error(tmp_path, best, message):
+def test_an_unknown_metric_is_an_error(tmp_path, best, message):
     with pytest.raises(UserError, match=message):
-        loop.train(uneven(tmp_path / "run", best=best))
+        loop.train(oscillating(tmp_path / "run", best=best))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("best", ["accuracy", "lowest:test/loss", "test/", ""])
-def test_a_metric_of_another_form_is_an_error(best):
+def test_a_malformed_metric_is_an_error(best):
     with pytest.raises(ValueError, match=r"best must be SPLIT/METRIC, min:SPLIT/METRIC or max:SPLIT/METRIC"):
-        uneven(Path("run"), best=best)
+        oscillating(Path("run"), best=best)
 
 
-def test_nan_never_is_the_best():
+def test_nan_is_never_the_best():
     assert not Best("test/loss", "min").improves(float("nan"), None)
     assert not Best("test/loss", "max").improves(float("nan"), 0.5)

@@ -1,4 +1,4 @@
-"""A run is extended by more steps, and any of its checkpoints is evaluated."""
+"""Extending a run by more steps, and evaluating any of its checkpoints."""
 
 import json
 import shutil
@@ -32,16 +32,16 @@ def test_an_extended_run_with_a_constant_schedule_equals_a_longer_run(tmp_path, 
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_an_extension_that_changes_the_schedule_says_so(tmp_path, capsys, schedule):
+def test_an_extension_that_changes_the_schedule_is_reported(tmp_path, capsys, schedule):
     experiment = short(tmp_path / "run")
     optimizer = replace(experiment.optimizer, schedule=schedule, warmup_steps=5, learning_rate=1e-3)
     experiment = replace(experiment, optimizer=optimizer)
     loop.train(with_run(experiment, steps=25))
     loop.train(with_run(experiment, steps=45))
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     last, first = (float(optimizer.rate(steps)(step)) for steps, step in ((25, 24), (45, 25)))
     changed = f"which changes the schedule: the learning rate was {last:.3g} at step 25 and is {first:.3g} at step 26."
-    assert f"run: extended from 25 to 45 steps, {changed}" in said and last < first
+    assert f"run: extended from 25 to 45 steps, {changed}" in stderr and last < first
     assert json.loads((tmp_path / "run" / "experiment.json").read_text())["run"]["steps"] == 45
     assert max(losses(tmp_path / "run")) == 45
 

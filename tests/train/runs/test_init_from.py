@@ -1,4 +1,4 @@
-"""A run that begins with the parameters of another."""
+"""Initializing a run with the parameters of another (`--init-from`)."""
 
 import chex
 
@@ -14,7 +14,7 @@ from train.verbs.run import named
 pytestmark = pytest.mark.slow
 
 
-def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
+def test_init_from_converts_between_scanned_and_unscanned_layers(tmp_path, capsys):
     notes = tmp_path / "notes.txt"
     notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
     small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
@@ -30,13 +30,13 @@ def test_init_from_takes_layers_scanned_or_not(tmp_path, capsys):
     chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)
 
 
-def test_init_from_moves_no_array_by_way_of_its_whole(uncached, tmp_path, capfd):
-    """Each is read as it is to lie: from parts along one axis to other axes the partitioner finds no way, and says so."""
+def test_init_from_never_replicates_an_array(uncached, tmp_path, capfd):
+    """Arrays are read with their final sharding. Otherwise XLA's partitioner warns of an involuntary full rematerialization."""
     notes = tmp_path / "notes.txt"
     notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))
     small = ["--run.steps=1", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300", "--model.layers=1"]
     command = ["run", "bert-tiny", f"--data.source=files:{notes}", *small, "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2"]
     assert main([*command, f"--run.dir={tmp_path / 'one'}"]) == 0
     assert main([*command, f"--init-from={tmp_path / 'one'}", f"--run.dir={tmp_path / 'two'}"]) == 0
-    said = capfd.readouterr().err
-    assert "0 new, 0 unused" in said and "Involuntary" not in said
+    stderr = capfd.readouterr().err
+    assert "0 new, 0 unused" in stderr and "Involuntary" not in stderr

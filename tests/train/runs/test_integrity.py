@@ -1,4 +1,4 @@
-"""What is damaged is told from what is not to blame, and named; nothing is put aside that may be whole."""
+"""Damaged checkpoints are reported and moved away; checkpoints that cannot be read for other reasons stay."""
 
 import gc
 import json
@@ -36,26 +36,26 @@ def flip(file: Path) -> None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The largest first."""
+    """Return the files below a folder, the largest first."""
     return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: (-file.stat().st_size, file))
 
 
-DAMAGE = {  # of the folder of a checkpoint
+DAMAGE = {  # functions that damage a checkpoint folder
     "truncated": lambda step: os.truncate((file := files_of(step / "model")[0]), file.stat().st_size // 2),
     "one bit": lambda step: flip(files_of(step / "model")[0]),
     "array removed": lambda step: files_of(step / "model")[0].unlink(),
     "moments emptied": lambda step: os.truncate(files_of(step / "optimizer")[0], 0),
     "optimizer removed": lambda step: shutil.rmtree(step / "optimizer"),
-    "sums removed": lambda step: shutil.rmtree(step / "meta"),
-    "no sums": lambda step: (step / "meta" / "metadata").write_text("[]"),
-    "sums of a form of their own": lambda step: (step / "meta" / "metadata").write_text('{"format": "x"}'),
-    "sums cut off": lambda step: os.truncate(step / "meta" / "metadata", 20),
+    "meta removed": lambda step: shutil.rmtree(step / "meta"),
+    "meta without checksums": lambda step: (step / "meta" / "metadata").write_text("[]"),
+    "invalid format": lambda step: (step / "meta" / "metadata").write_text('{"format": "x"}'),
+    "meta truncated": lambda step: os.truncate(step / "meta" / "metadata", 20),
     "half removed": lambda step: [file.unlink() for file in files_of(step)[::2]],
     "all removed": lambda step: [file.unlink() for file in files_of(step)],
 }
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, capsys):
+def test_a_checkpoint_of_a_newer_version_is_rejected_and_kept(folder, tmp_path, capsys):
     meta = folder / "checkpoints" / "40" / "meta" / "metadata"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": FORMAT + 1}))
     with pytest.raises(UserError, match=rf"40 has format {FORMAT + 1}, from a newer version; this version reads {FORMAT}$"):
@@ -69,15 +69,15 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(folder, tmp_path, c
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["20", "40"]
 
 
-def test_whatever_an_optimizer_keeps_is_verified():
-    """Without the experiment too, where named tuples come back as dicts."""
+def test_checksum_is_equal_for_named_tuples_and_dicts():
+    """Without the experiment, named tuples of an optimizer state are restored as dicts."""
     state = optax.MultiSteps(optax.adafactor(1e-3), 2).init({"kernel": jnp.ones((256, 256)), "bias": jnp.ones(3)})
     as_dicts = serialization.to_state_dict(state)
     assert len(jax.tree.leaves(state)) > 5 and int(checksum(state)) == int(checksum(as_dicts))
 
 
 @pytest.mark.parametrize("text", ["", '{"st', "[]", "{}", '{"step": 40, "metric": "min:test/loss", "value": null}', "folder"])
-def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, capsys, text):
+def test_a_damaged_best_json_is_reported_before_training(folder, capsys, text):
     experiment, best = with_run(short(folder), steps=40), folder / "best.json"
     shutil.rmtree(folder / "checkpoints" / "40")
     best.unlink()
@@ -95,19 +95,19 @@ def test_a_damaged_note_of_the_best_is_named_before_anything_is_trained(folder, 
 
 @pytest.fixture
 def collected():
-    """When a read fails Orbax leaves coroutines behind; they complain when they are collected, which is to happen here."""
+    """Collect the coroutines that Orbax leaves after a failed read. They warn when they are collected."""
     yield
     gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-def test_what_is_not_to_blame_is_not_put_aside(folder):
+def test_checkpoints_that_are_not_damaged_are_not_moved(folder):
     experiment = short(folder)
     other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
     with Checkpoints(folder, 3, print, BEST) as checkpoints:
         program = assemble(experiment).program
-        os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest, so from there on none can be opened
+        os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest free descriptor; the limit below prevents opening files
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
         try:
@@ -123,7 +123,7 @@ def test_what_is_not_to_blame_is_not_put_aside(folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, folder, capsys, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(unharmed, folder, capsys, damage):
     DAMAGE[damage](folder / "checkpoints" / "40")
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
@@ -131,13 +131,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(unharmed, fold
     assert of_20.endswith(f"replica 1 x data {jax.device_count()} x fsdp 1 x tensor 1    valid") and "damaged: " in of_40
     assert found.err == f"error: {folder}: damaged checkpoints: 40\n"
     loop.train(short(folder))
-    said = capsys.readouterr().err
-    assert f"{folder / 'checkpoints' / '40'} is damaged" in said and "resumes at step 20" in said
+    stderr = capsys.readouterr().err
+    assert f"{folder / 'checkpoints' / '40'} is damaged" in stderr and "resumes at step 20" in stderr
     assert (folder / "damaged" / "40").is_dir()
     assert_same_model(unharmed, folder)
 
 
-def test_too_little_memory_is_no_damage(folder, monkeypatch):
+def test_out_of_memory_is_not_damage(folder, monkeypatch):
     def short_of_memory(*_, **__):
         raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
 
@@ -150,14 +150,14 @@ def test_too_little_memory_is_no_damage(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["[]", '{"item_handlers": 3}'])
-def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
+def test_a_checkpoint_that_orbax_cannot_list_is_reported(folder, tmp_path, text):
     (folder / "checkpoints" / "40" / "_CHECKPOINT_METADATA").write_text(text)
-    named = pytest.raises(
+    is_damaged = pytest.raises(
         UserError, match=r"checkpoints/40 is damaged \(its _CHECKPOINT_METADATA\); move it away to use the others"
     )
-    with named:
+    with is_damaged:
         loop.train(short(folder))
-    with named:
+    with is_damaged:
         model_of(folder)
     shutil.move(folder / "checkpoints" / "40", tmp_path)
     loop.train(short(folder))
@@ -165,16 +165,16 @@ def test_a_checkpoint_that_orbax_cannot_list_is_named(folder, tmp_path, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "array removed"])
-def test_what_the_threads_of_a_reader_say_of_damage_is_not_heard(front_door, folder, damage):
-    """In a process of its own, to its end."""
+def test_reader_threads_print_no_tracebacks(front_door, folder, damage):
+    """In a separate process, since threads may print at exit."""
     DAMAGE[damage](folder / "checkpoints" / "40")
-    (said,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
-    assert said == f"error: {folder}: damaged checkpoints: 40\n"
+    (stderr,) = finish([front_door("checkpoints", folder, cwd=folder)], 2)
+    assert stderr == f"error: {folder}: damaged checkpoints: 40\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start_however_often(folder):
+def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start(folder):
     for file in (folder / "checkpoints").rglob("*"):
         if file.is_file():
             os.truncate(file, 0)

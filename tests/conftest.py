@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from data import cache
@@ -21,6 +22,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache.directory() / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a loaded machine is slow
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -28,7 +28,6 @@ COMMANDS = [
 TEXT = "\n".join(f"note {i} speaks of the matter number {i * i} and of the heart of the other matters" for i in range(400))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_commands_and_options_exist(command):
     verb, *rest = command or ["quickstart"]
@@ -44,7 +43,6 @@ def test_commands_and_options_exist(command):
         assert options <= cli.options_of(experiment) | {"--dry-run", "--json", "--data.source"}
 
 
-@pytest.mark.quick
 def test_files_exist():
     named = re.findall(r"`((?:train|fmodels|data|tests)/[\w./]*|constraints\.txt)`|\]\(([\w/.]+)\)", README)
     assert named

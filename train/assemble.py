@@ -43,7 +43,7 @@ def assemble(experiment: Experiment) -> Job:
     experiment = resolve(experiment, dataset.facts)
     spec = batch_spec(experiment.data)
     job = Job(experiment, dataset, build(experiment, spec, mesh), spec)
-    cluster.check_alike(fields(experiment) | {f"data {name}": value for name, value in dataset.fingerprint.items()})
+    cluster.check_equal(fields(experiment) | {f"data {name}": value for name, value in dataset.fingerprint.items()})
     return job
 
 
@@ -53,7 +53,7 @@ def inherited(experiment: Experiment) -> Any:
     Raises UserError if they contradict each other.
     """
     own = Path(experiment.run.dir)
-    cluster.revisit(own)
+    cluster.refresh_folder(own)
     resumes = (own / "experiment.json").exists()
     folder = own if resumes else rundir.find(experiment.init_from) if experiment.init_from else None
     if folder is None:

@@ -1,4 +1,4 @@
-"""The command line of an experiment: every field an option, by tyro; every mistake one line."""
+"""Command-line options of an experiment: tyro makes an option of every field; every error is one line."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Launch(Experiment):
-    """What the options of a command say: an experiment, and the processes that run it, which are no part of what it is."""
+    """An experiment and the processes that run it. The processes are not part of the saved experiment."""
 
     cluster: Cluster = Cluster()
 
 
 def override(experiment: Experiment, arguments: list[str], prog: str, description: str = "") -> tuple[Experiment, Cluster]:
-    """The experiment with its fields changed as the options say, and the cluster. Raises UserError for an unknown option or an
-    ill value.
+    """Return the experiment with the options applied, and the cluster. Raises UserError for an unknown option or invalid value.
 
-    A part that is a dataclass can be replaced by a string, where it takes one: `--data.source files:notes.txt`."""
+    `--data.source files:notes.txt` also replaces a source that is a dataclass."""
     data, arguments = experiment.data, list(arguments)
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -40,7 +39,7 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
 
 
 def options_of(experiment: Experiment) -> set[str]:
-    """Every option of a command that runs it."""
+    """Return all options of the command that runs `experiment`."""
     return known_options(Launch, default=Launch(**_fields(experiment)))
 
 
@@ -48,18 +47,18 @@ def _fields(experiment: Experiment) -> dict[str, Any]:
     return {f.name: getattr(experiment, f.name) for f in dataclasses.fields(Experiment)}
 
 
-def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, description: str = "", **options: Any) -> T:
-    """tyro's reading of the arguments. Raises UserError where they are wrong; `--help` prints and exits."""
+def parse(target: type[T] | Callable[..., T], arguments: list[str], prog: str, description: str = "", **options: Any) -> T:
+    """Parse the arguments with tyro. Raises UserError if they are invalid; `--help` prints and exits."""
     if {"-h", "--help"} & set(arguments):
-        tyro.cli(what, args=["--help"], prog=prog, description=description or None, **options)
+        tyro.cli(target, args=["--help"], prog=prog, description=description or None, **options)
     caught = io.StringIO()
     try:
         with _plain(), contextlib.redirect_stderr(caught):
-            return tyro.cli(what, args=arguments, prog=prog, description=description or None, **options)
+            return tyro.cli(target, args=arguments, prog=prog, description=description or None, **options)
     except SystemExit as end:
         if not end.code:
             raise
-    known = known_options(what, **options)
+    known = known_options(target, **options)
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
@@ -67,17 +66,17 @@ def parse(what: type[T] | Callable[..., T], arguments: list[str], prog: str, des
     raise UserError(_one_line(caught.getvalue(), known))
 
 
-def known_options(what: Any, **options: Any) -> set[str]:
-    """Every option that tyro reads for `what`."""
+def known_options(target: Any, **options: Any) -> set[str]:
+    """Return all options that tyro accepts for `target`."""
     help_text = io.StringIO()
     with _plain(), contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
-        tyro.cli(what, args=["--help"], **options)
+        tyro.cli(target, args=["--help"], **options)
     return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", help_text.getvalue())) | {"--help"}
 
 
 @contextlib.contextmanager
 def _plain():
-    """tyro wraps its words to the terminal, and colours them; an error is to be one plain line."""
+    """Disable tyro's line wrapping and colours, so that an error is one plain line."""
     plain = {"COLUMNS": "1000", "TERM": "dumb"}
     before = {name: os.environ.get(name) for name in plain}
     os.environ.update(plain)
@@ -91,15 +90,15 @@ def _plain():
 
 
 def _one_line(box: str, known: set[str]) -> str:
-    """The message of tyro's box, without its frame and its hints; `run: steps must be …` as `run.steps must be …`."""
-    _, *lines = (line.strip(" │") for line in box.splitlines() if line.strip())  # the first is a title
+    """Return the message in tyro's box, without frame and hints; `run: steps must be …` becomes `run.steps must be …`."""
+    _, *lines = (line.strip(" │") for line in box.splitlines() if line.strip())  # the first line is a title
     message = next((line for line in lines if set(line) - set("─-")), box.strip())
-    if message.startswith("Missing from"):  # its title is the program, and what is missing stands below it
-        name, what, *_ = lines[lines.index(message) + 1 :]
-        return f"{name} is missing: {what.removesuffix(' (required)')}"
+    if message.startswith("Missing from"):  # the missing argument and its help follow this title
+        name, text, *_ = lines[lines.index(message) + 1 :]
+        return f"{name} is missing: {text.removesuffix(' (required)')}"
     message = re.sub(r"^Error parsing (--)?([\w.-]+): ", r"\1\2: ", message)
-    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", message)
-    message = message.replace("could not convert string to float:", "no number:")
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not an integer", message)
+    message = message.replace("could not convert string to float:", "not a number:")
     part, _, rest = message.partition(": ")
     field = rest.partition(" ")[0]
     return f"{part}.{rest}" if f"--{part}.{field}".replace("_", "-") in known else message

@@ -1,4 +1,4 @@
-"""What a run is computed on: versions, devices, and the revision of the code."""
+"""The environment of a run: library versions, devices, and git revision."""
 
 import contextlib
 import importlib.metadata
@@ -14,7 +14,7 @@ LIBRARIES = tuple(
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the libraries that are installed."""
+    """Return the versions of Python and of the installed libraries, by name."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -23,6 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """Return the contents of `environment.json`; `fingerprint` is that of the data."""
     import jax
 
     def git(*arguments: str) -> str | None:
@@ -32,7 +33,7 @@ def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
 
     try:
         revision, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
-    except FileNotFoundError:  # no git on this machine
+    except FileNotFoundError:  # git is not installed
         revision, dirty = None, False
     return {
         "versions": versions(),

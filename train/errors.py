@@ -1,15 +1,17 @@
-"""Errors that a user can cause, and the nearest right name."""
+"""User errors, and suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """One line: what was wrong, where, and what would be right. The front door prints it and exits with status 2."""
+    """An error that a user can cause: one line with what is wrong, where, and what to do. The command line prints it and exits
+    with status 2."""
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """`; did you mean X?` for the known name closest to `name`; where none is close `otherwise`, by default the whole list."""
+    """Return `; did you mean X?` for the known name closest to `name`. If none is close, return `otherwise`, by default the list
+    of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

@@ -91,5 +91,5 @@ def score(job: Job, predictions: list[Any], split: str) -> dict[str, float]:
     if references is None:
         raise UserError(f"{type(job.experiment.objective).__name__} needs references, and the data has none for {split}")
     # The last batch is padded, so there are more predictions than rows.
-    found = cluster.by_first(lambda: job.experiment.objective.score(predictions[:count], references))
-    return cluster.gathered(found)[0]
+    found = cluster.on_first(lambda: job.experiment.objective.score(predictions[:count], references))
+    return cluster.gather(found)[0]

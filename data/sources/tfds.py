@@ -1,6 +1,6 @@
 """Prepared TensorFlow Datasets: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME/CONFIG:VERSION`.
 
-`python -m train data prepare tfds:NAME` writes them as ArrayRecord files to $TFDS_DATA_DIR (default: ~/tensorflow_datasets).
+`fmodels data prepare tfds:NAME` writes them as ArrayRecord files to $TFDS_DATA_DIR (default: ~/tensorflow_datasets).
 Reading them does not need TensorFlow. The default version is the newest prepared one; a version may have wildcards, `3.*.*`.
 
 Rows have the features of the dataset: labels as names, text as str, images as encoded PNG or JPEG, and arrays as NumPy arrays. A
@@ -71,7 +71,7 @@ class Tfds:
         except Exception as error:  # json, protobuf and TFDS raise many types of error for a damaged metadata file
             raise DataError(
                 f"{folder}: cannot read a dataset of ArrayRecord files: {_first_line(error)}; "
-                f"remove the folder and run python -m train data prepare tfds:{self.name}"
+                f"remove the folder and run fmodels data prepare tfds:{self.name}"
             ) from None
 
     def folder(self) -> Path:
@@ -136,7 +136,7 @@ def _explain_missing(name: str, config: str, available: Iterable[str]) -> str:
     builder = builders.find(name)
     configs = {config.name for config in builder.BUILDER_CONFIGS} if builder else set()
     if builder and (config in configs or not config):
-        problem = f"not prepared in {data_dir()}; run python -m train data prepare tfds:{wanted}"
+        problem = f"not prepared in {data_dir()}; run fmodels data prepare tfds:{wanted}"
     elif builder or available:
         problem = f"{name} has no config {config!r}{near(config, [*configs, *available])}" if config else f"{name} needs a config"
     else:

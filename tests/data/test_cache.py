@@ -78,14 +78,12 @@ def full(folder):
     raise OSError(28, "No space left on device", str(folder / "rows"))
 
 
-@pytest.mark.quick
 def test_full_disk_is_reported_and_leaves_no_files():
     with pytest.raises(DataError, match=r"cannot write the cache: .*rows: No space left on device; set \$FMODELS_CACHE"):
         cache.kept("x", full)
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
 
 
-@pytest.mark.quick
 def test_failed_row_writes_are_reported_and_leave_no_files():
     """A file size limit simulates a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -98,14 +96,12 @@ def test_failed_row_writes_are_reported_and_leave_no_files():
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
 
 
-@pytest.mark.quick
 def test_unwritable_cache_is_reported(monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", "/proc/nothing")
     with pytest.raises(DataError, match="cannot write the cache: /proc/nothing"):
         cache.kept("x", write)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
     if not in_memory:
@@ -119,7 +115,6 @@ def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
     assert stored.column("label").tolist() == [i % 3 for i in range(50)]
 
 
-@pytest.mark.quick
 def test_damaged_store_is_reported_with_the_fix():
     folder = cache.kept("x", lambda folder: write(folder, 5000))
     path = folder / "rows.array_record"

@@ -34,7 +34,6 @@ def whole(examples, count: int, seed: int = 0) -> list[list[int]]:
     return [batches[n]["example"].tolist() for n in range(count)]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one source", "mixture"])
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_hosts_together_read_the_batch_of_a_single_host(examples, hosts):
@@ -44,7 +43,6 @@ def test_hosts_together_read_the_batch_of_a_single_host(examples, hosts):
         assert together == Batches(examples, BATCH, 3)[n]["example"].tolist()
 
 
-@pytest.mark.quick
 def test_resume_on_two_hosts_after_four():
     before = [[Batches(MIXED, BATCH, 0, own)[n]["example"].tolist() for own in np.split(np.arange(BATCH), 4)] for n in range(5)]
     loaders = [Loader(Batches(MIXED, BATCH, 0, own), position=5) for own in np.split(np.arange(BATCH), 2)]
@@ -53,7 +51,6 @@ def test_resume_on_two_hosts_after_four():
     assert flat == whole(MIXED, 10)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("start", [0, 7])
 def test_batches_do_not_depend_on_threads_or_start_position(threads, start):
@@ -91,7 +88,6 @@ def test_data_errors_are_the_same_from_threads_and_workers(workers):
         next(loader)
 
 
-@pytest.mark.quick
 def test_an_epoch_has_every_row_once_with_aligned_columns():
     batches = Batches(EXAMPLES, 11, 0)
     read = [batches[n] for n in range(10)]
@@ -101,13 +97,11 @@ def test_an_epoch_has_every_row_once_with_aligned_columns():
         assert batch["valid"].tolist() == [1] * 11
 
 
-@pytest.mark.quick
 def test_order_depends_on_seed_and_epoch():
     assert whole(EXAMPLES, 5, 0) != whole(EXAMPLES, 5, 1)
     assert whole(EXAMPLES, 14)[:13] != [batch for batch in whole(EXAMPLES, 28)[14:]][:13]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_evaluation_has_every_row_once_and_marks_padding_rows(hosts):
     shares = [list(evaluation_batches(EXAMPLES, BATCH, own)) for own in np.split(np.arange(BATCH), hosts)]
@@ -116,7 +110,6 @@ def test_evaluation_has_every_row_once_and_marks_padding_rows(hosts):
     assert valid == list(range(110))
 
 
-@pytest.mark.quick
 def test_batch_larger_than_the_data_repeats_rows():
     (batch,) = [Batches(Columns({"x": np.arange(3)}), 8, 0)[0]]
     assert np.bincount(batch["x"]).min() >= 2

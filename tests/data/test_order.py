@@ -1,13 +1,11 @@
 """The order of examples: one permutation per epoch, independent of the readers; mixtures keep their proportions."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data import order
 
-pytestmark = pytest.mark.quick
 sizes = st.integers(1, 3000)
 seeds = st.integers(0, 2**32 - 1)
 

@@ -49,7 +49,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("case", "scan"),
     [
-        pytest.param("pretraining_padded", False, marks=pytest.mark.quick),
+        ("pretraining_padded", False),
         pytest.param("pretraining_padded", True),
         pytest.param("pretraining_full", False),
         pytest.param("classification_padded", False),
@@ -78,7 +78,6 @@ def test_outputs_match_transformers(case, scan):
     np.testing.assert_allclose(loss, arrays["outputs"]["loss"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("case", CASES)
 def test_converted_tree_matches_initialised_tree(case):
     arrays = golden(case)
@@ -89,7 +88,6 @@ def test_converted_tree_matches_initialised_tree(case):
     assert shapes(from_hf(arrays["weights"])["model"]) == jax.tree.map(lambda leaf: leaf.shape, unboxed)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("case", CASES)
 def test_round_trip(case):
     hf = golden(case)["weights"]
@@ -100,7 +98,6 @@ def test_round_trip(case):
         assert tensor.flags.c_contiguous  # required by safetensors
 
 
-@pytest.mark.quick
 def test_each_tensor_has_one_rule():
     ours = "model/encoder/layer_10/mlp/down/kernel"
     assert [rule.names[0] for rule in RULES if rule.match(ours, 1)] == ["bert.encoder.layer.#.output.dense.weight"]
@@ -108,7 +105,6 @@ def test_each_tensor_has_one_rule():
         assert sum(rule.match(name, 0) is not None for rule in RULES) == (name not in TIED)
 
 
-@pytest.mark.quick
 def test_old_names_and_bare_models():
     hf = golden("pretraining_padded")["weights"]
     want = from_hf(hf)
@@ -131,7 +127,6 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
 DOWN = "bert.encoder.layer.2.output.dense.weight"
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -157,7 +152,6 @@ def test_invalid_checkpoints_are_errors(change, message):
         from_hf({name: tensor for name, tensor in hf.items() if tensor is not None})
 
 
-@pytest.mark.quick
 def test_parameters_without_an_hf_counterpart_are_errors():
     ours = from_hf(golden("pretraining_padded")["weights"])
     scanned = {"model": {**ours["model"], "encoder": stack_layers(ours["model"]["encoder"])}}

@@ -1,4 +1,4 @@
-"""What the tests of processes share."""
+"""Helpers for tests that start processes."""
 
 import json
 import socket
@@ -23,16 +23,16 @@ def free_port() -> int:
 
 
 def finish(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
-    """What each said on stderr."""
-    said = [process.communicate(timeout=180)[1] for process in processes]
-    assert [process.returncode for process in processes] == [status] * len(processes), said
-    return said
+    """Wait for all processes to exit with `status`, and return the stderr of each."""
+    errors = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), errors
+    return errors
 
 
 def losses(folder: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
-    assert len(dict(found)) == len(found), "a step is logged twice"
+    assert len(dict(found)) == len(found), "a step was logged twice"
     return dict(found)
 
 
@@ -44,7 +44,7 @@ def wait_for(folder: Path, step: int, processes: list[subprocess.Popen]) -> None
         time.sleep(0.01)
     for process in processes:
         process.kill()
-    pytest.fail(f"step {step} did not come: {[process.communicate()[1] for process in processes]}")
+    pytest.fail(f"step {step} was not logged: {[process.communicate()[1] for process in processes]}")
 
 
 def model_of(folder: Path) -> tuple[dict, dict]:
@@ -61,7 +61,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     chex.assert_trees_all_close(model_of(a), model_of(b), rtol=0, atol=tolerance)
 
 
-SHAPES = {  # processes, devices of each, mesh
+SHAPES = {  # processes, devices per process, mesh
     "1": (1, 1, ["--mesh.data=1"]),
     "2 data": (2, 1, ["--mesh.data=2"]),
     "2 tensor": (2, 1, ["--mesh.data=1", "--mesh.tensor=2"]),  # both processes read all rows

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.quick
-
 TRAIN = Path(__file__).parents[2] / "train"
 FILES = [TRAIN / f"{name}.py" for name in ("experiment", "step", "loop", "optim", "sharding", "parts", "cli")]
 FOLDER_FILES = [path for folder in ("runs", "cluster", "verbs") for path in sorted((TRAIN / folder).glob("*.py"))]

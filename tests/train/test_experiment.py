@@ -24,8 +24,6 @@ from train.optim import Optimizer, Rule
 from train.sharding import RULES, Mesh
 from train.step import Guard
 
-pytestmark = pytest.mark.quick
-
 
 def bert() -> Experiment:
     """An experiment with non-default values in fields of every type."""

@@ -1,4 +1,4 @@
-"""Imports go down, never up or sideways in a circle: the rules of the house, read from the sources."""
+"""Import rules of the packages, checked on the sources: only lower layers, and no cycles."""
 
 import ast
 import subprocess
@@ -8,8 +8,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fmodels", "train", "data")
@@ -35,21 +33,21 @@ def module_of(path: Path, root: Path) -> str:
 
 
 def read(root: Path) -> dict[str, tuple[ast.Module, bool]]:
-    """Every module of the three packages, as a tree, and whether it is a package."""
+    """Return {module: (syntax tree, whether it is a package)} for all modules of the three packages."""
     paths = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
     return {module_of(path, root): (ast.parse(path.read_bytes()), path.name == "__init__.py") for path in paths}
 
 
 def imports(modules: dict[str, tuple[ast.Module, bool]], name: str, *, deferred: bool = True) -> Iterator[str]:
-    """What a module imports, by full names; without `deferred`, only what happens as it is imported itself."""
+    """Yield the full names that a module imports; without `deferred`, only those imported when the module loads."""
     tree, is_package = modules[name]
-    for node in ast.walk(tree) if deferred else at_once(tree):
+    for node in ast.walk(tree) if deferred else on_load(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = name.split(".")[: len(name.split(".")) + is_package - node.level] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:  # of a package, a name may be a module
+            for alias in node.names:  # a name imported from a package may be a module
                 yield f"{source}.{alias.name}" if f"{source}.{alias.name}" in modules else source
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             if node.args and isinstance(node.args[0], ast.Constant):
@@ -58,19 +56,19 @@ def imports(modules: dict[str, tuple[ast.Module, bool]], name: str, *, deferred:
                 yield node.args[0].values[0].value.rstrip(".")
 
 
-def at_once(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those within functions and under TYPE_CHECKING."""
+def on_load(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes except those in functions and under TYPE_CHECKING."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         yield node
-        yield from at_once(node)
+        yield from on_load(node)
 
 
-def breaches(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
-    """Every import that the design forbids, as `module imports name`."""
+def violations(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
+    """Return every forbidden import, as `module imports name`."""
     found = []
     for name in modules:
         forbidden = {
@@ -79,7 +77,7 @@ def breaches(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
             "train": ("flax",),
         }[name.split(".")[0]]
         if name.startswith("train.") and name != "train.__main__" and not name.startswith("train.verbs"):
-            forbidden += ("train.verbs", "train.__main__")  # the front door opens verbs, and verbs machinery
+            forbidden += ("train.verbs", "train.__main__")  # only __main__ imports verbs
         found += [
             f"{name} imports {used}" for used in imports(modules, name) for top in forbidden if f"{used}.".startswith(f"{top}.")
         ]
@@ -87,7 +85,7 @@ def breaches(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
 
 
 def cycle(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
-    """A circle of imports as modules load, or nothing. What a package's own __init__ imports of it is a part, not a circle."""
+    """Return a cycle of imports at load time, or an empty list. A package whose __init__ imports itself is not a cycle."""
     graph = {
         name: {used for used in imports(modules, name, deferred=False) if used in modules and used != name} for name in modules
     }
@@ -98,23 +96,21 @@ def cycle(modules: dict[str, tuple[ast.Module, bool]]) -> list[str]:
     return []
 
 
-def test_imports_go_down():
+def test_imports_follow_the_rules():
     modules = read(ROOT)
     assert len(modules) > 30 and {"train.step", "data.text.tokenizer", "fmodels.bert", "train.verbs.run"} <= modules.keys()
-    assert breaches(modules) == []
+    assert violations(modules) == []
 
 
-def test_no_imports_in_a_circle():
+def test_imports_have_no_cycle():
     modules = read(ROOT)
     graph = {name: set(imports(modules, name, deferred=False)) for name in modules}
-    assert "train.assemble" in graph["train.loop"] and "fmodels.nn.layers" in graph["fmodels.bert"], (
-        "the reader sees what is there"
-    )
+    assert "train.assemble" in graph["train.loop"] and "fmodels.nn.layers" in graph["fmodels.bert"], "known imports are found"
     assert cycle(modules) == []
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "breach"),
+    ("module", "line", "violation"),
     [
         ("fmodels.toy", "from data.text.tokenizer import Tokenizer", "fmodels.toy imports data.text.tokenizer"),
         ("fmodels.toy", "def f():\n    import train.step as s", "fmodels.toy imports train.step"),
@@ -130,12 +126,12 @@ def test_no_imports_in_a_circle():
         ("fmodels.toy", "from flax import linen\nimport datasets, training", None),
     ],
 )
-def test_a_breach_would_be_seen(module, line, breach):
+def test_import_rule_violations_are_detected(module, line, violation):
     modules = read(ROOT) | {module: (ast.parse(line), False)}
-    assert breaches(modules) == ([breach] if breach else [])
+    assert violations(modules) == ([violation] if violation else [])
 
 
-def test_a_circle_would_be_seen():
+def test_import_cycles_are_detected():
     modules = read(ROOT)
     sharding = (ast.parse("from train import loop"), False)
     assert {"train.loop", "train.sharding"} <= set(cycle(modules | {"train.sharding": sharding}))
@@ -143,11 +139,11 @@ def test_a_circle_would_be_seen():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["no-such-verb"]], ids=str)
-def test_the_front_door_is_light(arguments):
+def test_the_command_line_starts_without_heavy_imports(arguments):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "train", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == (0 if arguments == ["--help"] else 2)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "data.cache" in imported, "the list is of what was imported"
+    assert "data.cache" in imported, "the import times were parsed"
     assert [name for name in imported if name.split(".")[0] in HEAVY] == []

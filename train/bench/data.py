@@ -1,4 +1,4 @@
-"""How fast data comes: what the loader gives to a step, without a step, on this machine."""
+"""Throughput of the data loader on this machine, without a model."""
 
 import io
 import time
@@ -12,8 +12,8 @@ BATCH, LENGTH, JPEG_SIDE, JPEGS, THREADS = 64, 512, 224, 256, 2
 
 
 def measure() -> dict[str, Any]:
-    """Tokens a second from packed rows of the built-in corpus; images a second from memory; and decoded JPEGs a second, with
-    those of a bare loop over Pillow with as many threads, measured in turns. The best of some rounds each."""
+    """Measure tokens per second from packed rows of the built-in corpus, images per second from memory, and JPEGs decoded per
+    second, by the loader and by a bare Pillow loop with as many threads, in turns. Each figure is the best of `ROUNDS`."""
     return {**tokens(), **images(), **jpegs()}
 
 
@@ -38,7 +38,7 @@ def images() -> dict[str, Any]:
 
 
 def jpegs() -> dict[str, Any]:
-    """Of real photographs, in crops: those that scikit-learn ships."""
+    """Measure on crops of the photographs that scikit-learn ships."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -70,19 +70,19 @@ def jpegs() -> dict[str, Any]:
                 pass
             return JPEGS / (time.perf_counter() - began)
 
-    ours, theirs = [], []
+    loader_rates, bare_rates = [], []
     for _ in range(ROUNDS):
-        ours.append(rate(Encoded(), 32))
-        theirs.append(bare())
+        loader_rates.append(rate(Encoded(), 32))
+        bare_rates.append(bare())
     return {
-        "jpegs_per_second": max(ours),
-        "jpegs_per_second_of_a_bare_loop": max(theirs),
-        "jpeg_share_of_a_bare_loop": max(ours) / max(theirs),
+        "jpegs_per_second": max(loader_rates),
+        "jpegs_per_second_of_a_bare_loop": max(bare_rates),
+        "jpeg_share_of_a_bare_loop": max(loader_rates) / max(bare_rates),
     }
 
 
 def rate(examples: Any, batch_size: int) -> float:
-    """Rows a second that the loader gives."""
+    """Measure how many rows per second the loader yields."""
     from data.loader import Batches, Loader
 
     with Loader(Batches(examples, batch_size, 0), threads=THREADS) as loader:

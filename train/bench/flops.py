@@ -1,4 +1,4 @@
-"""The arithmetic of a computation, counted from its matrix products and convolutions."""
+"""FLOPs of a computation, counted from its matrix products and convolutions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 
 
 def count(function: Callable, *shapes: Any) -> int:
-    """FLOPs of the matrix products and convolutions of `function` at these shapes, twice a multiply-add; a scanned body counts
-    as often as it runs. The rest of a network costs next to nothing beside them."""
+    """Count the FLOPs of the matrix products and convolutions in `function` at these shapes.
+
+    A multiply-add is two FLOPs; the body of a scan counts once per iteration. All other operations are negligible."""
     return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
 
 
@@ -26,8 +27,8 @@ def _count(jaxpr: Any) -> int:
             out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * int(np.prod(out)) * int(np.prod(kernel)) // out_channels
         else:
-            times = params.get("length", 1) if name == "scan" else 1
-            total += times * sum(map(_count, _inner(params)))
+            iterations = params.get("length", 1) if name == "scan" else 1
+            total += iterations * sum(map(_count, _inner(params)))
     return total
 
 
@@ -42,7 +43,7 @@ def _inner(params: dict) -> list[Any]:
 
 
 def training(objective: Any, model: Any, params: Any, state: Any, batch: Any) -> int:
-    """FLOPs of a training step: three forward passes (one for each of the two gradients of a product), nothing for remat."""
+    """Count the FLOPs of a training step: three times the forward pass, since each product has two gradients. Ignores remat."""
     rng = jax.eval_shape(lambda: jax.random.key(0))
     loss = lambda params, state, batch, rng: objective.loss(model.apply, params, state, batch, rng, True)
     return 3 * count(loss, params, state, batch, rng)

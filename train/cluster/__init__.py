@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find each other, what they must agree on, and how one that is alone is told.
+"""Multi-process runs: process indices, collectives on the host, and checks that all processes agree.
 
-Every process runs the same command. Each reads its share of a batch and writes its share of a checkpoint; the first writes the
-rest and speaks for all.
+Every process runs the same command. Each reads its share of a batch and writes its share of a checkpoint. The first process
+writes all other files and prints for all.
 """
 
 import contextlib
@@ -14,21 +14,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.cluster.roll_call import differs
+from train.cluster.roll_call import difference
 from train.errors import UserError
 
 T = TypeVar("T")
-ONE_FOLDER = "all need one folder, on a file system that they share"
-SHARED = 5  # seconds in which what one of them has written is seen by the others
+ONE_FOLDER = "all processes need the same folder on a shared file system"
+VISIBLE_WITHIN = 5  # seconds until a file that one host wrote is visible to the others
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: it is alone, or the first of several."""
+    """Return whether this is the first process, or the only one."""
     return process() == 0
 
 
 def process() -> int:
-    """Which this is, from 0."""
+    """Return the index of this process, from 0."""
     if not is_joined():
         return 0
     import jax
@@ -37,14 +37,15 @@ def process() -> int:
 
 
 def is_joined() -> bool:
-    """Whether this is one of several processes."""
-    jax = sys.modules.get("jax")  # without which it is not
+    """Return whether this process is part of a multi-process run."""
+    jax = sys.modules.get("jax")  # joining imports jax
     return jax is not None and jax.distributed.is_initialized()
 
 
-def note_preemption(start: int) -> None:
-    """From here on the runtime notes SIGTERM, and `stopping` tells of it in all processes. They stop at the step after the last
-    that any of them has told, so the one that they start from is told at once."""
+def watch_preemption(start: int) -> None:
+    """Start JAX's preemption service: after a SIGTERM to any process, `stopping` returns True on all of them.
+
+    All processes stop one step after the latest step that any of them has reported, so the `start` step is reported here."""
     if is_joined():
         import jax
         from jax._src import distributed
@@ -52,12 +53,12 @@ def note_preemption(start: int) -> None:
         jax.config.update("jax_enable_preemption_service", True)
         if distributed.global_state.preemption_sync_manager is None:
             distributed.global_state.initialize_preemption_sync_manager()
-        stopping(start, False)
+        should_stop(start, False)
 
 
-def stopping(step: int, asked: bool) -> bool:
-    """Whether to stop after this step, because this process was asked to, or one of several: then the same step on all of them.
-    To be called at every step."""
+def should_stop(step: int, asked: bool) -> bool:
+    """Return whether to stop after this step because a process was asked to. All processes stop after the same step. Must be
+    called at every step."""
     if not is_joined():
         return asked
     from jax.experimental import multihost_utils
@@ -65,23 +66,24 @@ def stopping(step: int, asked: bool) -> bool:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def by_first(work: Callable[[], T]) -> T | None:
-    """What the first process makes, and None in the others. All raise UserError where it does."""
-    made, wrong = None, ""
+def on_first(work: Callable[[], T]) -> T | None:
+    """Run `work` on the first process only. Return its result there, and None on the others. Raises UserError on all processes
+    if `work` raises UserError or OSError."""
+    result, message = None, ""
     if is_first():
         try:
-            made = work()
+            result = work()
         except UserError as error:
-            wrong = str(error)
+            message = str(error)
         except OSError as error:
-            wrong = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or repr(error)
-    if wrong := gathered(wrong)[0]:
-        raise UserError(wrong)
-    return made
+            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or repr(error)
+    if message := gather(message)[0]:
+        raise UserError(message)
+    return result
 
 
-def gathered(value: Any) -> list[Any]:
-    """A JSON value of every process, in their order. Every process must call it."""
+def gather(value: Any) -> list[Any]:
+    """Return the JSON values of all processes, in process order. Every process must call it."""
     if not is_joined():
         return [value]
     import numpy as np
@@ -93,63 +95,63 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def revisit(path: Path) -> None:
-    """Opens the folders on the way to `path`, from the top: a client of a network file system then asks what is in them, where
-    another host may have just made it, and forgets that it was not there."""
+def refresh_folder(path: Path) -> None:
+    """Open every folder from the root down to `path`, so that a network file system refreshes its cached listings and sees a path
+    that another host has just created."""
     for folder in (*reversed(path.absolute().parents), path):
         with contextlib.suppress(OSError):
             os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
-def check_shared(folder: Path) -> None:
-    """Raises UserError on all processes where one has not the first's folder under that name, or cannot write into it: what it
-    saves would be waited for."""
+def check_shared_folder(folder: Path) -> None:
+    """Check that `folder` is one writable folder, shared by all processes. Raises UserError on all of them if it is not: saving
+    would wait for files that never appear."""
     if not is_joined():
         return
-    mark, token, wrong = folder / f".process-{process()}", os.urandom(8).hex(), ""
+    marker, token, message = folder / f".process-{process()}", os.urandom(8).hex(), ""
 
-    def soon(look: Callable[[], bool]) -> bool:
-        """Whether it is seen in a while: what one host writes another may see a little later."""
-        end = time.monotonic() + SHARED
-        while not look():
+    def becomes_true(condition: Callable[[], bool]) -> bool:
+        """Poll `condition`: other hosts see a new file with a delay."""
+        end = time.monotonic() + VISIBLE_WITHIN
+        while not condition():
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
-            revisit(folder)
+            refresh_folder(folder)
         return True
 
     try:
-        if soon(folder.exists):  # otherwise it is another folder
-            mark.write_text(token, "utf-8")
+        if becomes_true(folder.exists):  # if not, the folder is not shared, which `compare` reports
+            marker.write_text(token, "utf-8")
     except OSError as error:
-        wrong = f"process {process()} cannot write into {folder}: {error.strerror}"
-    said = gathered([token, wrong])
+        message = f"process {process()} cannot write to {folder}: {error.strerror}"
+    reports = gather([token, message])
 
     def compare() -> None:
-        for number, (expected, refusal) in enumerate(said):
-            theirs = folder / f".process-{number}"
+        for number, (expected, refusal) in enumerate(reports):
+            file = folder / f".process-{number}"
             if refusal:
                 raise UserError(f"cluster: {refusal}")
-            if not soon(lambda theirs=theirs, expected=expected: theirs.exists() and theirs.read_text("utf-8") == expected):
-                raise UserError(f"cluster: {folder} of process {number} is not that of process 0; {ONE_FOLDER}")
+            if not becomes_true(lambda file=file, expected=expected: file.exists() and file.read_text("utf-8") == expected):
+                raise UserError(f"cluster: {folder} on process {number} is not the folder of process 0; {ONE_FOLDER}")
 
     try:
-        by_first(compare)
+        on_first(compare)
     finally:
         with contextlib.suppress(OSError):
-            mark.unlink()
+            marker.unlink()
 
 
-def check_alike(parts: Mapping[str, Any]) -> None:
-    """Raises UserError on all processes where one has other `parts` than the first."""
-    first, *others = gathered(dict(parts))
+def check_equal(parts: Mapping[str, Any]) -> None:
+    """Check that `parts` is equal on all processes. Raises UserError on all of them, with the differences, if it is not."""
+    first, *others = gather(dict(parts))
     for number, other in enumerate(others, 1):
-        if verdict := differs(number, other, first):
-            raise UserError(f"cluster: {verdict}")
+        if message := difference(number, other, first):
+            raise UserError(f"cluster: {message}")
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error, or what began it, is that of a process whose peer is gone."""
+    """Return whether an error, or its cause, means that another process of the run is gone."""
     if error.__cause__ is not None and is_lost(error.__cause__):
         return True
     found = re.search(r"Gloo|UNAVAILABLE|heartbeat|coordination service|Connection (closed|reset)", str(error))

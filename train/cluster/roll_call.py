@@ -1,10 +1,10 @@
-"""Who is there: the roll call at which the processes of a run meet, and the watch that they keep over each other until they end.
+"""The roll call at which the processes of a run connect, and the watch that ends all of them when one is lost.
 
-jax.distributed waits and watches too, but it ends a process without a word of who is missing, and by an abort where one is gone.
+`jax.distributed` does both too, but it does not name missing processes, and it aborts when a process is lost.
 
-Each process has a line to the first, over which it says its number and what it is. The first answers with a verdict, which is
-empty where all is well. Then each may say FAREWELL, or who is gone (nobody, where a signal stops them all) and with which status
-all are to end.
+Protocol: every process connects to the first and sends its number and its properties. The first replies with an error message,
+empty on success. Later, each side may send GOODBYE, or the number of a lost process (null if a signal stops the run) and the
+exit status for all processes.
 """
 
 import atexit
@@ -25,247 +25,252 @@ from typing import Any, NoReturn, cast
 
 from train.errors import UserError
 
-HELLO = "fmodels"  # which begins each line, since others may knock at this door
-FAREWELL = "farewell"
-LONGEST = 1 << 16  # bytes of a line
-# Seconds, seconds and times: a machine may be lost too, and is missed so before the runtime misses it (join.HEARTBEAT).
+MAGIC = "fmodels"  # begins each message: other programs may connect to this port
+GOODBYE = "goodbye"
+MAX_MESSAGE = 1 << 16  # bytes
+# Seconds idle, seconds between probes, probes: finds a lost machine before the runtime does (join.HEARTBEAT).
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-NAMED = 100  # of those who did not come
-KNOCKING = 0.5  # seconds without another who comes, after which no more are told of a verdict
-HEARING = 0.2  # seconds in which the others hear who is gone, before the first is gone too
-SPEAKING = 1.0  # seconds in which the watch may say who is gone, before it is said that the runtime has ended
-IS_GONE = "is gone; what was saved is whole, and the same command in all of them continues"
+MAX_NAMED = 100  # missing processes in an error message
+LATE_CONNECTION = 0.5  # seconds to wait for each further connection that must receive an error message
+DELIVERY = 0.2  # seconds for the other processes to receive a message before the first process exits
+ABORT_DELAY = 1.0  # seconds for the watch to name a lost process before an abort of the runtime is reported
+IS_GONE = "is gone; saved checkpoints are intact: rerun the same command on all processes to resume"
 
 
-class Line:
-    """A connection over which lines of JSON are said. Nothing is waited for."""
+class Connection:
+    """A non-blocking connection for messages, each a JSON list on one line."""
 
-    def __init__(self, connection: socket.socket):
-        self.connection, self.said = connection, b""
-        connection.setblocking(False)
+    def __init__(self, sock: socket.socket):
+        self.socket, self.buffer = sock, b""
+        sock.setblocking(False)
 
     def fileno(self) -> int:
-        return self.connection.fileno()
+        return self.socket.fileno()
 
     def close(self) -> None:
-        self.connection.close()
+        self.socket.close()
 
-    def tell(self, *words: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which is seen when it is heard
-            self.connection.sendall(f"{json.dumps([HELLO, *words])}\n".encode())
+    def send(self, *message: Any) -> None:
+        with contextlib.suppress(OSError):  # `receive` finds a closed connection
+            self.socket.sendall(f"{json.dumps([MAGIC, *message])}\n".encode())
 
-    def hear(self) -> list[Any] | None:
-        """The words of one line, once it is there as a whole. Raises EOFError from one that hung up, or is a stranger."""
+    def receive(self) -> list[Any] | None:
+        """Return the next message, or None if it is not complete yet. Raises EOFError if the connection is closed or the message
+        is invalid."""
         try:
-            while not self.said.endswith(b"\n"):
-                byte = self.connection.recv(1)  # and not what may follow the line
-                if not byte or len(self.said) == LONGEST:
+            while not self.buffer.endswith(b"\n"):
+                byte = self.socket.recv(1)  # leaves the next message in the socket
+                if not byte or len(self.buffer) == MAX_MESSAGE:
                     raise EOFError
-                self.said += byte
-            hello, *words = json.loads(self.said)
+                self.buffer += byte
+            magic, *message = json.loads(self.buffer)
         except BlockingIOError:
             return None
         except (OSError, ValueError, TypeError, RecursionError):
             raise EOFError from None
-        if hello != HELLO:
+        if magic != MAGIC:
             raise EOFError
-        self.said = b""
-        return words
+        self.buffer = b""
+        return message
 
 
-Lines = dict[int, Line]  # from the first process to each of the others, and from each of them to the first
-_watched: Lines = {}
-_me: list[int] = []  # the number of this process, while it keeps watch
+Peers = dict[int, Connection]  # by process number: all others on the first process, the first on all others
+_watched: Peers = {}
+_own_number: list[int] = []  # empty until `start_watching`
 
 
-def roll_call(coordinator: str, processes: int, process: int, mine: Mapping[str, Any], timeout: int) -> Lines:
-    """Waits until all processes are there, and are alike in what is `mine`. Raises UserError in all that it reaches where one is
-    missing or differs."""
+def roll_call(coordinator: str, processes: int, process: int, parts: Mapping[str, Any], timeout: int) -> Peers:
+    """Wait until all processes have connected with equal `parts`.
+
+    Raises UserError on all connected processes if one is missing or differs."""
     host, _, port = coordinator.rpartition(":")
     if process:
-        lines, verdict = _report(host, int(port), process, mine, timeout)
+        peers, error = _connect(host, int(port), process, parts, timeout)
     else:
-        lines, verdict = _collect(int(port), processes, mine, timeout)
-    if verdict:
-        raise UserError(f"cluster: {verdict}")
-    return lines
+        peers, error = _accept(int(port), processes, parts, timeout)
+    if error:
+        raise UserError(f"cluster: {error}")
+    return peers
 
 
-def _collect(port: int, processes: int, mine: Mapping[str, Any], timeout: int) -> tuple[Lines, str]:
-    """The lines to all others, or what is wrong, as the first process sees it and has told the others."""
-    end, verdict = time.monotonic() + timeout, ""
+def _accept(port: int, processes: int, parts: Mapping[str, Any], timeout: int) -> tuple[Peers, str]:
+    """Accept all other processes on the first one, and send them the result. Return (connections, error message)."""
+    end, problem = time.monotonic() + timeout, ""
     try:
         both = socket.has_dualstack_ipv6()
         server = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        return {}, f"process 0 cannot listen at port {port}: {why}; another --cluster.coordinator may be free"
-    knocked, came = list[Line](), dict[Line, int]()
+        return {}, f"process 0 cannot listen on port {port}: {why}; choose another port for --cluster.coordinator"
+    accepted, joined = list[Connection](), dict[Connection, int]()
     with server, selectors.DefaultSelector() as selector:
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
-        while len(came) < processes - 1 and not verdict:
+        while len(joined) < processes - 1 and not problem:
             for key, _ in selector.select(max(end - time.monotonic(), 0)):
                 if key.fileobj is server:
-                    with contextlib.suppress(OSError):  # it has hung up again
-                        knocked.append(Line(server.accept()[0]))
-                        selector.register(knocked[-1], selectors.EVENT_READ)
+                    with contextlib.suppress(OSError):  # already closed by the client
+                        accepted.append(Connection(server.accept()[0]))
+                        selector.register(accepted[-1], selectors.EVENT_READ)
                     continue
-                line = cast(Line, key.fileobj)
+                connection = cast(Connection, key.fileobj)
                 try:
-                    words = line.hear()
+                    message = connection.receive()
                 except EOFError:
-                    words = []
-                match words:
+                    message = []
+                match message:
                     case None:
                         pass
-                    case [int(number), dict(theirs)] if number:
-                        twice = f"two processes say that they are {number}" if number in came.values() else ""
-                        verdict = verdict or twice or differs(number, theirs, mine)
-                        came[line] = number
-                    case _:  # a stranger, or one that died, and may be started anew
-                        selector.unregister(line)
-                        line.close()
-                        came.pop(line, None)
-            if time.monotonic() > end and not verdict:
-                verdict = _missing(processes, set(came.values()))
-        server.settimeout(KNOCKING)
+                    case [int(number), dict(other)] if number:
+                        duplicate = f"two processes have number {number}" if number in joined.values() else ""
+                        problem = problem or duplicate or difference(number, other, parts)
+                        joined[connection] = number
+                    case _:  # another program, or a process that died and may be restarted
+                        selector.unregister(connection)
+                        connection.close()
+                        joined.pop(connection, None)
+            if time.monotonic() > end and not problem:
+                problem = _missing(processes, set(joined.values()))
+        server.settimeout(LATE_CONNECTION)
         with contextlib.suppress(OSError):
-            while verdict and len(knocked) < 2 * processes:  # those who are still to come need not wait for nothing
-                knocked.append(Line(server.accept()[0]))
-    for line in knocked:
-        if verdict or line in came:
-            line.tell(verdict)
-        if verdict or line not in came:
-            line.close()
-    return {number: line for line, number in came.items()}, verdict
+            while problem and len(accepted) < 2 * processes:  # late processes get the error, instead of a timeout
+                accepted.append(Connection(server.accept()[0]))
+    for connection in accepted:
+        if problem or connection in joined:
+            connection.send(problem)
+        if problem or connection not in joined:
+            connection.close()
+    return {number: connection for connection, number in joined.items()}, problem
 
 
-def _missing(processes: int, came: set[int]) -> str:
-    """In words, who did not come; empty if all did."""
-    absent = processes - 1 - len(came)
-    named = ", ".join(map(str, islice((i for i in range(1, processes) if i not in came), NAMED)))
-    more = f" and {absent - NAMED} more" if absent > NAMED else ""
-    return f"process(es) {named}{more} of {processes} did not come in time" if absent else ""
+def _missing(processes: int, joined: set[int]) -> str:
+    """Return an error message that names the processes which did not connect, empty if all did."""
+    missing = processes - 1 - len(joined)
+    named = ", ".join(map(str, islice((i for i in range(1, processes) if i not in joined), MAX_NAMED)))
+    more = f" and {missing - MAX_NAMED} more" if missing > MAX_NAMED else ""
+    return f"process(es) {named}{more} of {processes} did not connect in time" if missing else ""
 
 
-def _report(host: str, port: int, process: int, mine: Mapping[str, Any], timeout: int) -> tuple[Lines, str]:
-    """The same, as the first process tells it, which may have begun to wait when this one's time was nearly up."""
+def _connect(host: str, port: int, process: int, parts: Mapping[str, Any], timeout: int) -> tuple[Peers, str]:
+    """Connect to the first process and wait for its result. Return (connections, error message).
+
+    The first process may start its own timeout when that of this process is nearly over, so the wait is twice as long."""
     end = time.monotonic() + timeout
     while True:
         try:
-            line = Line(socket.create_connection((host.strip("[]"), port), timeout=1))
-        except OSError as error:  # it is not there yet, or never will be
+            connection = Connection(socket.create_connection((host.strip("[]"), port), timeout=1))
+        except OSError as error:  # not listening yet, or unreachable
             why = error.strerror or str(error)
         else:
-            line.tell(process, dict(mine))
-            match _answer(line, time.monotonic() + 2 * timeout):
-                case [str(verdict)]:
-                    if verdict:
-                        line.close()
-                    return {0: line}, verdict
-            line.close()
-            why = "what listens there does not answer as a process of a run would"
+            connection.send(process, dict(parts))
+            match _reply(connection, time.monotonic() + 2 * timeout):
+                case [str(problem)]:
+                    if problem:
+                        connection.close()
+                    return {0: connection}, problem
+            connection.close()
+            why = "another program listens there"
         if time.monotonic() > end:
             return {}, f"process 0 cannot be reached at {host}:{port}: {why}"
         time.sleep(0.1)
 
 
-def _answer(line: Line, end: float) -> list[Any] | None:
+def _reply(connection: Connection, end: float) -> list[Any] | None:
     with contextlib.suppress(EOFError):
-        while select.select([line], [], [], max(end - time.monotonic(), 0))[0]:
-            if (words := line.hear()) is not None:
-                return words
+        while select.select([connection], [], [], max(end - time.monotonic(), 0))[0]:
+            if (message := connection.receive()) is not None:
+                return message
     return None
 
 
-def differs(number: int, theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """In words, what a process has other than the first; empty if nothing."""
-    changed = [name for name in sorted(first.keys() | theirs.keys()) if first.get(name) != theirs.get(name)]
-    shown = "; ".join(f"{name} is {theirs.get(name, 'absent')}, not {first.get(name, 'absent')}" for name in changed[:5])
+def difference(number: int, other: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Return an error message that lists where process `number` differs from the first, empty if it does not."""
+    changed = [name for name in sorted(first.keys() | other.keys()) if first.get(name) != other.get(name)]
+    shown = "; ".join(f"{name} is {other.get(name, 'absent')}, not {first.get(name, 'absent')}" for name in changed[:5])
     return f"process {number} differs from process 0: {shown}" if changed else ""
 
 
-def keep_watch(process: int, lines: Lines) -> None:
-    """From here on this process ends, with status 1 and one line, as soon as another has ended in any way but by saying farewell.
-    The first hears of each, and tells the others of which."""
-    _me.append(process)
-    _watched.update(lines)
-    for line in lines.values():
-        line.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def start_watching(process: int, peers: Peers) -> None:
+    """Start a thread that ends this process, with status 1 and one line on stderr, as soon as another process ends without
+    GOODBYE. The first process watches all others and forwards the number of the lost one."""
+    _own_number.append(process)
+    _watched.update(peers)
+    for connection in peers.values():
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):  # macOS has other names, and keeps its own pace
-                line.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
-    threading.Thread(target=_watch, args=(dict(lines),), name="watch", daemon=True).start()
-    atexit.register(say_farewell)
+            if hasattr(socket, name):  # macOS lacks some, and uses its defaults
+                connection.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    threading.Thread(target=_watch, args=(dict(peers),), name="watch", daemon=True).start()
+    atexit.register(disconnect)
 
 
-def keeps_watch() -> bool:
+def is_watching() -> bool:
     return bool(_watched)
 
 
-def _watch(lines: Lines) -> None:
+def _watch(peers: Peers) -> None:
     with selectors.DefaultSelector() as selector:
-        for number, line in lines.items():
-            selector.register(line, selectors.EVENT_READ, number)
+        for number, connection in peers.items():
+            selector.register(connection, selectors.EVENT_READ, number)
         while selector.get_map():
             for key, _ in selector.select():
-                line = cast(Line, key.fileobj)
+                connection = cast(Connection, key.fileobj)
                 try:
-                    words = line.hear()
+                    message = connection.receive()
                 except EOFError:
-                    words = [key.data, 1]
-                if key.data not in _watched:  # this process has said farewell itself
+                    message = [key.data, 1]
+                if key.data not in _watched:  # this process has disconnected
                     return
-                if words is None:
+                if message is None:
                     continue
-                if words[0] in (FAREWELL, *_me):  # or it has heard that this one is going, and says so in turn
-                    selector.unregister(line)
+                if message[0] in (GOODBYE, *_own_number):  # or the peer repeats that this process is exiting
+                    selector.unregister(connection)
                 else:
-                    gone, status = words
-                    if gone is not None:
-                        _say(f"process {gone} of the run {IS_GONE}")
-                    _depart(gone, status, status)
+                    lost, status = message
+                    if lost is not None:
+                        _print_error(f"process {lost} of the run {IS_GONE}")
+                    _exit(lost, status, status)
 
 
-def depart(status: int) -> NoReturn:
-    """Ends this process at once, alone, and so all of them, which say that it is gone."""
-    _depart(_me[0], status, 1)
+def exit_alone(status: int) -> NoReturn:
+    """Exit at once. All other processes report this one as gone and exit with status 1."""
+    _exit(_own_number[0], status, 1)
 
 
 def stop_all(status: int) -> NoReturn:
-    """Ends this process and all others at once, because of a signal, and without a word."""
-    _depart(None, status, status)
+    """Exit this process and all others at once and silently, because of a signal."""
+    _exit(None, status, status)
 
 
-def _depart(gone: int | None, mine: int, theirs: int) -> NoReturn:
-    for line in list(_watched.values()):
-        line.tell(gone, theirs)
-    if _watched and 0 not in _watched:  # the runtime of the others ends with that of the first, and says less
-        time.sleep(HEARING)
-    os._exit(mine)
+def _exit(lost: int | None, own_status: int, other_status: int) -> NoReturn:
+    for connection in list(_watched.values()):
+        connection.send(lost, other_status)
+    if _watched and 0 not in _watched:  # without the first process, the runtime of the others aborts with a vaguer message
+        time.sleep(DELIVERY)
+    os._exit(own_status)
 
 
-def say_farewell() -> None:
-    """At the usual end. Who is gone later is not missed."""
+def disconnect() -> None:
+    """Send GOODBYE and stop watching, before a normal exit."""
     while _watched:
-        _, line = _watched.popitem()
-        line.tell(FAREWELL)
-        line.close()
+        _, connection = _watched.popitem()
+        connection.send(GOODBYE)
+        connection.close()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(_signal: int) -> None:
-    """The runtime aborts where another process is gone, or does not answer. A handler of Python's own would never be called: the
-    thread that aborts is none of Python's. Where that thread stops all others, as none of the runtime's does, this would wait for
-    them in vain."""
-    time.sleep(SPEAKING)
-    _say("the runtime has aborted this process, for what it says above, or since another process of the run does not answer")
+def _on_abort(_signal: int) -> None:
+    """Report an abort of the runtime, which aborts if another process is gone or does not respond.
+
+    This is a C handler, because Python's own handlers run on the main thread, too late for an abort on another thread. It would
+    deadlock if the aborting thread had stopped all others, which the runtime's threads do not."""
+    time.sleep(ABORT_DELAY)
+    _print_error("the JAX runtime aborted this process: see its message above, or another process of the run does not respond")
     os._exit(1)
 
 
-def _say(what: str) -> None:
-    """At once, whatever else is being said."""
-    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar hides
-    os.write(sys.stderr.fileno(), f"{cursor}error: {what}\n".encode())
+def _print_error(message: str) -> None:
+    """Write to stderr at once, past Python's buffers and locks."""
+    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # show the cursor, which a progress bar hides
+    os.write(sys.stderr.fileno(), f"{cursor}error: {message}\n".encode())

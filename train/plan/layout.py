@@ -1,4 +1,4 @@
-"""What lies where: every parameter of a run, and what of it each device holds, as a table that a person reads."""
+"""A table of the sharding of every parameter of a run, and of its bytes per device."""
 
 import math
 from collections.abc import Mapping
@@ -12,42 +12,43 @@ from train.step import Program
 
 
 def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> str:
-    """A line a parameter: shape, logical axes, mesh axes, bytes a device, and, if it is whole everywhere, why; and one for each
-    other array of the state that does not lie as a parameter does. `spec` is that of a batch."""
-    rows = [("parameter", "shape", "logical axes", "mesh axes", "bytes a device", "whole because")]
+    """Return one row per parameter: shape, logical axes, mesh axes, bytes per device, and why it is replicated if it is.
 
-    def add(name: str, shape: Any, place: Any, logical: tuple[str | None, ...], why: str) -> None:
-        parts = (place.spec[i] if i < len(place.spec) else None for i in range(len(shape.shape)))
-        on = ", ".join("-" if part is None else part if isinstance(part, str) else " x ".join(part) for part in parts)
-        size, called = ", ".join(map(str, shape.shape)), ", ".join(axis or "-" for axis in logical)
-        rows.append((name, size, called, on, f"{held(shape, place):,}", why if place.is_fully_replicated else ""))
+    Optimizer state that is not sharded like a parameter has rows of its own. `spec` is that of a batch."""
+    rows = [("parameter", "shape", "logical axes", "mesh axes", "bytes per device", "replicated because")]
+
+    def add(name: str, leaf: Any, placement: Any, logical: tuple[str | None, ...], reason: str) -> None:
+        parts = (placement.spec[i] if i < len(placement.spec) else None for i in range(len(leaf.shape)))
+        mesh_axes = ", ".join("-" if part is None else part if isinstance(part, str) else " x ".join(part) for part in parts)
+        shape, axes = ", ".join(map(str, leaf.shape)), ", ".join(axis or "-" for axis in logical)
+        size = f"{bytes_per_device(leaf, placement):,}"
+        rows.append((name, shape, axes, mesh_axes, size, reason if placement.is_fully_replicated else ""))
 
     shapes, placed = program.shapes, program.shardings
-    parts = (("", shapes.params, placed.params), ("state/", shapes.model_state, placed.model_state))
-    for (prefix, of, to), names in zip(parts, program.axes, strict=True):
+    trees = (("", shapes.params, placed.params), ("state/", shapes.model_state, placed.model_state))
+    for (prefix, leaves, placements), names in zip(trees, program.axes, strict=True):
         axes = jax.tree.leaves(names, is_leaf=lambda leaf: isinstance(leaf, tuple))
-        for (name, shape), place, logical in zip(by_name(of).items(), jax.tree.leaves(to), axes, strict=True):
-            add(prefix + name, shape, place, logical, sharding.why_replicated(program.mesh, rules, logical))
+        for (name, leaf), placement, logical in zip(by_name(leaves).items(), jax.tree.leaves(placements), axes, strict=True):
+            add(prefix + name, leaf, placement, logical, sharding.why_replicated(program.mesh, rules, logical))
     owners = sharding.moments(shapes.opt_state, shapes.params)
-    for (name, shape), place in zip(by_name(shapes.opt_state).items(), jax.tree.leaves(placed.opt_state), strict=True):
-        if shape.ndim and not owners[name]:
-            add(f"optimizer/{name}", shape, place, (None,) * shape.ndim, "no parameter has its name and shape")
+    for (name, leaf), placement in zip(by_name(shapes.opt_state).items(), jax.tree.leaves(placed.opt_state), strict=True):
+        if leaf.ndim and not owners[name]:
+            add(f"optimizer/{name}", leaf, placement, (None,) * leaf.ndim, "no parameter has its name and shape")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     totals = {
         "parameters": total(shapes.params, placed.params),
         "state": total(shapes.model_state, placed.model_state),
         "optimizer": total(shapes.opt_state, placed.opt_state),
-        "batch": sum(held(of, program.batch_sharding) for of in spec.values()),
+        "batch": sum(bytes_per_device(leaf, program.batch_sharding) for leaf in spec.values()),
     }
-    summed = ", ".join(f"{count:,} of {what}" for what, count in totals.items())
-    return "\n".join([*lines, "", f"mesh {sharding.mesh_text(program.mesh.shape)}; bytes a device: {summed}"])
+    summary = ", ".join(f"{name} {count:,}" for name, count in totals.items())
+    return "\n".join([*lines, "", f"mesh {sharding.mesh_text(program.mesh.shape)}; bytes per device: {summary}"])
 
 
-def held(shape: Any, place: Any) -> int:
-    """Bytes of an array on one device."""
-    return math.prod(place.shard_shape(shape.shape)) * shape.dtype.itemsize
+def bytes_per_device(leaf: Any, placement: Any) -> int:
+    return math.prod(placement.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def total(shapes: Any, placed: Any) -> int:
-    return sum(map(held, jax.tree.leaves(shapes), jax.tree.leaves(placed)))
+    return sum(map(bytes_per_device, jax.tree.leaves(shapes), jax.tree.leaves(placed)))

@@ -30,7 +30,7 @@ def describe(run: Job) -> str:
     ]
     if program.mesh.size > 1:
         replicated = [name for (name, _), sharding in zip(leaves, placed, strict=True) if sharding.is_fully_replicated]
-        lines.append(f"replicated    {len(replicated)} of {len(leaves)} parameters; python -m train shardings lists them")
+        lines.append(f"replicated    {len(replicated)} of {len(leaves)} parameters; fmodels shardings lists them")
     lines += [f"note          {note}" for note in run.dataset.notes]
     return "\n".join([*lines, "nothing was trained; only the cache was written"])
 

@@ -1,7 +1,7 @@
-"""Experiments with a name: every public function of a module here that returns an Experiment is a recipe.
+"""Recipes: named experiments. Every public function in these modules that returns an `Experiment` is a recipe.
 
-`bert_tiny` is called `bert-tiny` on the command line. The first line of its docstring says what it does; the rest, or that of the
-module, the command, the hardware and what to expect.
+`bert_tiny` is called `bert-tiny` on the command line. The first line of its docstring says what it does. The other lines, or the
+module's docstring, give the command, the hardware and the expected results.
 """
 
 import importlib
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def recipes_of(module: ModuleType) -> dict[str, Recipe]:
-    """The recipes that a module defines, by their names on the command line."""
+    """Return the recipes that `module` defines, by command-line name."""
     functions = inspect.getmembers(module, inspect.isfunction)
     return {
         name.replace("_", "-"): function
@@ -34,7 +34,7 @@ def recipes_of(module: ModuleType) -> dict[str, Recipe]:
 
 
 def known() -> dict[str, Recipe]:
-    """All recipes of the house."""
+    """Return all built-in recipes, by command-line name."""
     found: dict[str, Recipe] = {}
     for module in pkgutil.iter_modules(__path__):
         found |= recipes_of(importlib.import_module(f"{__name__}.{module.name}"))
@@ -42,22 +42,22 @@ def known() -> dict[str, Recipe]:
 
 
 def find(name: str) -> tuple[str, Recipe]:
-    """(short name, recipe) of a name, or of PATH/TO/FILE.py:NAME. Raises UserError for what is not there."""
+    """Return (name, recipe) for a name or PATH/TO/FILE.py:NAME. Raises UserError if there is no such recipe."""
     file, _, function = name.rpartition(":")
     if file:
         recipes, name, where = recipes_of(import_file(file)), function.replace("_", "-"), f" in {file}"
     else:
         recipes, where = known(), ""
     if name not in recipes:
-        raise UserError(f"there is no recipe {name}{where}{nearest(name, recipes) if recipes else '; it has none'}")
+        raise UserError(f"there is no recipe {name}{where}{nearest(name, recipes) if recipes else '; it defines no recipes'}")
     return name, recipes[name]
 
 
 def import_file(path: str) -> ModuleType:
-    """Imports a file that the user names, with its folder on the path for what it imports. Raises UserError if it cannot be."""
+    """Import a Python file of the user, with its folder on `sys.path`. Raises UserError if the import fails."""
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
-        raise UserError(f"{path}: there is no such Python file")
+        raise UserError(f"{path}: no such Python file")
     if file.stem in sys.modules and getattr(sys.modules[file.stem], "__file__", None) == str(file.resolve()):
         return sys.modules[file.stem]
     found = importlib.util.find_spec(file.stem)
@@ -77,8 +77,7 @@ def import_file(path: str) -> ModuleType:
 
 
 def modules_beside(path: str) -> dict[str, Path]:
-    """The modules in use that lie in the folder of a file which the user named, and their files: naming it has made them
-    trusted."""
+    """Return the imported modules in the folder of the user's file, and their files. The user trusts them by naming the file."""
     folder = Path(path).resolve().parent
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     return {name: Path(file) for name, file in files.items() if file and Path(file).parent == folder}

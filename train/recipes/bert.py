@@ -1,13 +1,13 @@
-"""The classic recipe (Devlin et al. 2019) at every published size, on the corpus that is on every machine.
+"""BERT pretraining (Devlin et al. 2019) at every published size, on the built-in corpus.
 
-The schedule is the paper's: a million steps, which on a CPU is for nobody, and on an accelerator for a corpus of your own:
+The schedule is the paper's million steps. Run it on an accelerator with a corpus of your own, or shorten it:
 
-    python -m train run bert-base --data.source files:CORPUS.txt --run.precision bf16
-    python -m train run bert-tiny --run.steps 2000 --optimizer.warmup-steps 200
+    fmodels run bert-base --data.source files:CORPUS.txt --run.precision bf16
+    fmodels run bert-tiny --run.steps 2000 --optimizer.warmup-steps 200
 
-Its speed on a GPU, with the fused kernel (not measured yet):
+To measure the speed on a GPU with the fused kernel (not measured yet):
 
-    python -m train bench bert-base --json --run.precision bf16 --model.attention cudnn --model.attention-dropout 0
+    fmodels bench bert-base --json --run.precision bf16 --model.attention cudnn --model.attention-dropout 0
         --data.length 512 --data.batch-size 64
 """
 
@@ -19,7 +19,7 @@ from train.optim import Optimizer
 
 
 def _pretrain(size: str, learning_rate: float, vocab_size: int = 30_522, length: int = 128, batch_size: int = 256) -> Experiment:
-    """Masked LM and next-sentence prediction; the optimizer of Devlin et al. 2019, appendix A.2."""
+    """Return an experiment with masked LM, next-sentence prediction and the optimizer of Devlin et al. 2019, appendix A.2."""
     return Experiment(
         model=bert(size, vocab_size=vocab_size),
         objective=MaskedLM(mask_rate=0.15, next_sentence=True),

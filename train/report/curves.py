@@ -1,4 +1,4 @@
-"""Curves over steps: a panel a metric, a line a run, as SVG that follows the theme of the page, or as a PNG."""
+"""Metrics over steps, one panel per metric and one line per run, as SVG in the theme of the page or as a PNG."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ THEME = {  # name: (light, dark)
 }
 COLOURS, DASHES = ("c0", "c1", "c2", "c3"), {"-": "", "--": "6 3", ":": "2 2"}
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-"name of a run: its logged steps, as `train.runs.log.read_metrics` reads them"
+"{run name: logged rows, as `train.runs.log.read_metrics` returns them}"
 STYLE: dict[Any, Any] = {
     **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "svg.fonttype": "none", "svg.hashsalt": "fmodels"},
     **dict.fromkeys(("axes.titlecolor", "text.color", "legend.labelcolor"), THEME["ink"][0]),
@@ -37,10 +37,12 @@ STYLE: dict[Any, Any] = {
 
 
 def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
-    """A panel a metric, over steps: `train/loss` and `validation/loss` share one, held-out splits with dots.
+    """Return HTML with one panel per metric over steps: `train/loss` and `validation/loss` share a panel; held-out splits have
+    dots.
 
-    Runs NAME-0, NAME-1, … of consecutive numbers are seeds of one kind: a thin line each, and their mean at the steps that all
-    logged. What is None or not finite is a gap, of the mean too. `caption` is text.
+    Runs named NAME-0, NAME-1, … with consecutive numbers are seeds of one configuration: each is a thin line, and their mean, at
+    the steps that all of them logged, a thick one. Values that are None or not finite are gaps, also in the mean. `caption` is
+    plain text.
     """
     panels = _panels(runs, names)
     series = [one for panel in panels.values() for one in panel]
@@ -49,13 +51,15 @@ def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
     keys = {one.legend: f"<li>{_swatch(one)}{escape(one.legend)}</li>" for one in series}
     columns = _columns(len(panels))
     svgs = [_svg(metric, panel, 4.2 if columns == 2 else 3.1) for metric, panel in panels.items()]
-    said = f"<figcaption>{escape(' '.join(notes))}</figcaption>" if notes else ""
+    figcaption = f"<figcaption>{escape(' '.join(notes))}</figcaption>" if notes else ""
     grid = f'<div class="panels" style="--columns:{columns}">{"".join(svgs)}</div>'
-    return f'<figure><ul class="keys">{"".join(keys.values())}</ul>{grid}{said}</figure>' if panels else note(" ".join(notes))
+    return (
+        f'<figure><ul class="keys">{"".join(keys.values())}</ul>{grid}{figcaption}</figure>' if panels else note(" ".join(notes))
+    )
 
 
 def curves_png(path: Path, runs: Runs, names: Sequence[str]) -> None:
-    """The figure of `curves` as a PNG on white. Raises ValueError if no run logged any of the names."""
+    """Write the figure of `curves` as a PNG on white. Raises ValueError if no run logged any of the names."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -76,7 +80,7 @@ def curves_png(path: Path, runs: Runs, names: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A metric of a run, or of several seeds: `main` is drawn strong, `seeds` thin; NaN is a gap."""
+    """A metric of one run, or of several seeds: `main` is drawn thick, `seeds` thin; NaN is a gap."""
 
     name: str
     legend: str
@@ -85,14 +89,14 @@ class Series:
     seeds: Sequence[tuple[np.ndarray, np.ndarray]]
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         steps, values = (array[np.isfinite(self.main[1])] for array in self.main)
         ends = [f"{number(float(values[i]))} at step {steps[i]}" for i in dict.fromkeys((0, len(steps) - 1)) if len(steps)]
         return f"{self.legend}: {' to '.join(ends) or 'no finite value'}"
 
 
 def _panels(runs: Runs, names: Sequence[str]) -> dict[str, list[Series]]:
-    """{metric: what is drawn of it}"""
+    """Return {metric: its lines}."""
     kinds = _kinds(runs)
     splits = list(dict.fromkeys(sorted((name.rpartition("/")[0] for name in names), key=lambda split: split != "train")))
     panels: dict[str, list[Series]] = {}
@@ -106,7 +110,7 @@ def _panels(runs: Runs, names: Sequence[str]) -> dict[str, list[Series]]:
             lines = [(np.array(list(log)), np.array(list(log.values()))) for log in logs]
             common = [step for step in logs[0] if all(step in log for log in logs)]
             mean = np.array(common), np.array([math.fsum(log[step] for log in logs) / len(logs) for step in common])
-            colour = i if len(kinds) > 1 else splits.index(split)  # of the kind; of the split, where there is only one kind
+            colour = i if len(kinds) > 1 else splits.index(split)  # by kind, or by split if there is one kind
             held_out = split not in ("train", "")
             look = {
                 "color": THEME[COLOURS[colour % len(COLOURS)]][0],
@@ -122,7 +126,7 @@ def _panels(runs: Runs, names: Sequence[str]) -> dict[str, list[Series]]:
 
 
 def _kinds(runs: Runs) -> dict[str, list[str]]:
-    """{kind: its runs}; a lone run needs no name."""
+    """Group runs that differ only in their seed: {name without seed: run names}. The name is empty if there is one group."""
     groups: dict[str, list[str]] = {}
     for run in runs:
         groups.setdefault(re.sub(r"-\d+$", "", run), []).append(run)
@@ -146,7 +150,7 @@ def _draw(axes: "Axes", metric: str, panel: Sequence[Series]) -> None:
             axes.plot(steps, values, **{**one.look, "linewidth": 0.8, "markersize": 2}, markevery=_alone(values), alpha=0.4)
         steps, values = one.main
         marked = slice(None) if one.look["marker"] else _alone(values)
-        hidden = sum(np.array_equal(one.main, other.main, equal_nan=True) for other in panel[:i])  # lines under this one
+        hidden = sum(np.array_equal(one.main, other.main, equal_nan=True) for other in panel[:i])  # equal lines under this one
         style = {"linestyle": (4 * hidden, (4, 4 * hidden))} if hidden else {}
         axes.plot(steps, values, **{**one.look, **style, "marker": "o"}, markevery=marked, clip_on=False)
     if not any(np.isfinite(values).any() for one in panel for _, values in (one.main, *one.seeds)):
@@ -163,7 +167,7 @@ def _draw(axes: "Axes", metric: str, panel: Sequence[Series]) -> None:
 
 
 def _alone(values: np.ndarray) -> list[int]:
-    """Where a value has no neighbour that a line could join it to."""
+    """Return the indices of finite values without a finite neighbour, which no line would show."""
     finite = np.concatenate([[False], np.isfinite(values), [False]])
     return np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:]).tolist()
 
@@ -178,12 +182,12 @@ def _svg(metric: str, panel: Sequence[Series], inches: float) -> str:
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = written.getvalue()
-    label = f"{metric.replace('_', ' ')} by step. {'; '.join(one.described for one in panel)}"
+    label = f"{metric.replace('_', ' ')} by step. {'; '.join(one.description for one in panel)}"
     box = re.findall(r'viewBox="[^"]*"', text)[0]
     drawing = re.sub(r"<style.*?</style>", "", text[text.index(">", text.index("<svg")) + 1 :], flags=re.DOTALL)
     for name, (light, _) in THEME.items():
         drawing = drawing.replace(light, f"var(--{name})")
-    own = hashlib.sha256(drawing.encode()).hexdigest()[:8]  # ids of several figures share one page
+    own = hashlib.sha256(drawing.encode()).hexdigest()[:8]  # makes ids unique: several figures share a page
     drawing = re.sub(r'(?<= id=")|(?<=xlink:href="#)|(?<=url\(#)', f"{own}-", drawing).replace("xlink:href", "href")
     return f'<svg {box} role="img" aria-label="{escape(label)}">{drawing}'
 
@@ -193,7 +197,7 @@ def _finite(value: Any) -> float:
 
 
 def number(value: Any) -> str:
-    """As given where that is short, and with four decimals or three digits where not."""
+    """Format a number as it is if that is short, else with four decimals or three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, int) or 1000 <= abs(value) < math.inf:
@@ -207,7 +211,7 @@ def note(text: str) -> str:
 
 
 def _swatch(one: Series) -> str:
-    """The line of a legend."""
+    """Return the SVG of a line in the legend."""
     colour = next(f"var(--{name})" for name in COLOURS if THEME[name][0] == one.look["color"])
     dash, width = DASHES[one.look["linestyle"]], one.look["linewidth"] + 0.4
     dot = f'<circle cx="12" cy="5" r="3.2" fill="{colour}"/>' if one.look["marker"] else ""

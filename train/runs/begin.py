@@ -75,7 +75,7 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Ar
     """
     directory = run_dir / "checkpoints"
     with opened(directory, read_only=True) as manager:
-        step = cluster.gathered(manager.latest_step())[0]
+        step = cluster.gather(manager.latest_step())[0]
         if step is None:
             raise UserError(f"{directory}: no checkpoint; none was saved, or they were removed")
         model, damage = attempt(directory / str(step), lambda: verified(directory / str(step), "model", in_parts(mesh, like)))

@@ -57,7 +57,7 @@ class Checkpoints:
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory} is not a folder; remove it")
         if not read_only:
-            cluster.by_first(self._read_best)  # raises before training if best.json is damaged
+            cluster.on_first(self._read_best)  # raises before training if best.json is damaged
         policy = None if read_only else NewestAndBest(keep, self.best)
         self.manager = opened(
             self.directory,
@@ -114,7 +114,7 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta),
         )
         if (choice := self.choice) and choice.metric in metrics:
-            cluster.by_first(lambda: self._note_best(step, choice, metrics[choice.metric]))
+            cluster.on_first(lambda: self._note_best(step, choice, metrics[choice.metric]))
         self._guarded(lambda: self.manager.save(step, args=args))
 
     def _note_best(self, step: int, choice: Best, value: float) -> None:
@@ -158,7 +158,7 @@ class Checkpoints:
         if not steps:
             raise UserError(f"{self.directory}: no checkpoint; none was saved, or they were removed")
         if best:
-            step = cluster.gathered(self.best().get("step"))[0]  # the first process decides
+            step = cluster.gather(self.best().get("step"))[0]  # the first process decides
             if step is None:
                 raise UserError(f"{self.directory}: no best checkpoint, since none was evaluated")
         if step is None:
@@ -185,7 +185,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             if damaged and not self.read_only:
-                cluster.by_first(lambda: [self._put_aside(step) for step in damaged])
+                cluster.on_first(lambda: [self._put_aside(step) for step in damaged])
                 self.manager.reload()
             return found
         if damaged:
@@ -200,7 +200,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the saved steps in ascending order, damaged ones included, as the first process sees them."""
-        return cluster.gathered(sorted(int(step) for step in self.manager.all_steps()))[0]
+        return cluster.gather(sorted(int(step) for step in self.manager.all_steps()))[0]
 
     def wrong(self, step: int, mesh: jax.sharding.Mesh) -> str:
         """Return what is wrong with a checkpoint, or "" if it is intact. It is read sharded over `mesh`."""

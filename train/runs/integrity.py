@@ -78,7 +78,7 @@ def verified(folder: Path, name: str, restore: Callable[[Any], Any]) -> dict:
     except Exception as error:  # readers of damaged files may raise anything
         problem, damage = _not_damage(error), reason(error)
         problem = problem and f"checkpoint {folder} {problem}"
-    problems, damages, sums = zip(*cluster.gathered([problem, damage, wanted]), strict=True)
+    problems, damages, sums = zip(*cluster.gather([problem, damage, wanted]), strict=True)
     if problem := next(filter(None, problems), ""):
         raise UserError(problem)
     if damage := next(filter(None, damages), ""):

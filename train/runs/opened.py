@@ -66,7 +66,7 @@ class OpenRun:
 
     def stops_after(self, step: int) -> bool:
         """Whether a signal ends the run after this step, the same in all processes. Call it at every step."""
-        return cluster.stopping(step, self.signals["by"] is not None)
+        return cluster.should_stop(step, self.signals["by"] is not None)
 
     def finish(self, step: int, results: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Wait until everything is on disk, and return the metrics of the held-out splits.
@@ -80,10 +80,10 @@ class OpenRun:
             by = self.signals["by"] or signal.SIGTERM  # default: another process got the signal
             raise Interrupted(by, f"{name}: stopped and saved at step {step} of {self.steps}; {RERUN}")
         file = self.job.path / "result.json"
-        if not results and cluster.gathered(file.exists())[0]:
+        if not results and cluster.gather(file.exists())[0]:
             return rundir.read_result(self.job.path)
         results = results or evaluate()
-        cluster.by_first(lambda: rundir.write_atomically(file, json.dumps(results, indent=2) + "\n"))
+        cluster.on_first(lambda: rundir.write_atomically(file, json.dumps(results, indent=2) + "\n"))
         if self.signals["by"] is not None:
             raise Interrupted(self.signals["by"], f"{name}: stopped, finished and saved; {RERUN}")
         return results
@@ -112,24 +112,24 @@ def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         if before is not None:
             accept = getattr(experiment.data, "accept_changed", False)
             rundir.same_data(path, job.dataset.fingerprint, accept, progress.say)
-        cluster.check_alike({"the run directory": "begun" if before is not None else "new"})
+        cluster.check_equal({"the run directory": "begun" if before is not None else "new"})
         fresh = initial(job, progress.say) if before is None else None  # before writing anything, since it may raise
-        lock = cluster.by_first(lambda: write(job, before is not None, progress.say))
+        lock = cluster.on_first(lambda: write(job, before is not None, progress.say))
         if lock is not None:
             stack.callback(os.close, lock)
-        cluster.check_shared(path)
+        cluster.check_shared_folder(path)
         for note in [*job.dataset.notes, *notes(job)]:
             progress.say(f"{path.name}: {note}")
         checkpoints = stack.enter_context(Checkpoints(path, experiment.run.keep, progress.say, best=best))
         state = checkpoints.restore(job.program) if before is not None else None
         if before is not None:
             restored = state
-            cluster.by_first(lambda: resume(job, before, restored, progress.say))
+            cluster.on_first(lambda: resume(job, before, restored, progress.say))
         if state is None:
             state = fresh or initial(job, progress.say)
         position = int(state.step)
         signals = stack.enter_context(interruptions(position))
-        log = cluster.by_first(lambda: MetricsLog(path, position))
+        log = cluster.on_first(lambda: MetricsLog(path, position))
         if log:
             stack.callback(log.close)
         if position:
@@ -232,7 +232,7 @@ def interruptions(start: int) -> Iterator[dict[str, int | None]]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
-    cluster.note_preemption(start)
+    cluster.watch_preemption(start)
     try:
         yield noted
     finally:

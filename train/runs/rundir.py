@@ -35,7 +35,7 @@ def find(run: str) -> Path:
         below = ", ".join(sorted(path.parent.name for path in Path(run).glob("*/experiment.json")))
         raise UserError(f"{run} is not a run directory: it has no experiment.json{below and f'; it contains the runs {below}'}")
     known = sorted(path.parent.name for path in Path("runs").glob("*/experiment.json"))
-    hint = nearest(Path(run).name, known) if known else "; runs/ is empty: create a run with python -m train run RECIPE"
+    hint = nearest(Path(run).name, known) if known else "; runs/ is empty: create a run with fmodels run RECIPE"
     raise UserError(f"there is no run {run}{hint}")
 
 

@@ -64,7 +64,7 @@ def measure(job: Job, name: str) -> dict[str, Any]:
             units.append(count * program.batch_size / len(program.own_rows))
             if len(seconds) == WARM_STEPS:  # the first process sets the number of steps for all
                 more = min(max(round(SECONDS / seconds[-1]), MIN_STEPS), MAX_STEPS)
-                steps += cluster.gathered(more)[0]
+                steps += cluster.gather(more)[0]
             if len(seconds) % 5 == 0:
                 rates.append(machine.matrix_rate(job.experiment.run.precision, devices, 0.05))
     seconds, units = seconds[WARM_STEPS:], units[WARM_STEPS:]

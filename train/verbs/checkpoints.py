@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     with Checkpoints(path, 1, print) as checkpoints:
         rows, attempts, errors = [], 0, []
         while not rows and checkpoints.steps() and attempts < ATTEMPTS:
-            rows = [row for step in checkpoints.steps() if (row := cluster.gathered(describe(checkpoints, step, mesh))[0])]
+            rows = [row for step in checkpoints.steps() if (row := cluster.gather(describe(checkpoints, step, mesh))[0])]
             checkpoints.manager.reload()
             attempts += 1
         try:

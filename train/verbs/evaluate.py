@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     job = assemble_run(wanted)
     splits = job.dataset.splits
     chosen = wanted.split or ("test" if "test" in splits else "validation")
-    cluster.check_alike({"split": chosen, "best": wanted.best, "step": wanted.step})
+    cluster.check_equal({"split": chosen, "best": wanted.best, "step": wanted.step})
     if chosen not in splits:
         raise UserError(f"{job.path} has no split {chosen}{nearest(chosen, splits)}")
     if wanted.best and chosen == job.dataset.held_out:

@@ -33,9 +33,9 @@ def main(arguments: list[str]) -> int:
         raise UserError("--text is empty")
     wanted.join()
     experiment = wanted.read()
-    cluster.check_alike({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
+    cluster.check_equal({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
     read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
-    rows = cluster.gathered(cluster.by_first(read))[0]
+    rows = cluster.gather(cluster.on_first(read))[0]
     predictor = reopen(experiment, say)
     arrays, notes = predictor.codec.encode(rows)
     predictions = predictor(arrays)

@@ -20,9 +20,9 @@ def main(arguments: list[str]) -> int:
 
     job = assemble_run(wanted)
     codec, objective, examples = job.dataset.codec, job.experiment.objective, []
-    if cluster.gathered((job.path / "result.json").exists())[0]:
+    if cluster.gather((job.path / "result.json").exists())[0]:
         examples = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, say)))
     page = job.path / "report.html"
-    cluster.by_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, examples)))
+    cluster.on_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, examples)))
     print(page)
     return 0

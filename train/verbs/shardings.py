@@ -1,7 +1,7 @@
-"""`python -m train shardings RECIPE [--mesh.AXIS N …]`: which device holds which part of a run.
+"""`fmodels shardings RECIPE [--mesh.AXIS N …]`: the sharding of every parameter of a run.
 
-A mesh of which every axis is given is built of as many pretended devices, so that a pod can be looked at from a laptop; one that
-fills an axis is built of the devices that there are.
+A mesh with explicit sizes is built of simulated CPU devices, so that a laptop can show the layout of a pod. A mesh with an axis
+of size -1 is built of the devices of this machine.
 """
 
 import math
@@ -11,8 +11,8 @@ from train.errors import UserError
 from train.experiment import Experiment
 from train.verbs.run import parse
 
-MOST_DEVICES = 2**12  # which takes ten seconds; four times as many take minutes
-USAGE = "usage: python -m train shardings RECIPE [--mesh.AXIS N …] [--field value …]"
+MAX_SIMULATED = 2**12  # takes ten seconds; four times as many take minutes
+USAGE = "usage: fmodels shardings RECIPE [--mesh.AXIS N …] [--field value …]"
 
 
 def main(arguments: list[str]) -> int:
@@ -20,9 +20,9 @@ def main(arguments: list[str]) -> int:
         print(USAGE)
         return 0
     experiment, cluster, beside = parse(arguments, "shardings")
-    if not pretend(experiment):
+    if not simulate_devices(experiment):
         cluster.join(list(beside.values()))
-        check_there(experiment)
+        check_devices(experiment)
     from train.assemble import assemble
     from train.plan import layout
 
@@ -31,29 +31,28 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def pretend(experiment: Experiment) -> bool:
-    """Has jax make as many CPU devices as the mesh says, if it gives every axis. It is too late for that once jax has been
-    used."""
+def simulate_devices(experiment: Experiment) -> bool:
+    """Make JAX simulate the CPU devices of a mesh with explicit sizes. Return whether the mesh has explicit sizes.
+
+    Must be called before any device is used."""
     import jax
 
     sizes = [getattr(experiment.mesh, axis) for axis in sharding.AXES]
     if -1 in sizes:
         return False
-    if math.prod(sizes) > MOST_DEVICES:
-        raise UserError(f"mesh: {math.prod(sizes):,} devices; at most {MOST_DEVICES:,} are pretended")
+    if math.prod(sizes) > MAX_SIMULATED:
+        raise UserError(f"mesh: cannot simulate {math.prod(sizes):,} devices; the limit is {MAX_SIMULATED:,}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", math.prod(sizes))
     return True
 
 
-def check_there(experiment: Experiment) -> None:
-    """Raises UserError for a mesh that fills an axis and does not fit the devices that there are."""
+def check_devices(experiment: Experiment) -> None:
+    """Raise UserError if a mesh with an axis of size -1 does not fit the devices of this machine."""
     import jax
 
     sizes = {axis: getattr(experiment.mesh, axis) for axis in sharding.AXES}
-    given, there = -math.prod(sizes.values()), jax.device_count()
-    if there % given:
-        (filled,) = (axis for axis, size in sizes.items() if size == -1)
-        raise UserError(
-            f"mesh: {given} devices at least, and there are {there} here; say --mesh.{filled} too, and they are pretended"
-        )
+    required, found = -math.prod(sizes.values()), jax.device_count()
+    if found % required:
+        (free,) = (axis for axis, size in sizes.items() if size == -1)
+        raise UserError(f"mesh: needs a multiple of {required} devices, found {found}; set --mesh.{free} to simulate devices")

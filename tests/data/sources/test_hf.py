@@ -136,7 +136,6 @@ def test_two_part_names_are_tried_as_owner_and_name_then_as_name_and_config(data
     assert requested == [("glue/sst2", None), ("glue", "sst2"), ("nyu-mll/glue", "sst2"), ("imdb", None)]
 
 
-@pytest.mark.quick
 def test_a_missing_library_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"hf:imdb: datasets is not installed; pip install 'fmodels\[hf\]'"):

@@ -10,7 +10,6 @@ from data.sources import pydocs
 ROWS = [{"number": i} for i in range(10)]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("expression", "numbers"),
     [
@@ -27,7 +26,6 @@ def test_splits_are_selected_with_the_syntax_of_tfds(expression, numbers):
         assert [row["number"] for row in chosen["train"]] == list(numbers)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("expression", "message"),
     [("c", "no split 'c'; available: a, bee"), ("be", "did you mean bee"), ("a[1", "'a\\[1' is invalid; use NAME")],
@@ -37,14 +35,12 @@ def test_an_unknown_split_is_reported(expression, message):
         sources.choose({"a": ROWS, "bee": ROWS}, {"train": expression}, "x")
 
 
-@pytest.mark.quick
 def test_digits_have_fixed_splits():
     splits = sources.find("digits").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1438, "test": 359}
     assert splits["test"][0]["image"].shape == (8, 8, 1) and {row["label"] for row in splits["test"]} == set("0123456789")
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -59,14 +55,12 @@ def test_an_invalid_mixture_is_reported(argument, message):
         sources.find(f"mixture:{argument}").splits({}, {})
 
 
-@pytest.mark.quick
 def test_labels_are_numbered_in_sorted_order():
     found = labels.numbered({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
     assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
     assert found.counts("train") == {"a": 1, "b": 2}
 
 
-@pytest.mark.quick
 def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
     found = labels.numbered({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
     chosen = labels.budget(found, 4, 0, "x")
@@ -76,7 +70,6 @@ def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
         labels.budget(found, 11, 0, "x")
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
@@ -91,7 +84,6 @@ def test_unusable_labels_are_reported(train, test, message):
         labels.numbered({"train": np.array(train), "test": np.array(test)}, ["a", "b", "c"], "x")
 
 
-@pytest.mark.quick
 def test_a_split_without_labels_is_omitted_with_a_note():
     found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
     assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels and is not used",)

@@ -127,11 +127,11 @@ def test_splits_use_the_syntax_of_tfds():
     "name, wanted, message",
     [
         ("mnits", {}, r"unknown dataset 'mnits'; did you mean mnist\?; prepared in .*: .*mnist"),
-        ("cifar10", {}, "not prepared in .*; run python -m train data prepare tfds:cifar10$"),
-        ("fsdd", {}, "run python -m train data prepare tfds:fsdd$"),
-        ("squad", {}, "run python -m train data prepare tfds:squad$"),  # an older builder, registered on import
-        ("glue", {}, "run python -m train data prepare tfds:glue/cola; prepared configs: glue/sst2"),
-        ("glue/cola", {}, "run python -m train data prepare tfds:glue/cola; prepared configs: glue/sst2"),
+        ("cifar10", {}, "not prepared in .*; run fmodels data prepare tfds:cifar10$"),
+        ("fsdd", {}, "run fmodels data prepare tfds:fsdd$"),
+        ("squad", {}, "run fmodels data prepare tfds:squad$"),  # an older builder, registered on import
+        ("glue", {}, "run fmodels data prepare tfds:glue/cola; prepared configs: glue/sst2"),
+        ("glue/cola", {}, "run fmodels data prepare tfds:glue/cola; prepared configs: glue/sst2"),
         ("glue/sst3", {}, r"glue has no config 'sst3'; did you mean sst2\?; prepared configs: glue/sst2"),
         ("glue/sst2:2.0.1", {}, r"version 2.0.1 is not prepared; did you mean 2.0.0\?; prepared versions: 2.0.0"),
         ("mnist/x", {}, "mnist has no config 'x'"),
@@ -146,7 +146,6 @@ def test_missing_datasets_and_splits_are_reported_in_one_line(name, wanted, mess
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.quick
 def test_an_invalid_name_is_rejected():
     for name in ("", "a b", "mnist:3", "mnist/", "a/b/c"):
         with pytest.raises(DataError, match="invalid name; use tfds:NAME"):

@@ -13,8 +13,6 @@ from data.errors import DataError
 from data.text.cleaning import COUNTS, DROPPED, Cleaner, Cleaning
 from data.text.minhash import Signatures
 
-pytestmark = pytest.mark.quick
-
 
 def cleaned(folder, texts, **fields):
     with Cleaner(Cleaning(**fields), folder) as cleaner:

@@ -10,7 +10,6 @@ from data.loader import Batches
 from data.text.documents import documents
 from data.text.language_modelling import Text
 
-pytestmark = pytest.mark.quick
 DOCUMENTS = [" ".join(f"word{i * j % 97} and some{j} text." for j in range(5 + 7 * i)) for i in range(12)]
 
 

@@ -19,6 +19,8 @@ from data.images.labelled import Images
 from data.loader import Batches, Loader
 from data.text.language_modelling import Text
 
+pytestmark = pytest.mark.slow
+
 @dataclass(frozen=True)
 class Endless:
     rows: int

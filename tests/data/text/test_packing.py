@@ -47,7 +47,6 @@ def sequences(row: dict) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-@pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
 def test_packing_keeps_every_token_once_in_separate_sequences(texts):
@@ -64,7 +63,6 @@ def test_packing_keeps_every_token_once_in_separate_sequences(texts):
         assert (np.diff(row["words"][ordinary]) >= 0).all()
 
 
-@pytest.mark.quick
 @settings(deadline=None)
 @given(documents())
 def test_windows_keep_the_token_stream_and_index_its_words(texts):
@@ -76,7 +74,6 @@ def test_windows_keep_the_token_stream_and_index_its_words(texts):
         assert ((row["words"] < 0) == np.isin(row["tokens"], VOCABULARY.special_ids)).all()
 
 
-@pytest.mark.quick
 def test_words_are_separated_at_window_starts_and_special_tokens():
     cls, mask = VOCABULARY.special["cls"], VOCABULARY.special["mask"]
     ids, words = np.arange(LOW, LOW + 28, dtype=np.int32), np.repeat(np.arange(7), 4).astype(np.int32)
@@ -127,7 +124,6 @@ def test_packed_batch_has_the_loss_and_gradients_of_separate_sequences(position)
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
 
 
-@pytest.mark.quick
 @pytest.mark.skipif("FMODELS_DATA" not in os.environ, reason="FMODELS_DATA is not set")
 def test_packed_rows_of_real_text_are_full():
     text = (Path(os.environ["FMODELS_DATA"]) / "wikitext2" / "valid.txt").read_text("utf-8")
@@ -139,7 +135,6 @@ def test_packed_rows_of_real_text_are_full():
     assert tally.about()["share of rows filled"] >= 0.97
 
 
-@pytest.mark.quick
 def test_word_indices_restart_in_each_stretch():
     """Word indices are stored in 16 bits, so they must not grow with the document: negative ones mean no word."""
     size, room = 70_000, 61

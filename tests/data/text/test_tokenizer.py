@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.text.tokenizer import ROLES, SPECIAL, Tokenizer
 
-pytestmark = pytest.mark.quick
 KINDS = ("wordpiece", "bpe", "unigram")
 TEXTS = [
     " ".join(f"word{i * j % 97} and some{j} text, isn't it, Dr. Who? Zürich {chr(97 + j % 26) * 3}" for j in range(9 + i))

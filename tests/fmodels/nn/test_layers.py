@@ -9,8 +9,6 @@ import pytest
 
 from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, Embed, LayerNorm, RMSNorm, add_bias
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture
 def rows() -> np.ndarray:

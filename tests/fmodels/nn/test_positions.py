@@ -7,8 +7,6 @@ import pytest
 
 from fmodels.nn.positions import RelativeBias, alibi, rotary, sinusoidal
 
-pytestmark = pytest.mark.quick
-
 
 def test_sinusoidal_matches_its_formula():
     positions_BT, width = np.array([[0, 1, 2, 3, 40], [7, 6, 5, 100, 511]]), 10

@@ -145,7 +145,6 @@ def test_scan_matches_the_loop():
     assert_close((out, gradients), loss_and_gradients(config(), params, inputs))
 
 
-@pytest.mark.quick
 def test_stack_and_unstack_are_inverse():
     encoder = random_params(small(layers=11, position="relative", norm_position="pre"))["encoder"]  # layer_10 must follow layer_9
     stacked = stack_layers(encoder)
@@ -187,7 +186,6 @@ def test_scanned_layers_drop_different_entries():
     assert len(np.unique(np.round(np.asarray(out["hidden"])[0, 0], 3))) == 3, "0, 2 and 4 before the norm"
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("scan", [False, True], ids=["loop", "scan"])
 def test_intermediates(scan):
     config, inputs = small(scan=scan), batch()
@@ -205,7 +203,6 @@ def test_intermediates(scan):
     assert_close(hidden[-1], outputs(config, params, inputs)["hidden"])
 
 
-@pytest.mark.quick
 def test_compute_dtype_is_the_parameter_dtype():
     config = small(position="relative", norm_position="pre", activation="swiglu")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arrays(random_params(config)))
@@ -223,7 +220,6 @@ def shapes_of(config: BertConfig) -> dict:
     return split(params)[0]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("size", "parameters"), [("tiny", 4_385_920), ("mini", 11_170_560), ("small", 28_763_648), ("medium", 41_373_184)]
 )
@@ -232,7 +228,6 @@ def test_published_sizes(size, parameters):
     assert count(shapes_of(bert(size))) == count(shapes_of(bert(size, scan=True))) == parameters
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(("size", "parameters"), [("base", 110_106_428), ("large", 336_226_108)])
 def test_published_sizes_with_both_heads(size, parameters):
     config = bert(size, scan=True)
@@ -245,14 +240,12 @@ def test_published_sizes_with_both_heads(size, parameters):
     assert count(shapes_of(config)) + count(heads) == parameters
 
 
-@pytest.mark.quick
 def test_gated_default_has_the_same_parameter_count():
     plain, gated = (count(shapes_of(bert("tiny", activation=name, bias=False))) for name in ("gelu", "swiglu"))
     assert abs(gated / plain - 1) < 0.001
     assert TransformerConfig(width=768, activation="geglu").mlp_width == 2048
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -278,14 +271,12 @@ def test_invalid_config_values_are_errors(change, message):
         small(**change)
 
 
-@pytest.mark.quick
 def test_sequences_longer_than_max_length_are_errors():
     model = small(max_length=8).build()
     with pytest.raises(ValueError, match="sequence length 11 exceeds max_length 8"):
         jax.eval_shape(model.init, jax.random.key(0), batch())
 
 
-@pytest.mark.quick
 def test_published_sizes_by_name_with_overrides():
     assert set(SIZES) == {"tiny", "mini", "small", "medium", "base", "large"}
     assert bert("base") == BertConfig()

@@ -1,4 +1,4 @@
-"""Several processes on this machine, also as Open MPI and Slurm start them, are one run: the losses of one process."""
+"""Runs of several processes on this machine, also under Open MPI and Slurm, have the same losses as runs of one process."""
 
 import json
 import os
@@ -15,83 +15,85 @@ import pytest
 
 from tests.train.processes import SHAPES, STEPS, assert_same_run, finish, free_port, losses, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "1"])
-def test_many_processes_learn_what_one_does(uninterrupted, alone, shape):
-    folder, said = uninterrupted(shape)
+def test_several_processes_match_one(uninterrupted, alone, shape):
+    folder, errors = uninterrupted(shape)
     assert_same_run(alone, folder)
-    assert all(not text.strip() for text in said[1:]), "the first speaks for all"
+    assert all(not text.strip() for text in errors[1:]), "only the first process prints"
     result = [json.loads((run / "result.json").read_text())["test"] for run in (alone, folder)]
     assert result[0]["confusion"] == result[1]["confusion"]
 
 
-def test_what_four_processes_began_others_continue(start, front_door, alone, tmp_path):
-    begun = tmp_path / "begun"
-    began = start(begun, 4, "--mesh.data=2", "--mesh.fsdp=4", devices=2)
-    wait_for(begun, 12, began)
-    began[2].send_signal(signal.SIGTERM)  # as the scheduler tells one host that it will be preempted
-    said = finish(began)
-    (step,) = {int(found) for found in re.findall(r"stopped and saved at step (\d+)", "".join(said))}
-    assert max(losses(begun)) == step < STEPS
-    writers = (begun / "checkpoints" / str(step) / "model").glob("ocdbt.process_*")
+def test_a_run_of_four_processes_resumes_with_other_counts(start, front_door, alone, tmp_path):
+    original = tmp_path / "original"
+    processes = start(original, 4, "--mesh.data=2", "--mesh.fsdp=4", devices=2)
+    wait_for(original, 12, processes)
+    processes[2].send_signal(signal.SIGTERM)  # a scheduler signals one host before preemption
+    errors = finish(processes)
+    (step,) = {int(found) for found in re.findall(r"stopped and saved at step (\d+)", "".join(errors))}
+    assert max(losses(original)) == step < STEPS
+    writers = (original / "checkpoints" / str(step) / "model").glob("ocdbt.process_*")
     assert len([folder for folder in writers if any(folder.rglob("*"))]) == 4
-    (table,) = [process.communicate(timeout=120)[0] for process in [front_door("checkpoints", begun, cwd=tmp_path)]]
+    (table,) = [process.communicate(timeout=120)[0] for process in [front_door("checkpoints", original, cwd=tmp_path)]]
     assert re.search(rf"^ +{step} .* replica 1 x data 2 x fsdp 4 x tensor 1 +valid(, best .*)?$", table, re.M), table
-    for processes, devices in ((1, 8), (2, 2), (1, 1)):
-        folder = tmp_path / f"on-{processes}-{devices}"
-        subprocess.run(["cp", "-r", begun, folder], check=True)
+    for count, devices in ((1, 8), (2, 2), (1, 1)):
+        folder = tmp_path / f"on-{count}-{devices}"
+        subprocess.run(["cp", "-r", original, folder], check=True)
         settings = json.loads((folder / "experiment.json").read_text())
         settings["run"]["dir"] = str(folder)
         (folder / "experiment.json").write_text(json.dumps(settings))
-        finish(start(folder, processes, devices=devices))
+        finish(start(folder, count, devices=devices))
         assert_same_run(alone, folder)
 
 
-def test_two_processes_begin_where_another_run_ended_as_one_does(start, alone, tmp_path):
+def test_init_from_with_two_processes_matches_one(start, alone, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    for processes, folder in enumerate((one, two), 1):
-        said = finish(start(folder, processes, "--init-from", alone, steps=4))
-        assert f"{folder.name}: parameters from {alone}: " in said[0]
+    for count, folder in enumerate((one, two), 1):
+        errors = finish(start(folder, count, "--init-from", alone, steps=4))
+        assert f"{folder.name}: parameters from {alone}: " in errors[0]
     assert_same_run(one, two)
     assert losses(one)[1] < losses(alone)[1]
 
 
-def test_two_processes_of_a_language_model(front_door, tmp_path):
-    """Text, its tokenizer and its cache; what they say, and what evaluates them. A web proxy is nothing to them."""
+def test_a_language_model_with_two_processes(front_door, tmp_path):
+    """Two processes match one in training, its output, and the commands that read the run. Proxy variables are ignored."""
     (tmp_path / "notes.txt").write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(200)))
     small = ["--data.source=files:notes.txt", "--data.length=16", "--data.batch-size=8", "--data.vocab-size=300"]
     small += ["--model.layers=1", "--run.steps=6", "--run.checkpoint-every=3", "--run.evaluate-every=3", "--run.log-every=1"]
 
-    def said(folder: str, processes: int, *arguments: str) -> list[str]:
-        port, of = free_port(), [[]]
-        if processes > 1:
-            of = [
+    def outputs(count: int, *arguments: str) -> list[str]:
+        port, clusters = free_port(), [[]]
+        if count > 1:
+            clusters = [
                 [f"--cluster.coordinator=127.0.0.1:{port}", "--cluster.processes=2", f"--cluster.process={i}"] for i in range(2)
             ]
-        proxy = ["env", "http_proxy=http://127.0.0.1:9", "https_proxy=http://127.0.0.1:9"]  # that nobody serves
-        them = [front_door(*arguments, *each, cwd=tmp_path, under=proxy) for each in of]
-        out = [process.communicate(timeout=180) for process in them]
-        assert [process.returncode for process in them] == [0] * processes, out
-        return [text for text, _ in out]
+        proxy = ["env", "http_proxy=http://127.0.0.1:9", "https_proxy=http://127.0.0.1:9"]  # nothing listens there
+        processes = [front_door(*arguments, *cluster, cwd=tmp_path, under=proxy) for cluster in clusters]
+        results = [process.communicate(timeout=180) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, results
+        return [output for output, _ in results]
 
-    for processes, folder in enumerate(("one", "two"), 1):
-        said(folder, processes, "run", "bert-tiny", f"--run.dir={folder}", *small)
+    for count, folder in enumerate(("one", "two"), 1):
+        outputs(count, "run", "bert-tiny", f"--run.dir={folder}", *small)
     assert_same_run(tmp_path / "one", tmp_path / "two")
-    (alone,) = said("one", 1, "evaluate", "two", "--best", "--json", "--mesh.data=1")
-    together = said("two", 2, "evaluate", "two", "--best", "--json")
-    assert together[1] == "", "the first speaks for all"
+    (alone,) = outputs(1, "evaluate", "two", "--best", "--json", "--mesh.data=1")
+    together = outputs(2, "evaluate", "two", "--best", "--json")
+    assert together[1] == "", "only the first process prints"
     found = [json.loads(text) for text in (alone, together[0])]
     assert found[0].keys() == found[1].keys() and found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
 
     for verb in (["predict", "two", "--text", "a [MASK] thing", "note 3 is [MASK]"], ["checkpoints", "two"], ["report", "two"]):
-        here = ["--mesh.data=1"] * (verb[0] != "checkpoints")
-        (alone,) = said("one", 1, *verb, *here)
-        assert said("two", 2, *verb) == [alone, ""] and alone
+        mesh = ["--mesh.data=1"] * (verb[0] != "checkpoints")
+        (alone,) = outputs(1, *verb, *mesh)
+        assert outputs(2, *verb) == [alone, ""] and alone
 
-    of = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
-    different = [["--text", "a", "--mesh.data=2"], ["--text", "b", "--mesh.data=1", "--mesh.tensor=2"]]
-    them = [front_door("predict", "two", *different[i], *of, f"--cluster.process={i}", cwd=tmp_path) for i in range(2)]
-    for text in finish(them, 2):
+    cluster = [f"--cluster.coordinator=127.0.0.1:{free_port()}", "--cluster.processes=2"]
+    options = [["--text", "a", "--mesh.data=2"], ["--text", "b", "--mesh.data=1", "--mesh.tensor=2"]]
+    processes = [front_door("predict", "two", *options[i], *cluster, f"--cluster.process={i}", cwd=tmp_path) for i in range(2)]
+    for text in finish(processes, 2):
         assert (
             text == "error: cluster: process 1 differs from process 0: --text is ['b'], not ['a']; mesh.data is 1, not 2; "
             "mesh.tensor is 2, not 1\n"
@@ -104,7 +106,7 @@ def mesh_of(folder: Path) -> str:
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed: apt install openmpi-bin")
-def test_under_mpirun_nothing_needs_to_be_said(start, alone, tmp_path):
+def test_mpirun_needs_no_cluster_options(start, alone, tmp_path):
     folder = tmp_path / "mpi"
     finish(start(folder, 1, under=["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", 2]))
     assert mesh_of(folder) == "replica 1 x data 2 x fsdp 1 x tensor 1"
@@ -113,7 +115,7 @@ def test_under_mpirun_nothing_needs_to_be_said(start, alone, tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A Slurm of one node: this machine. It leaves nothing behind."""
+    """Run Slurm with this machine as its only node, and return the path of its configuration."""
     missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name) is None]
     if missing or os.getuid():
         pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}: apt install slurm-wlm munge")
@@ -144,9 +146,9 @@ PartitionName=all Nodes=ALL Default=YES State=UP
     key.write_bytes(os.urandom(128))
     for path in (key, folder / "munge"):
         path.chmod(0o700 if path.is_dir() else 0o400)
-    for parent in folder.parents:  # munged wants to be alone in writing where its key and socket are
+    for parent in folder.parents:  # munged refuses a key or socket below a folder that others can write
         if parent.stat().st_mode & 0o022 and not parent.stat().st_mode & stat.S_ISVTX:
-            pytest.skip(f"{parent} can be written by all")
+            pytest.skip(f"{parent} is writable by others")
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge/socket", f"--key-file={key}"]
     munged += [f"--{name}-file={folder}/munge/{name}" for name in ("pid", "log", "seed")]
@@ -171,7 +173,7 @@ PartitionName=all Nodes=ALL Default=YES State=UP
             log.close()
 
 
-def test_under_slurm_nothing_needs_to_be_said(slurm, start, alone, tmp_path):
+def test_slurm_needs_no_cluster_options(slurm, start, alone, tmp_path):
     folder = tmp_path / "slurm-run"
     finish(start(folder, 1, under=["env", f"SLURM_CONF={slurm}", "srun", "-n", 2, "--overcommit"]))
     assert mesh_of(folder) == "replica 1 x data 2 x fsdp 1 x tensor 1"

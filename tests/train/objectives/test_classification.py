@@ -10,8 +10,6 @@ from data.dataset import Columns
 from data.loader import evaluation_batches
 from train.objectives.classification import Classification
 
-pytestmark = pytest.mark.quick
-
 CLASSES, WIDTH = 5, 7
 SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 

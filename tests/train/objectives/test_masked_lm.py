@@ -72,7 +72,6 @@ def within(count: int, total: int, share: float) -> bool:
     return abs(count - total * share) < 5 * math.sqrt(total * share * (1 - share))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("rate", [0.15, 0.4])
 def test_mask_rate_is_exact_in_each_row(rate):
     batch = rows()
@@ -86,7 +85,6 @@ def test_mask_rate_is_exact_in_each_row(rate):
     np.testing.assert_array_equal(after[~hidden], batch["tokens"][~hidden])
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_replacements_are_80_10_10(whole_words):
     batch = rows()
@@ -103,7 +101,6 @@ def test_replacements_are_80_10_10(whole_words):
     assert counts[LOW] and counts[HIGH - 1]
 
 
-@pytest.mark.quick
 def test_every_position_is_equally_likely():
     ordinary = LENGTH - 2
     _, hidden = corrupt(rows(fewest=ordinary), mask_rate=0.4)
@@ -126,7 +123,6 @@ def test_hidden_tokens_depend_on_seed_step_and_example_only():
     assert len(np.unique(corrupt(twins)[0], axis=0)) > 100, "equal rows with different example indices"
 
 
-@pytest.mark.quick
 def test_evaluation_always_hides_15_percent():
     batch = rows()
     expected = np.stack(corrupt(batch, train=False))
@@ -135,7 +131,6 @@ def test_evaluation_always_hides_15_percent():
     np.testing.assert_array_equal(expected, np.stack(corrupt(batch, train=False, mask_rate=0.4, whole_words=True)))
 
 
-@pytest.mark.quick
 def test_whole_words_are_hidden_completely():
     """Also if the first drawn word is longer than the budget."""
     batch = rows(longest_word=5, seed=1)
@@ -250,7 +245,6 @@ def test_evaluation_is_deterministic():
     assert sums[0].terms["masked_lm"][1] == sum(max(1, round(0.15 * (row >= 0).sum())) for row in np.asarray(batch["words"])[:5])
 
 
-@pytest.mark.quick
 def test_perplexity_uses_the_masked_lm_loss_only():
     one = np.float64(1)
     sums = Sums({"masked_lm": (6 * one, 3 * one), "next_sentence": (one, 2 * one)}, {"masked_lm_accuracy": (one, 3 * one)})

@@ -1,4 +1,4 @@
-"""What lies where, of every family of recipes, as a person reads it."""
+"""The sharding table of every family of recipes."""
 
 import os
 from pathlib import Path
@@ -26,12 +26,12 @@ def texts(tmp_path, monkeypatch):
 
 
 def options(recipe: str) -> list[str]:
-    """Without the corpus of the recipe, which shapes do not depend on."""
+    """Return the recipe with a small source instead of its corpus, on which the shapes do not depend."""
     return [recipe, *([] if recipe.startswith("digits") else ["--data.source=files:rows.tsv"])]
 
 
-def test_tables_are_as_they_were(capsys):
-    """After a deliberate change: FMODELS_WRITE_GOLDENS=1 pytest tests/train/plan/test_shardings.py -n 0"""
+def test_tables_match_the_goldens(capsys):
+    """To update the goldens: FMODELS_WRITE_GOLDENS=1 pytest tests/train/plan/test_shardings.py -n 0"""
     found = ""
     for recipe, mesh in RECIPES.items():
         assert main(["shardings", *options(recipe), *mesh]) == 0
@@ -42,20 +42,20 @@ def test_tables_are_as_they_were(capsys):
     assert not Path("runs").exists()
 
 
-def test_a_pod_that_is_not_there(front_door, tmp_path):
+def test_a_simulated_pod(front_door, tmp_path):
     mesh = ["--mesh.replica=2", "--mesh.data=1", "--mesh.fsdp=16", "--mesh.tensor=2"]
     process = front_door("shardings", *options("bert-tiny"), *mesh, cwd=tmp_path)
-    table, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "mesh replica 2 x data 1 x fsdp 16 x tensor 2; bytes a device: " in table
+    table, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "mesh replica 2 x data 1 x fsdp 16 x tensor 2; bytes per device: " in table
     (row,) = (line.split("  ") for line in table.splitlines() if line.startswith("model/encoder/layer_0/mlp/up/kernel "))
     assert [cell.strip() for cell in row if cell] == [
         "model/encoder/layer_0/mlp/up/kernel", "128, 512", "embed, mlp", "fsdp, tensor", f"{128 * 512 * 4 // 32:,}",
     ]  # fmt: skip
     process = front_door("shardings", *options("bert-tiny"), "--mesh.data=1", "--mesh.fsdp=48", cwd=tmp_path)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 2 and "data.batch_size 256 does not divide over 48 device(s)" in said
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "data.batch_size 256 does not divide over 48 device(s)" in errors
     process = front_door("shardings", *options("bert-tiny"), "--mesh.fsdp=48", cwd=tmp_path)
-    _, said = process.communicate(timeout=120)
-    wanted = "error: mesh: 48 devices at least, and there are 1 here; say --mesh.data too, and they are pretended\n"
-    assert (process.returncode, said) == (2, wanted)
+    _, errors = process.communicate(timeout=120)
+    expected = "error: mesh: needs a multiple of 48 devices, found 1; set --mesh.data to simulate devices\n"
+    assert (process.returncode, errors) == (2, expected)

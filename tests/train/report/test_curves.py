@@ -9,8 +9,6 @@ import pytest
 from tests.train.report.html import checked
 from train.report.curves import curves, curves_png
 
-pytestmark = pytest.mark.quick
-
 
 def losses(*values, name="train/loss", every=10) -> list[dict]:
     return [{"step": every * (i + 1), name: value} for i, value in enumerate(values)]

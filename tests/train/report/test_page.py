@@ -14,8 +14,6 @@ from train.parts import Rendering
 from train.report import page as report
 from train.report.curves import THEME, curves
 
-pytestmark = pytest.mark.quick
-
 
 def losses(*values, name="train/loss", every=10) -> list[dict]:
     return [{"step": every * (i + 1), name: value} for i, value in enumerate(values)]

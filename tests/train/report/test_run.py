@@ -12,7 +12,6 @@ from train.objectives.classification import Classification
 from train.parts import Rendering
 from train.report.run import report
 
-pytestmark = pytest.mark.quick
 OBJECTIVE, CODEC = Classification(), SimpleNamespace(labels=("yes", "no"))
 
 

@@ -31,7 +31,6 @@ def command_line() -> dict[str, list[str]]:
     return {"verbs": sorted(VERBS), "recipes": sorted(recipes.known()), **options}
 
 
-@pytest.mark.quick
 def test_commands_and_options_are_frozen():
     """To update after an intended change: FMODELS_WRITE_GOLDENS=1 pytest tests/train/verbs/test_cli.py -k frozen"""
     if os.environ.get("FMODELS_WRITE_GOLDENS"):
@@ -39,7 +38,6 @@ def test_commands_and_options_are_frozen():
     assert command_line() == json.loads(GOLDEN.read_text())
 
 
-@pytest.mark.quick
 def test_common_options_have_the_documented_names():
     documented = (
         "run.dir run.steps run.seed data.source data.batch-size optimizer.learning-rate mesh.data mesh.fsdp mesh.tensor init-from"
@@ -62,10 +60,10 @@ ERRORS = {
     "missing recipe": (["run"], "RECIPE is missing: fmodels run RECIPE"),
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe without a similar name": (["run", "zzz"], "there are: bert-base"),
-    "recipe file": (["run", "nowhere.py:x"], "nowhere.py: there is no such Python file"),
+    "recipe file": (["run", "nowhere.py:x"], "nowhere.py: no such Python file"),
     "option": ([*MLP, "--optimizer.lerning-rate", "1"], "--optimizer.lerning-rate; did you mean --optimizer.learning-rate?"),
     "option of another model": ([*MLP, "--model.layers", "2"], "unknown option --model.layers"),
-    "type": ([*MLP, "--run.steps", "many"], "--run.steps: 'many' is no whole number"),
+    "type": ([*MLP, "--run.steps", "many"], "--run.steps: 'many' is not an integer"),
     "choice": ([*MLP, "--optimizer.name", "adamm"], "'adamm' for argument '--optimizer.name'. Expected one of ('adam', 'adamw'"),
     "missing value": ([*MLP, "--run.seed"], "Missing value for argument '--run.seed'"),
     "range": ([*MLP, "--optimizer.learning-rate", "-1"], "optimizer.learning_rate must be greater than 0, not -1.0"),
@@ -76,7 +74,7 @@ ERRORS = {
     "heads": ([*TEXT, "--model.heads", "3"], "width 128 does not divide into 3 heads"),
     "run": (["evaluate", "nothing"], "there is no run nothing"),
     "missing run": (["evaluate"], "RUN is missing: run directory, or name of a run in runs/"),
-    "not a number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: no number: 'fast'"),
+    "not a number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: not a number: 'fast'"),
     "missing subcommand": (["data"], "SUBCOMMAND is missing: inspect or prepare"),
     "missing recipe to inspect": (["data", "inspect"], "RECIPE is missing: fmodels data inspect RECIPE"),
     "folder without a run": (["predict", "occupied"], "occupied is not a run directory: it has no experiment.json"),
@@ -140,17 +138,15 @@ def files():
         Path(name).write_bytes(content)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("case", ERRORS)
 def test_error_is_one_line_and_exit_status_2(capsys, files, case):
     arguments, message = ERRORS[case]
     assert message in error_line(capsys, arguments)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([*MLP, "--run.seed", "many"], "--run.seed: 'many' is no whole number"), (["evaluate"], "RUN is missing: run directory")],
+    [([*MLP, "--run.seed", "many"], "--run.seed: 'many' is not an integer"), (["evaluate"], "RUN is missing: run directory")],
 )
 def test_error_is_the_same_line_on_a_terminal(front_door, tmp_path, arguments, message):
     terminal, process_end = pty.openpty()
@@ -190,7 +186,6 @@ def test_output_that_cannot_be_written_is_an_error(front_door, tmp_path, process
     assert all(err.startswith("error: process 0 of the run is gone") and err.count("\n") == 1 for err in others)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("file", FILE_ERRORS)
 def test_error_names_an_unusable_file(capsys, files, file):
     arguments, message = FILE_ERRORS[file]
@@ -270,7 +265,6 @@ def test_unusual_settings_print_a_note(capsys):
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch contains some rows twice" in notes
 
 
-@pytest.mark.quick
 def test_run_dir_cannot_be_a_dangling_link(capsys):
     Path("link").symlink_to("nowhere")
     assert "run.dir link is a broken symbolic link; remove it" in error_line(capsys, [*MLP, "--run.dir", "link"])

@@ -49,7 +49,6 @@ def outcome(command: list[str], arguments: list[str], folder: Path) -> tuple[int
     return process.returncode, out, err
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["recipe"], 2), (["evaluate", "nothing"], 2)])
 def test_output_is_that_of_the_module(fmodels, own_modules, tmp_path, arguments, status):
     expected = outcome(MODULE, arguments, tmp_path)
@@ -83,7 +82,6 @@ def test_recipe_file_in_the_current_directory(request, tmp_path, command):
     assert status == 0 and "parameters" in out, err
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("hidden", ["data.py", "train.py", "fmodels/__init__.py"])
 def test_recipe_file_beside_a_module_that_hides_a_package_is_an_error(tmp_path, hidden):
     recipe = tmp_path / "own_recipe.py"

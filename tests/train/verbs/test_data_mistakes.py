@@ -69,7 +69,6 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_data_errors_are_one_line_and_leave_no_partial_cache(capsys, mistake):
     content, options, message = MISTAKES[mistake]
@@ -92,7 +91,6 @@ def test_bad_rows_are_skipped_counted_and_recorded(capsys):
     ]
 
 
-@pytest.mark.quick
 def test_more_bad_rows_than_the_limit_stop_the_run(capsys):
     message = error_message(capsys, [*RUN, write([*rows(), *["{"] * 4]), "--data.bad-records=skip", "--data.bad-limit=3"])
     assert "rows.jsonl, line 64: not JSON" in message and "exceeds data.bad_limit 3" in message
@@ -113,7 +111,6 @@ def test_a_changed_source_is_rejected_unless_accept_changed_is_set(capsys):
     assert "continuing, as --data.accept-changed allows" in capsys.readouterr().err
 
 
-@pytest.mark.quick
 def test_swapped_labels_change_the_fingerprint():
     swapped = [{**row, "label": "ba"["ab".index(row["label"])]} for row in rows()]
     found = []
@@ -123,7 +120,6 @@ def test_swapped_labels_change_the_fingerprint():
     assert found[0]["train"] != found[1]["train"]
 
 
-@pytest.mark.quick
 def test_a_mapped_field_is_read_instead_of_the_one_with_our_name():
     found = [{"body": f"their words {i}", "text": f"our words {i}", "kind": "ab"[i % 2], "label": "c"} for i in range(60)]
     del found[30]["body"], found[40]["kind"]
@@ -134,7 +130,6 @@ def test_a_mapped_field_is_read_instead_of_the_one_with_our_name():
     assert dataset.codec.labels == ("a", "b") and all(text.startswith("their") for text in dataset.shown["train"])
 
 
-@pytest.mark.quick
 def test_fine_tuning_and_pretraining_hold_out_the_same_rows():
     write([{"text": f"words {i}", "kind": "abc"[i % 3 if i % 7 else 0]} for i in range(200)])
     common = {"source": "files:rows.jsonl", "fields": "label=kind", "length": 16, "vocab_size": 300}
@@ -143,7 +138,6 @@ def test_fine_tuning_and_pretraining_hold_out_the_same_rows():
     assert held == set(plain.texts("validation")) and held.isdisjoint(plain.texts("train"))
 
 
-@pytest.mark.quick
 def test_unlabelled_rows_in_a_labelled_split_are_bad():
     write(rows(), "train.jsonl")
     write([*rows(3), {"text": "unlabelled"}], "test.jsonl")
@@ -153,7 +147,6 @@ def test_unlabelled_rows_in_a_labelled_split_are_bad():
     assert len(replace(config, bad_records="skip").build().splits["test"]) == 3
 
 
-@pytest.mark.quick
 def test_rows_of_a_document_stay_separate_with_labels_and_are_joined_without():
     found = [{"text": f"words {i}", "label": "ab"[i % 2], "document": i // 3} for i in range(90)]
     write(found)
@@ -162,7 +155,6 @@ def test_rows_of_a_document_stay_separate_with_labels_and_are_joined_without():
     assert Text(source="files:rows.jsonl", length=16, vocab_size=300).build().about["cleaning"]["documents in"] == 30
 
 
-@pytest.mark.quick
 def test_duplicates_of_held_out_texts_are_removed_only_from_train():
     write([{"text": "a repeated text", "label": "a"}, *rows(20)], "train.jsonl")
     write([{"text": "a repeated text", "label": "a"}] * 2, "test.jsonl")
@@ -184,7 +176,6 @@ def test_a_changed_tokenizer_is_rejected(capsys):
     assert "is not the tokenizer that the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
 
 
-@pytest.mark.quick
 def test_a_damaged_cache_file_is_named():
     write(rows())
     config = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300)

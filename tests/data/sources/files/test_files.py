@@ -25,8 +25,6 @@ from tests.data.sources.files.made_files import (
     write_files,
 )
 
-pytestmark = pytest.mark.quick
-
 REAL = os.environ.get("FMODELS_DATA", "")
 real = pytest.mark.skipif(not REAL, reason="FMODELS_DATA is not set")
 

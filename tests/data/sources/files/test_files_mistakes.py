@@ -18,8 +18,6 @@ from tests.data.sources.files.made_files import (
     write_files,
 )
 
-pytestmark = pytest.mark.quick
-
 
 def test_rows_around_a_bad_row_are_read(tmp_path):
     write_files(

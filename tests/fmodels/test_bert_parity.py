@@ -50,11 +50,11 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     ("case", "scan"),
     [
         ("pretraining_padded", False),
-        pytest.param("pretraining_padded", True),
-        pytest.param("pretraining_full", False),
-        pytest.param("classification_padded", False),
-        pytest.param("classification_full", False),
-        pytest.param("classification_full", True),
+        ("pretraining_padded", True),
+        ("pretraining_full", False),
+        ("classification_padded", False),
+        ("classification_full", False),
+        ("classification_full", True),
     ],
 )
 def test_outputs_match_transformers(case, scan):

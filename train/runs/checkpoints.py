@@ -82,7 +82,7 @@ class Checkpoints:
         match best := read_json(self.best_file):
             case {"step": int(), "metric": str(), "value": int() | float()}:
                 return best
-        raise UserError(f"{self.best_file} is damaged; restore it, or remove it to choose the best anew")
+        raise UserError(f"{self.best_file} is damaged; restore it, or remove it to choose the best checkpoint again")
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -108,7 +108,7 @@ def check_shared_folder(folder: Path) -> None:
     would wait for files that never appear."""
     if not is_joined():
         return
-    marker, token, message = folder / f".process-{process()}", os.urandom(8).hex(), ""
+    marker, nonce, message = folder / f".process-{process()}", os.urandom(8).hex(), ""
 
     def becomes_true(condition: Callable[[], bool]) -> bool:
         """Poll `condition`: other hosts see a new file with a delay."""
@@ -122,10 +122,10 @@ def check_shared_folder(folder: Path) -> None:
 
     try:
         if becomes_true(folder.exists):  # if not, the folder is not shared, which `compare` reports
-            marker.write_text(token, "utf-8")
+            marker.write_text(nonce, "utf-8")
     except OSError as error:
         message = f"process {process()} cannot write to {folder}: {error.strerror}"
-    reports = gather([token, message])
+    reports = gather([nonce, message])
 
     def compare() -> None:
         for number, (expected, refusal) in enumerate(reports):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 ALLOWANCE = 160  # MiB above the memory used for 100 rows
 
@@ -18,8 +19,6 @@ from data.text.documents import documents
 from data.images.labelled import Images
 from data.loader import Batches, Loader
 from data.text.language_modelling import Text
-
-pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Endless:

@@ -19,8 +19,8 @@ from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, losses, wait_for
 from train.runs.opened import Interrupted, write
 from train.experiment import with_run
-from train import loop
-from train.assemble import assemble, recipes
+from train import loop, recipes
+from train.assemble import assemble
 from train.__main__ import main
 from train.errors import UserError
 from train.report.progress import Progress

@@ -123,7 +123,7 @@ FILE_ERRORS = {
     "short.txt": (TEXT, "train has fewer tokens than data.length 16"),
     "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),
     "untexted.jsonl": (TEXT, "no field 'text'; available: words; choose one with --data.fields text=NAME"),
-    "one.jsonl": (LABELS, "needs two labels or more; all rows of train have 'only'"),
+    "one.jsonl": (LABELS, "classification needs at least two labels; every row of train has 'only'"),
     "unlabelled.jsonl": (LABELS, "no field 'label'; available: text; choose one with --data.fields label=NAME"),
     "ragged.tsv": (LABELS, "ragged.tsv, line 3: 1 fields, but the header has 2"),
     "headless.tsv": (LABELS, "no field 'text'; available: a, x"),

@@ -80,7 +80,7 @@ def test_data_errors_are_one_line_and_leave_no_partial_cache(capsys, mistake):
 def test_bad_rows_are_skipped_counted_and_recorded(capsys):
     bad = ["{", json.dumps({"text": None, "label": "a"})]
     assert main([*RUN, write([*rows(), *bad]), "--data.bad-records=skip"]) == 0
-    assert "2 bad records were skipped" in capsys.readouterr().err
+    assert "skipped 2 bad records" in capsys.readouterr().err
     written = [json.loads(line) for line in Path("run/bad_records.jsonl").read_text().splitlines()]
     assert written == [
         {
@@ -173,7 +173,7 @@ def test_a_changed_tokenizer_is_rejected(capsys):
     Path("run/tokenizer.json").write_text(json.dumps(tokenizer))
     capsys.readouterr()
     assert "tokenizer was" in error_message(capsys, ["evaluate", "run"])
-    assert "is not the tokenizer that the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
+    assert "but the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
 
 
 def test_a_damaged_cache_file_is_named():
@@ -194,7 +194,7 @@ def test_user_code_in_the_data_config_runs_only_if_imported_by_name(capsys):
     source = write(rows())
     assert main([*RUN, source, "--data.cleaning.keep=mine.py:long"]) == 0
     capsys.readouterr()
-    assert "if you trust it, name its file: --import mine.py" in error_message(capsys, ["evaluate", "run"])
+    assert "if you trust it, pass --import mine.py" in error_message(capsys, ["evaluate", "run"])
     assert main(["evaluate", "run", "--import", "mine.py"]) == 0
 
 

@@ -43,8 +43,18 @@ def assemble(experiment: Experiment) -> Job:
     experiment = resolve(experiment, dataset.facts)
     spec = batch_spec(experiment.data)
     job = Job(experiment, dataset, build(experiment, spec, mesh), spec)
+    check_references(job)
     cluster.check_equal(fields(experiment) | {f"data {name}": value for name, value in dataset.fingerprint.items()})
     return job
+
+
+def check_references(job: Job) -> None:
+    """Raises UserError if the objective scores predictions against references that the data does not have."""
+    for split in job.dataset.held_out_splits if hasattr(job.experiment.objective, "score") else []:
+        references, rows = job.dataset.references.get(split, ()), len(job.dataset.splits[split])
+        if len(references) != rows:
+            objective = type(job.experiment.objective).__name__
+            raise UserError(f"objective {objective} needs {rows} references for {split}; the data has {len(references)}")
 
 
 def inherited(experiment: Experiment) -> Any:

@@ -136,9 +136,9 @@ def from_json(value: Any, declared: Any = Experiment, where: str = "", trusted: 
         for f in dataclasses.fields(declared):
             if f.name not in value and f.default is f.default_factory is dataclasses.MISSING:
                 raise UserError(f"{_join(where, f.name)} is missing")
-        parts = {key: from_json(item, hints[key], _join(where, key), trusted) for key, item in value.items()}
+        values = {key: from_json(item, hints[key], _join(where, key), trusted) for key, item in value.items()}
         try:
-            return declared(**parts)
+            return declared(**values)
         except (ValueError, TypeError) as error:
             raise UserError(_join(where, str(error))) from None
     if get_origin(declared) is tuple and dataclasses.is_dataclass(get_args(declared)[0]) and isinstance(value, list):

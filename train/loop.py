@@ -12,11 +12,11 @@ import numpy as np
 from data.loader import evaluation_batches
 from train import cluster
 from train.assemble import Job, assemble
-from train.bench.meter import Meter
 from train.errors import UserError
 from train.experiment import Experiment
 from train.objectives import Sums
-from train.runs.opened import opened
+from train.runs.meter import Meter
+from train.runs.opened import open_run
 
 
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     def evaluated(splits: Sequence[str]) -> dict[str, Any]:
         return {split: evaluate(job, state.params, state.model_state, split) for split in splits}
 
-    with opened(job, trusted) as run, job.batches(run.position) as batches:
+    with open_run(job, trusted) as run, job.batches(run.position) as batches:
         state, step, results, pending = run.state, run.position, {}, None
         meter = Meter(job.experiment, program, job.spec)
         for step in range(run.position + 1, settings.steps + 1):
@@ -78,18 +78,25 @@ def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, A
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         if hasattr(objective, "score"):
-            outputs = jax.device_get(program.predict(params, model_state, placed))
-            predictions += objective.describe(outputs, job.dataset.codec) if cluster.is_first() else []
+            outputs = program.predict(params, model_state, placed)
+            predictions += objective.describe(jax.device_get(outputs), job.dataset.codec) if cluster.is_first() else []
     assert total is not None, f"the split {split} is empty"
     metrics = objective.summarize(total)
     return {**metrics, **score(job, predictions, split)} if hasattr(objective, "score") else metrics
 
 
 def score(job: Job, predictions: list[Any], split: str) -> dict[str, float]:
-    """Return the metrics that need a whole split at once, computed by the first process."""
-    references, count = job.dataset.references.get(split), len(job.dataset.splits[split])
-    if references is None:
-        raise UserError(f"{type(job.experiment.objective).__name__} needs references, and the data has none for {split}")
-    # The last batch is padded, so there are more predictions than rows.
-    found = cluster.on_first(lambda: job.experiment.objective.score(predictions[:count], references))
-    return cluster.gather(found)[0]
+    """Return the metrics that need a whole split at once. The first process computes them."""
+    objective, references = job.experiment.objective, job.dataset.references[split]
+
+    def compute() -> dict[str, float]:
+        # The last batch is filled up, so there are more predictions than rows.
+        found = {name: float(value) for name, value in objective.score(predictions[: len(references)], references).items()}
+        if found.keys() != set(objective.scores):
+            names = ", ".join(found)
+            raise UserError(
+                f"{type(objective).__name__}.score returns {names}, but its `scores` are {', '.join(objective.scores)}"
+            )
+        return found
+
+    return cluster.gather(cluster.on_first(compute))[0]

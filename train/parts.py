@@ -59,6 +59,14 @@ def inherits(data: Any, folder: Path, resumes: bool) -> Any:
     return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
 
 
+def adapted(model: Any, params: Any, wanted: Any) -> Any:
+    """`model.adapted(params, wanted)`: return the parameters of another run in the form of `wanted`, such as with stacked layers.
+
+    The default returns them unchanged.
+    """
+    return model.adapted(params, wanted) if hasattr(model, "adapted") else params
+
+
 def amount(data: Any, batch: Mapping[str, Any]) -> tuple[str, int]:
     """`data.amount(batch)`: return the unit of throughput and the number of units in a batch. The default is examples."""
     return data.amount(batch) if hasattr(data, "amount") else ("examples", len(batch["valid"]))

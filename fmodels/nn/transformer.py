@@ -99,6 +99,10 @@ class TransformerConfig:
         if target() not in (None, "gpu"):
             raise ValueError(f"model.attention cudnn needs an NVIDIA GPU, but the mesh has {target()} devices: set it to xla")
 
+    def adapted(self, params: dict, wanted: dict) -> dict:
+        """Return the parameters of another run with their layers stacked or unstacked, as in `wanted`."""
+        return restacked(params, wanted)
+
     @property
     def mlp_width(self) -> int:
         """Hidden size of the MLP, F. The default of gated activations is rounded to a multiple of 8."""
@@ -214,3 +218,14 @@ def unstack_layers(encoder: dict) -> dict:
     count = len(jax.tree.leaves(encoder["layers"])[0])
     layer = lambda i: jax.tree.map(lambda leaf: leaf[i], encoder["layers"])
     return {**rest, **{f"layer_{i}": layer(i) for i in range(count)}}
+
+
+def restacked(given: Any, wanted: Any) -> Any:
+    """Return `given` with the layers of each stack stacked or unstacked, as in `wanted`."""
+    if not (isinstance(given, dict) and isinstance(wanted, dict)):
+        return given
+    if "layers" in wanted and "layer_0" in given:
+        given = stack_layers(given)
+    elif "layer_0" in wanted and "layers" in given:
+        given = unstack_layers(given)
+    return {name: restacked(part, wanted.get(name)) for name, part in given.items()}

@@ -1,1 +1,1 @@
-"""Measurement: FLOPs, the figures of a log line, the speed of steps and of the data loader."""
+"""Measurement: FLOPs, and the speed of steps and of the data loader."""

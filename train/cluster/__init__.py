@@ -43,7 +43,7 @@ def is_joined() -> bool:
 
 
 def watch_preemption(start: int) -> None:
-    """Start JAX's preemption service: after a SIGTERM to any process, `stopping` returns True on all of them.
+    """Start JAX's preemption service: after a SIGTERM to any process, `should_stop` returns True on all of them.
 
     All processes stop one step after the latest step that any of them has reported, so the `start` step is reported here."""
     if is_joined():

@@ -6,7 +6,7 @@ An objective is a frozen dataclass with
         parameters {"model": …, "head": …}, boxed with their logical axes, and the model state
     loss(apply, params, state, batch, rng, train) -> (Sums, state)
         a pure function; `apply` is the model's, `rng` depends on (seed, step) only; `train` turns on dropout and corruption
-    summarize(sums) -> dict
+    summarize(sums) -> dict, with `loss`
         metrics of a whole evaluation set, from the sums over its batches
     predict(apply, params, state, batch) -> dict of arrays with one row per example
     describe(outputs, codec) -> list of JSON values, one per example, which the command `predict` prints

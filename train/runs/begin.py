@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 
-from fmodels.nn.transformer import stack_layers, unstack_layers
-from train import cluster
+from train import cluster, parts
 from train.assemble import Job
 from train.errors import UserError
 from train.runs import rundir
-from train.runs.integrity import attempt, in_parts, opened, verified
+from train.runs.integrity import attempt, in_parts, open_manager, verified
 from train.sharding import by_name
 from train.step import Program, State
 
@@ -22,7 +21,7 @@ def initial(job: Job, say: Callable[[str], None]) -> State:
     """Return the state before the first step, with the parameters of `init_from` if it is set."""
     state = job.program.init()
     if job.experiment.init_from:
-        state, matches = initialise_from(state, job.program, rundir.find(job.experiment.init_from))
+        state, matches = initialise_from(state, job, rundir.find(job.experiment.init_from))
         counts = ", ".join(f"{len(names)} {kind}{_some(names) if kind != 'loaded' else ''}" for kind, names in matches.items())
         say(f"{job.path.name}: parameters from {job.experiment.init_from}: {counts}")
     return state
@@ -32,14 +31,14 @@ def _some(names: list[str]) -> str:
     return f" ({', '.join(names[:4])}{', …' if names[4:] else ''})" if names else ""
 
 
-def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
+def initialise_from(state: State, job: Job, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
     """Return the state with the arrays of another run whose names match, and the names that were `loaded`, `new` and `unused`.
 
     Raises UserError if the shapes of a name differ, or if the other run lacks an array of the model.
     """
     like = by_name({"params": state.params, "model_state": state.model_state})
-    params, model_state = read_model(run_dir, program.mesh, like)
-    given = by_name({**stacked_as(params, state.params), "state": model_state})
+    params, model_state = read_model(run_dir, job.program.mesh, like)
+    given = by_name({**parts.adapted(job.experiment.model, params, state.params), "state": model_state})
     ours = {**state.params, "state": state.model_state}
     wanted = by_name(ours)
     loaded = [name for name in wanted if name in given]
@@ -59,7 +58,7 @@ def initialise_from(state: State, program: Program, run_dir: Path) -> tuple[Stat
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"init_from {run_dir}: shapes differ: {'; '.join(wrong[:3])}{more}")
 
-    placed = by_name({**program.shardings.params, "state": program.shardings.model_state})
+    placed = by_name({**job.program.shardings.params, "state": job.program.shardings.model_state})
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in loaded})
     moved = move({name: given[name] for name in loaded})
     found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])
@@ -74,7 +73,7 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Ar
     sharded over `mesh`. Raises UserError if there is no checkpoint, or if it is damaged.
     """
     directory = run_dir / "checkpoints"
-    with opened(directory, read_only=True) as manager:
+    with open_manager(directory, read_only=True) as manager:
         step = cluster.gather(manager.latest_step())[0]
         if step is None:
             raise UserError(f"{directory}: no checkpoint; none was saved, or they were removed")
@@ -84,14 +83,3 @@ def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Ar
         what_to_do = "; move it away to use the one before it" if earlier else ""
         raise UserError(f"checkpoint {directory / str(step)} is damaged ({damage}){what_to_do}")
     return model["params"], model["model_state"]
-
-
-def stacked_as(given: Any, wanted: Any) -> Any:
-    """Return `given` with the layers of each stack stacked or unstacked, as in `wanted`."""
-    if not (isinstance(given, dict) and isinstance(wanted, dict)):
-        return given
-    if "layers" in wanted and "layer_0" in given:
-        given = stack_layers(given)
-    elif "layer_0" in wanted and "layers" in given:
-        given = unstack_layers(given)
-    return {name: stacked_as(part, wanted.get(name)) for name, part in given.items()}

@@ -42,6 +42,8 @@ def best_of(job: Job) -> Best:
     # Sums of ones give all metric names and avoid division by zero.
     summary = objective.summarize(jax.tree.map(lambda s: np.ones(s.shape), sums))
     known = [key for key, value in summary.items() if isinstance(value, float)] + list(getattr(objective, "scores", ()))
+    if "loss" not in known:
+        raise UserError(f"objective {type(objective).__name__}: `summarize` must return the `loss`; it returns {', '.join(known)}")
     if name not in known:
         raise UserError(f"run.best {wanted}: there is no metric {name}{nearest(name, known)}")
     less_is_better = {"loss", *sums.terms, *parts.minimized(objective)}

@@ -19,7 +19,7 @@ import jax
 from train import cluster
 from train.errors import UserError
 from train.runs.best import Best
-from train.runs.integrity import FORMAT, attempt, checksum, in_parts, opened, read_meta, reason, verified
+from train.runs.integrity import FORMAT, attempt, checksum, in_parts, open_manager, read_meta, reason, verified
 from train.runs.rundir import read_json, write_atomically
 from train.step import GuardState, Program, State
 
@@ -46,10 +46,10 @@ class NewestAndBest:
 class Checkpoints:
     """The checkpoints of a run directory. A context manager that waits for pending writes on exit."""
 
-    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None], best: Best | None = None):
-        """Open the checkpoints: for writing if `best` gives the metric that chooses the best checkpoint, else read-only.
+    def __init__(self, run_dir: Path, say: Callable[[str], None], best: Best | None = None, keep: int = 1):
+        """Open the checkpoints to read them, or to write them if `best` gives the metric that chooses the best.
 
-        A reader changes nothing, since the run may be writing at the same time.
+        A writer keeps the newest `keep`, and the best. A reader changes nothing, since the run may be writing at the same time.
         """
         self.directory, self.say, self.choice, self.read_only = run_dir / "checkpoints", say, best, best is None
         read_only = self.read_only
@@ -59,7 +59,7 @@ class Checkpoints:
         if not read_only:
             cluster.on_first(self._read_best)  # raises before training if best.json is damaged
         policy = None if read_only else NewestAndBest(keep, self.best)
-        self.manager = opened(
+        self.manager = open_manager(
             self.directory,
             preservation_policy=policy,
             cleanup_tmp_directories=not read_only,

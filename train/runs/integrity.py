@@ -151,7 +151,7 @@ def _silence_threads() -> None:
     sys.unraisablehook = hook
 
 
-def opened(directory: Path, **options: Any) -> Any:
+def open_manager(directory: Path, **options: Any) -> Any:
     """Return Orbax's CheckpointManager for a folder. Raises UserError if the Orbax metadata of a checkpoint is damaged."""
     import orbax.checkpoint as ocp
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from train import cluster
-from train.bench.meter import Window
+from train.runs.meter import Window
 from train.assemble import Job
 from train.errors import UserError
 from train.experiment import Experiment
 from train.plan import layout
-from train.report.progress import Progress
+from train.runs.progress import Progress
 from train.runs import rundir
 from train.runs.begin import initial
 from train.runs.best import best_of
@@ -97,7 +97,7 @@ def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
+def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
     """Open the run directory of an assembled experiment to train it.
 
     `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory belongs to
@@ -120,7 +120,7 @@ def opened(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         cluster.check_shared_folder(path)
         for note in [*job.dataset.notes, *notes(job)]:
             progress.say(f"{path.name}: {note}")
-        checkpoints = stack.enter_context(Checkpoints(path, experiment.run.keep, progress.say, best=best))
+        checkpoints = stack.enter_context(Checkpoints(path, progress.say, best, experiment.run.keep))
         state = checkpoints.restore(job.program) if before is not None else None
         if before is not None:
             restored = state
@@ -207,7 +207,9 @@ def notes(job: Job) -> list[str]:
     """Return warnings about valid but surprising settings."""
     warmup, steps = getattr(job.experiment.optimizer, "warmup_steps", 0), job.experiment.run.steps
     batch, rows = job.program.batch_size, len(job.dataset.splits["train"])
-    found = []
+    found, run = [], job.experiment.run
+    if run.best is not None and (not run.evaluate_every or run.evaluate_every % run.checkpoint_every):
+        found += ["run.best: only steps that both evaluate and save can be the best: make evaluate_every a multiple of checkpoint_every"]
     if warmup >= steps:
         found += [f"optimizer.warmup_steps {warmup} is not less than run.steps {steps}: the learning rate never reaches its peak"]
     if batch > rows:

@@ -1,12 +1,18 @@
-"""The run directory: all that is needed to resume, evaluate, predict, report or repeat a run.
+"""The run directory. It is enough to resume, evaluate, predict, report or repeat a run.
 
-experiment.json   the resolved experiment
-environment.json  versions, devices, git revision, fingerprint of the data
-shardings.txt     on several devices: the sharding of every parameter, and why it is replicated if it is
-metrics.jsonl     one JSON object per logged step
-events.*          the same metrics for TensorBoard
-checkpoints/      Orbax checkpoints
-lock              locked by the process that trains
+experiment.json    the resolved experiment
+environment.json   versions, devices, git revision, fingerprint of the data
+metrics.jsonl      one JSON object per logged step
+events.*           the same metrics for TensorBoard
+result.json        the metrics of each held-out split after the last step
+checkpoints/       Orbax checkpoints; damaged/ has those that could not be read
+best.json          the step of the best checkpoint, and its metric
+shardings.txt      on several devices: the sharding of every parameter, and why it is replicated if it is
+bad_records.jsonl  rows of the source that were skipped
+report.html        the report, if it was written
+lock               locked by the process that trains
+
+The data adds the files of its codec, named by `Codec.files`.
 """
 
 import contextlib

@@ -63,5 +63,5 @@ def load(
     path: Path, program: Program, say: Callable[[str], None], step: int | None = None, best: bool = False
 ) -> tuple[Any, Any]:
     """Return (params, model state) from a checkpoint of a run: that of `step`, the best, or the newest."""
-    with Checkpoints(path, 1, say) as checkpoints:
+    with Checkpoints(path, say) as checkpoints:
         return checkpoints.restore_model(program, step, best)

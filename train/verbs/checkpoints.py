@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from train.sharding import Mesh
 
     mesh = Mesh().build()
-    with Checkpoints(path, 1, print) as checkpoints:
+    with Checkpoints(path, print) as checkpoints:
         rows, attempts, errors = [], 0, []
         while not rows and checkpoints.steps() and attempts < ATTEMPTS:
             rows = [row for step in checkpoints.steps() if (row := cluster.gather(describe(checkpoints, step, mesh))[0])]

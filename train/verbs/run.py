@@ -29,8 +29,10 @@ def main(arguments: list[str]) -> int:
     if dry_run:
         from train.plan.summary import describe
         from train.runs.begin import initial
+        from train.runs.best import best_of
 
         job = assemble(experiment)
+        best_of(job)  # raises an error if training does not report the metric
         if not rundir.begun_as(job.experiment, trusted) and job.experiment.init_from:
             initial(job, lambda text: print(text, file=sys.stderr))  # raises an error if the parameters do not fit
         print(describe(job))

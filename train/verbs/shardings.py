@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
     from train.assemble import assemble
     from train.plan import layout
 
-    run = assemble(experiment)
-    print(layout.table(run.program, run.experiment.mesh.rules, run.spec))
+    job = assemble(experiment)
+    print(layout.table(job.program, job.experiment.mesh.rules, job.spec))
     return 0
 
 

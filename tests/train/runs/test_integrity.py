@@ -105,7 +105,7 @@ def collected():
 def test_checkpoints_that_are_not_damaged_are_not_moved(folder):
     experiment = short(folder)
     other = replace(experiment, optimizer=replace(experiment.optimizer, name="momentum"))
-    with Checkpoints(folder, 3, print, BEST) as checkpoints:
+    with Checkpoints(folder, print, BEST, keep=3) as checkpoints:
         program = assemble(experiment).program
         os.close(free := os.open(os.devnull, os.O_RDONLY))  # the lowest free descriptor; the limit below prevents opening files
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -141,7 +141,7 @@ def test_out_of_memory_is_not_damage(folder, monkeypatch):
     def short_of_memory(*_, **__):
         raise RuntimeError("Encountered error while reading array index 0") from MemoryError("std::bad_alloc")
 
-    with Checkpoints(folder, 3, print, BEST) as checkpoints:
+    with Checkpoints(folder, print, BEST, keep=3) as checkpoints:
         program = assemble(short(folder)).program
         monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", short_of_memory)
         with pytest.raises(UserError, match=r"40 does not fit into memory \(std::bad_alloc\)"):

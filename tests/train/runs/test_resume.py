@@ -23,7 +23,7 @@ from train import loop, recipes
 from train.assemble import assemble
 from train.__main__ import main
 from train.errors import UserError
-from train.report.progress import Progress
+from train.runs.progress import Progress
 from train.runs.rundir import write_atomically
 
 # Long enough to be interrupted.

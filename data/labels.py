@@ -65,7 +65,7 @@ def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) 
             continue
         if len(unlabelled):
             raise DataError(
-                f"data.source {source}: row {unlabelled[0]} of {split} has no label, but other rows have; "
+                f"data.source {source}: row {unlabelled[0]} of {split} has no label, but other rows do; "
                 "label every row, or choose other splits with --data.splits"
             )
         unknown = np.flatnonzero(place[labels] < 0)

@@ -64,7 +64,7 @@ def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) 
 
 
 def target() -> str | None:
-    """The platform that is traced for; None outside of `traced_for`."""
+    """The target platform of the trace; None outside of `traced_for`."""
     return _layout.get().platform
 
 

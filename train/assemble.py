@@ -1,4 +1,4 @@
-"""From an experiment to a job: its data, read; its unknown fields, filled; its step, built and ready to compile."""
+"""Assemble a job from an experiment: read the data, fill unknown fields, build the step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,8 @@ class Job:
     def batches(self, position: int = 0) -> Loader:
         """Return a loader of the training batches from `position` on. Each step takes one batch, so the position is the step."""
         run = self.experiment.run
-        numbered = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
-        return Loader(numbered, position, run.read_threads, run.read_workers)
+        batches = Batches(self.dataset.splits["train"], self.program.batch_size, run.seed, self.program.own_rows)
+        return Loader(batches, position, run.read_threads, run.read_workers)
 
 
 def assemble(experiment: Experiment) -> Job:
@@ -58,7 +58,7 @@ def check_references(job: Job) -> None:
 
 
 def inherited(experiment: Experiment) -> Any:
-    """Return the data config completed from the run directory when resuming, or from that of `init_from`.
+    """Return the data config completed from the run directory when resuming, or from that of the `init_from` run.
 
     Raises UserError if they contradict each other.
     """

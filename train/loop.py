@@ -27,7 +27,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     job = assemble(experiment)
     program, settings = job.program, job.experiment.run
 
-    def evaluated(splits: Sequence[str]) -> dict[str, Any]:
+    def evaluate_splits(splits: Sequence[str]) -> dict[str, Any]:
         return {split: evaluate(job, state.params, state.model_state, split) for split in splits}
 
     with open_run(job, trusted) as run, job.batches(run.position) as batches:
@@ -48,7 +48,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
             if evaluates or saves:
                 window = meter.close(step).read()
                 splits = job.dataset.held_out_splits if last else [job.dataset.held_out] if evaluates else []
-                results = evaluated(splits)
+                results = evaluate_splits(splits)
                 run.log(window, results)
                 if saves:
                     run.save(state, results)
@@ -57,7 +57,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
                 pending = meter.close(step)
             if stops:
                 break
-        return run.finish(step, results, lambda: evaluated(job.dataset.held_out_splits))
+        return run.finish(step, results, lambda: evaluate_splits(job.dataset.held_out_splits))
 
 
 def is_due(step: int, every: int) -> bool:

@@ -59,7 +59,7 @@ class FromTokens(FromText):
         if not kept.exists():
             return self
         if self.tokenizer and not resumes and Tokenizer.load(self.tokenizer).hash != Tokenizer.load(str(kept)).hash:
-            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {kept}; the embeddings of {folder} need the latter")
+            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {kept}; unset data.tokenizer to use the latter")
         return replace(self, tokenizer=str(kept))
 
     def amount(self, batch: Batch) -> tuple[str, int]:

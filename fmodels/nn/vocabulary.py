@@ -9,7 +9,7 @@ MULTIPLE = 128  # the lanes of a TPU; a multiple of 64 is enough for a GPU
 
 
 def with_vocabulary(config: Config, facts: Mapping[str, Any]) -> Config:
-    """Return `config` with `vocab_size` set, if it is None, to that of the data rounded up to a multiple of 128.
+    """Return `config` with `vocab_size` filled from the data if it is None, rounded up to a multiple of 128.
 
     Raises ValueError if `vocab_size` is less than the data needs.
     """

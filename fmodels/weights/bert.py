@@ -95,7 +95,7 @@ def to_hf(params: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _current_name(name: str) -> str:
-    """Return the name of a tensor in current `transformers`, as part of a model with heads."""
+    """Return the name of a tensor in current `transformers`, with the `bert.` prefix."""
     name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 

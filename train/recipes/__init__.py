@@ -62,7 +62,7 @@ def import_file(path: str) -> ModuleType:
         return sys.modules[file.stem]
     found = importlib.util.find_spec(file.stem)
     if found is not None and found.origin != str(file.resolve()):  # the current directory may be on sys.path
-        raise UserError(f"{path}: a module named {file.stem} exists already; rename the file")
+        raise UserError(f"{path}: a module named {file.stem} already exists; rename the file")
     folder = file.resolve().parent
     for name in ("fmodels", "train", "data"):
         spec = PathFinder.find_spec(name, [str(folder)])

@@ -102,7 +102,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise UserError(f"checkpoint {folder} has format {version}, from a newer version; this version reads {FORMAT}")
         case {"format": int(), "model": int(), "optimizer": int()}:
             return meta
-    raise ValueError("its meta has no checksums")
+    raise ValueError("its metadata has no checksums")
 
 
 def _not_damage(error: BaseException) -> str:

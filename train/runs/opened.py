@@ -146,7 +146,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
     lock = rundir.claim(path, say)
     if not is_begun and (path / "experiment.json").exists():
         os.close(lock)
-        raise UserError(f"another process began {path} meanwhile; {RERUN}")
+        raise UserError(f"another process started a run in {path} meanwhile; {RERUN}")
     if not is_begun:
         rundir.write_environment(path, job.dataset.fingerprint)
     for name, text in job.dataset.codec.files.items():

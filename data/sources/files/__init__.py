@@ -182,7 +182,7 @@ class FileRows:
                     for row in formats.find(part.name, part.where).read(part):
                         yield row if isinstance(row, Bad) else {**label, **row}
         except DAMAGE as error:
-            yield Bad(file.where, f"damaged or truncated: {error or 'unexpected end of file'}; the rows before that are good")
+            yield Bad(file.where, f"damaged or truncated: {error or 'unexpected end of file'}; earlier rows are intact")
         except OSError as error:
             raise DataError(f"{file.where}: {error.strerror or error}") from error
 

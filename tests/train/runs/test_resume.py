@@ -172,7 +172,7 @@ def test_a_process_that_loses_the_race_to_begin_a_run_changes_nothing(tmp_path):
     run = assemble(short(folder))
     os.close(write(run, False, print))
     before = (folder / "experiment.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match=r"another process began .* meanwhile; rerun the command to resume$"):
+    with pytest.raises(UserError, match=r"another process started a run in .* meanwhile; rerun the command to resume$"):
         write(run, False, print)
     assert (folder / "experiment.json").stat().st_mtime_ns == before
 

@@ -123,7 +123,9 @@ def entry_point() -> int:
     try:
         status = main(sys.argv[1:])
     except SystemExit as end:  # from tyro, after --help
-        status = int(end.code or 0)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 1

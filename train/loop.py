@@ -82,16 +82,18 @@ def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, A
             predictions += objective.describe(jax.device_get(outputs), job.dataset.codec) if cluster.is_first() else []
     assert total is not None, f"the split {split} is empty"
     metrics = objective.summarize(total)
-    return {**metrics, **score(job, predictions, split)} if hasattr(objective, "score") else metrics
+    return {**metrics, **score(job, predictions, split, metrics)} if hasattr(objective, "score") else metrics
 
 
-def score(job: Job, predictions: list[Any], split: str) -> dict[str, float]:
-    """Return the metrics that need a whole split at once. The first process computes them."""
+def score(job: Job, predictions: list[Any], split: str, summary: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics that need a whole split at once, besides those in `summary`. The first process computes them."""
     objective, references = job.experiment.objective, job.dataset.references[split]
 
     def compute() -> dict[str, float]:
         # The last batch is filled up, so there are more predictions than rows.
         found = {name: float(value) for name, value in objective.score(predictions[: len(references)], references).items()}
+        if repeated := found.keys() & summary.keys():
+            raise UserError(f"{type(objective).__name__}.score returns {', '.join(repeated)}, as `summarize` does")
         if found.keys() != set(objective.scores):
             names = ", ".join(found)
             raise UserError(

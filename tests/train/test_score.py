@@ -46,6 +46,12 @@ def test_metrics_that_scores_does_not_name_are_an_error(tmp_path):
         loop.train(experiment)
 
 
+def test_a_score_cannot_replace_a_metric(tmp_path):
+    experiment = replace(short(tmp_path / "run"), objective=Counted(name="loss"))
+    with pytest.raises(UserError, match=r"^Counted.score returns loss, as `summarize` does$"):
+        loop.train(experiment)
+
+
 def test_missing_references_are_an_error_before_training(tmp_path):
     experiment = replace(short(tmp_path / "run"), objective=Counted(), data=WithoutReferences(source="digits", batch_size=128))
     with pytest.raises(UserError, match=r"^objective Counted needs 359 references for test; the data has 0$"):

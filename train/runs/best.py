@@ -33,7 +33,9 @@ def best_of(job: Job) -> Best:
     Without `min:` or `max:`, the loss, its terms and the metrics in `objective.minimized` are minimized; others are maximized.
     """
     wanted, held_out, objective = job.experiment.run.best, job.dataset.held_out, job.experiment.objective
-    match = re.fullmatch(r"(?:(min|max):)?([^/:]+)/(.+)", wanted or f"{held_out}/loss")
+    if wanted is None:
+        return Best(f"{held_out}/loss", "min")
+    match = re.fullmatch(r"(?:(min|max):)?([^/:]+)/(.+)", wanted)
     assert match is not None, "the experiment checks the form"
     mode, split, name = match.groups()
     if split != held_out:
@@ -42,8 +44,6 @@ def best_of(job: Job) -> Best:
     # Sums of ones give all metric names and avoid division by zero.
     summary = objective.summarize(jax.tree.map(lambda s: np.ones(s.shape), sums))
     known = [key for key, value in summary.items() if isinstance(value, float)] + list(getattr(objective, "scores", ()))
-    if "loss" not in known:
-        raise UserError(f"objective {type(objective).__name__}: `summarize` must return the `loss`; it returns {', '.join(known)}")
     if name not in known:
         raise UserError(f"run.best {wanted}: there is no metric {name}{nearest(name, known)}")
     less_is_better = {"loss", *sums.terms, *parts.minimized(objective)}

@@ -57,7 +57,7 @@ class Checkpoints:
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory} is not a folder; remove it")
         if not read_only:
-            cluster.on_first(self._read_best)  # raises before training if best.json is damaged
+            cluster.on_first(self._check_best)
         policy = None if read_only else NewestAndBest(keep, self.best)
         self.manager = open_manager(
             self.directory,
@@ -69,6 +69,12 @@ class Checkpoints:
         # The loop checks for preemption at every step. If Orbax also did so for an older step, processes could agree on a step that
         # some have passed.
         self.manager.reached_preemption = lambda step: False
+
+    def _check_best(self) -> None:
+        """Report a change of the metric. Raises UserError before training if best.json is damaged."""
+        before = self._read_best().get("metric")
+        if before is not None and before != str(self.choice):
+            self.say(f"{self.best_file}: the best checkpoint was chosen by {before}; from now on by {self.choice}")
 
     def best(self) -> dict[str, Any]:
         """Return `step`, `metric` and `value` of the best checkpoint; empty if none was evaluated."""

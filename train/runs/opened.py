@@ -6,9 +6,10 @@ initializes the state. An open run writes logs and checkpoints, and ends the run
 
 import contextlib
 import json
+import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,35 +166,38 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
 def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
     """Prepare the directory of a run to resume. `state` is that of its last checkpoint, or None.
 
-    Raises UserError if the run has lost its checkpoints.
+    Raises UserError if the run has lost its checkpoints, or its log is damaged.
     """
-    path, run = job.path, job.experiment.run
+    path, run, log = job.path, job.experiment.run, read_metrics(job.path)
+    position = 0 if state is None else int(state.step)
     if state is None:
         interval = max(before.run.checkpoint_every, run.checkpoint_every)
         check_not_lost(path, 2 * interval)  # the first checkpoint may be unfinished until the second is due
         say(f"{path.name}: no checkpoint was saved yet; starting again at step 0")
         cut_metrics(path, 0)
-    if run.steps > before.run.steps:
-        (path / "result.json").unlink(missing_ok=True)  # result of the shorter run
-        say(f"{path.name}: {extension(before, job.experiment, int(state.step) if state is not None else 0)}")
-    rundir.write_experiment(job.experiment)  # fields marked `how` may differ
-    if state is None or int(state.step) < run.steps:
+    rundir.write_experiment(job.experiment)  # fields marked `how` may differ, and run.steps may grow
+    if position < run.steps:
+        (path / "result.json").unlink(missing_ok=True)  # result of a shorter run
         rundir.write_environment(path, job.dataset.fingerprint)
+    changed = schedule_change(job, [row for row in log if row["step"] <= position], position)
+    if changed:
+        say(f"{path.name}: {changed}")
+    if run.steps > before.run.steps:
+        unchanged = "" if changed else "; the learning rate of the steps so far does not change"
+        say(f"{path.name}: extended from {before.run.steps} to {run.steps} steps{unchanged}")
 
 
-def extension(before: Experiment, now: Experiment, step: int) -> str:
-    """Return a message about how extending a run at `step` from `before.run.steps` to `now.run.steps` changes its learning rate."""
-    import numpy as np
-
-    old, new = (experiment.optimizer.rate(experiment.run.steps) for experiment in (before, now))
-    taken = np.unique(np.linspace(0, step - 1, min(step, 200)).astype(int)) if step else np.arange(0)
-    same = all(np.isclose(float(old(i)), float(new(i)), rtol=1e-6, atol=0) for i in taken)
-    extended = f"extended from {before.run.steps} to {now.run.steps} steps"
-    if same:
-        return f"{extended}; the schedule of the steps so far is unchanged"
+def schedule_change(job: Job, log: Sequence[Mapping[str, Any]], position: int) -> str:
+    """Return a message if the logged learning rates differ from the schedule, which depends on run.steps; else an empty string."""
+    rate, name = job.program.schedule, "train/learning_rate"
+    logged = [(row["step"], row[name], float(rate(row["step"] - 1 - row["train/skipped"]))) for row in log if row.get(name)]
+    if all(math.isclose(was, now, rel_tol=1e-5) for _, was, now in logged):
+        return ""
+    step, was, _ = logged[-1]
     return (
-        f"{extended}, which changes the schedule: the learning rate was {float(old(step - 1)):.3g} at step {step} and is "
-        f"{float(new(step)):.3g} at step {step + 1}. The schedules constant, rsqrt, and wsd before its decay do not depend on run.steps"
+        f"the schedule differs from that of the steps so far: the learning rate was {was:.3g} at step {step} and is "
+        f"{float(rate(position)):.3g} at step {position + 1}; of the schedules, only constant, rsqrt, and wsd before its decay do "
+        "not depend on run.steps"
     )
 
 

@@ -88,7 +88,10 @@ def parse(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[st
         raise UserError(f"RECIPE is missing: fmodels {verb} RECIPE; fmodels recipes lists them")
     name, recipe = recipes.find(arguments[0])
     file = arguments[0].rpartition(":")[0]
-    experiment = with_directory(recipe(), Path("runs") / name)
+    try:
+        experiment = with_directory(recipe(), Path("runs") / name)
+    except ValueError as error:
+        raise UserError(f"recipe {name}: {error}") from None
     prog = f"fmodels {verb} {arguments[0]}"
     experiment, cluster = cli.override(experiment, arguments[1:], prog, recipe.__doc__ or "")
     return experiment, cluster, recipes.modules_beside(file) if file else {}

@@ -42,13 +42,15 @@ def test_run_best_chooses_the_best_checkpoint(tmp_path, capsys, best, mode, choo
     assert json.loads(capsys.readouterr().out)[metric.partition("/")[2]] == pytest.approx(values[wanted], rel=1e-6)
 
 
-def test_changing_run_best_resets_the_best_checkpoint(tmp_path):
+def test_changing_run_best_resets_the_best_checkpoint(tmp_path, capsys):
     folder = tmp_path / "run"
     loop.train(oscillating(folder))
     assert json.loads((folder / "best.json").read_text())["metric"] == "min:test/loss"
     loop.train(with_run(oscillating(folder, best="test/accuracy"), steps=50))
     noted = json.loads((folder / "best.json").read_text())
     assert noted["metric"] == "max:test/accuracy" and noted["step"] == 50
+    said = "the best checkpoint was chosen by min:test/loss; from now on by max:test/accuracy"
+    assert f"{folder / 'best.json'}: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

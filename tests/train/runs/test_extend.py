@@ -24,7 +24,7 @@ def test_an_extended_run_with_a_constant_schedule_equals_a_longer_run(tmp_path, 
     loop.train(constant(tmp_path / "longer", 60))
     loop.train(constant(tmp_path / "extended", 40))
     loop.train(constant(tmp_path / "extended", 60))
-    assert "extended from 40 to 60 steps; the schedule of the steps so far is unchanged" in capsys.readouterr().err
+    assert "extended from 40 to 60 steps; the learning rate of the steps so far does not change" in capsys.readouterr().err
     assert_same_model(tmp_path / "longer", tmp_path / "extended")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("longer", "extended")]
     assert results[0] == results[1]
@@ -40,10 +40,21 @@ def test_an_extension_that_changes_the_schedule_is_reported(tmp_path, capsys, sc
     loop.train(with_run(experiment, steps=45))
     stderr = capsys.readouterr().err
     last, first = (float(optimizer.rate(steps)(step)) for steps, step in ((25, 24), (45, 25)))
-    changed = f"which changes the schedule: the learning rate was {last:.3g} at step 25 and is {first:.3g} at step 26."
-    assert f"run: extended from 25 to 45 steps, {changed}" in stderr and last < first
+    changed = f"the learning rate was {last:.3g} at step 25 and is {first:.3g} at step 26"
+    assert f"run: the schedule differs from that of the steps so far: {changed}" in stderr and last < first
+    assert "run: extended from 25 to 45 steps\n" in stderr
     assert json.loads((tmp_path / "run" / "experiment.json").read_text())["run"]["steps"] == 45
     assert max(losses(tmp_path / "run")) == 45
+
+
+def test_a_failed_extension_keeps_the_finished_run(folder):
+    result, log = (folder / "result.json").read_text(), (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(log + "damage\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line \d+: damaged"):
+        loop.train(with_run(short(folder), steps=60))
+    assert (folder / "result.json").read_text() == result
+    (folder / "metrics.jsonl").write_text(log)
+    assert loop.train(short(folder)) == json.loads(result)
 
 
 def test_a_run_cannot_be_shortened(folder):

@@ -73,6 +73,7 @@ ERRORS = {
     "combination of parts": ([*TEXT, "--data.layout", "windows"], "set data.layout pairs"),
     "heads": ([*TEXT, "--model.heads", "3"], "width 128 does not divide into 3 heads"),
     "run": (["evaluate", "nothing"], "there is no run nothing"),
+    "combination of fields": (["run", "bert-tiny", "--data.layout", "windows"], "error: objective.next_sentence needs pairs"),
     "missing run": (["evaluate"], "RUN is missing: run directory, or name of a run in runs/"),
     "not a number": ([*MLP, "--optimizer.learning-rate", "fast"], "--optimizer.learning-rate: not a number: 'fast'"),
     "missing subcommand": (["data"], "SUBCOMMAND is missing: inspect or prepare"),

@@ -111,7 +111,6 @@ class _Rows:
 def plain(feature: Any, value: Any) -> Any:
     """Convert labels to names, images and audio to bytes, and numbers to arrays, at any depth."""
     import datasets  # pyright: ignore[reportMissingImports]
-    import numpy as np
 
     if value is None:
         return None
@@ -123,11 +122,20 @@ def plain(feature: Any, value: Any) -> Any:
         return value["bytes"] if value["bytes"] is not None else _content(value["path"])
     if isinstance(feature, datasets.List | datasets.LargeList):
         if isinstance(feature.feature, datasets.Value) and feature.feature.dtype not in ("string", "large_string", "binary"):
-            return np.asarray(value)
+            return _array(value, feature.feature.dtype)
         return [plain(feature.feature, one) for one in value]
     if isinstance(feature, Mapping):
         return {name: plain(inner, value[name]) for name, inner in feature.items()}
-    return np.asarray(value) if type(feature).__name__.startswith("Array") else value  # Array2D to Array5D
+    return _array(value, feature.dtype) if type(feature).__name__.startswith("Array") else value  # Array2D to Array5D
+
+
+def _array(value: list, dtype: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError):  # a type that NumPy lacks, such as a date, or missing values
+        return np.asarray(value)
 
 
 def _content(path: str) -> bytes:

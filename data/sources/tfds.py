@@ -157,13 +157,15 @@ class _Rows:
 
     def __iter__(self) -> Iterator[Row | Bad]:
         """Raises DataError with the name of a file that cannot be read."""
+        import numpy as np
         import tensorflow_datasets as tfds
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from google.protobuf.message import DecodeError
 
-        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels.
-        images = (name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image))
-        decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels. TFDS stores the bits of floats
+        # as colours, which only TFDS can decode.
+        images = [name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {name: tfds.decode.SkipDecoding() for name in images if self.features[name].np_dtype != np.float32}
         for file in self.files:
             path = Path(file.filename)
             try:

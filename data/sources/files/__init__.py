@@ -3,7 +3,7 @@
     files:notes.txt              `text`: one document per line, or documents separated by blank lines if there are any
     files:raw/*.en.gz            `text`: one sentence per line; the suffix is a language code
     files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet
-    files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp and .webp
+    files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp, .gif, .tif and .webp
     files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
 

@@ -320,6 +320,6 @@ FORMATS = {
     ".csv": Format("tables", comma_separated, packed=True),
     ".tsv": Format("tables", tsv, packed=True),
     ".parquet": Format("tables", parquet),
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".webp"), _IMAGE),
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"), _IMAGE),
     ".wav": Format("audio", wav, streamed=True),
 }

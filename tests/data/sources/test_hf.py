@@ -82,6 +82,14 @@ def test_rows_without_declared_features_are_unchanged(datasets, tmp_path):
     assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
 
 
+def test_arrays_keep_the_type_of_their_feature(datasets, tmp_path):
+    features = {"image": datasets.Array2D((1, 2), "uint16"), "numbers": datasets.List(datasets.Value("uint8"))}
+    rows = datasets.Dataset.from_list([{"image": [[1, 2]], "numbers": [3]}], features=datasets.Features(features))
+    rows.to_parquet(tmp_path / "train.parquet")
+    (row,) = source(str(tmp_path)).splits({"train": "train"}, {})["train"]
+    assert row["image"].dtype == np.uint16 and row["image"].tolist() == [[1, 2]] and row["numbers"].dtype == np.uint8
+
+
 def test_a_column_of_mixed_types_is_unchanged(datasets, tmp_path):
     texts = ["a", "b", 5, ["c"], "d"]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -2,7 +2,7 @@
 
 The library `datasets` (extra `fmodels[hf]`) streams them. Rows have the features of the dataset: labels as names, images and
 audio as encoded bytes, lists of numbers as NumPy arrays. A label that is missing or -1 is omitted. The features of a folder of
-Parquet files come from their metadata.
+Parquet files come from their metadata. In a folder of images, `datasets` names a label after the innermost folder.
 """
 
 import json
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data import held_out
 from data.errors import DataError
-from data.sources import Row, Rows, choose, default_splits, near
+from data.sources import Row, Rows, choose, default_splits, file_state, near
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class HuggingFace:
         if not self._is_folder:
             return {f"hf:{self.name}": f"{builder.info.version} {builder.hash}"}
         files = sorted({str(file) for files in builder.config.data_files.values() for file in files})
-        states = ((file, os.stat(file)) for file in files)
-        return {os.path.relpath(file, self._folder): f"{state.st_size} bytes, {state.st_mtime_ns}" for file, state in states}
+        return {os.path.relpath(file, self._folder): file_state(os.stat(file)) for file in files}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Return the wanted splits; see `default_splits` if `wanted` is empty.
+        """Return the wanted splits; see `default_splits` and `held_out` if `wanted` is empty.
 
         Raises DataError if `datasets` is not installed, if the dataset is missing or cannot be reached, for an unknown split, or
         if the default splits cannot be inferred.
@@ -39,6 +39,8 @@ class HuggingFace:
         # Images stay encoded, which takes less memory. Streams of JSON and CSV have no features, and nothing to decode.
         encoded = {str(split): stream.decode(False) if stream.features else stream for split, stream in streams.items()}
         own = {split: _Rows(f"hf:{self.name}", stream) for split, stream in encoded.items()}
+        if not wanted and list(own) == ["train"]:
+            return held_out.split(own["train"], names, f"hf:{self.name}")
         return choose(own, wanted or default_splits(own, f"hf:{self.name}"), f"hf:{self.name}")
 
     @property

@@ -57,7 +57,7 @@ class File:
             status = os.stat(self.path)
             if not stat.S_ISREG(status.st_mode):  # reading a pipe could block
                 raise DataError(f"{self.path}: not a regular file")
-            return f"{status.st_size} {status.st_mtime_ns}"
+            return sources.file_state(status)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -79,7 +80,16 @@ def test_splits_are_selected_from_those_of_the_dataset(folder):
 def test_rows_without_declared_features_are_unchanged(datasets, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
     splits = source(str(tmp_path)).splits({}, {})
-    assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
+    assert [row for rows in splits.values() for row in rows] == [{"text": "a", "label": "x"}] * 10
+
+
+def test_a_tenth_of_each_label_is_held_out_of_a_single_split_sorted_by_label(datasets, tmp_path):
+    rows = [{"text": str(i), "kind": "abcd"[i // 100]} for i in range(400)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, validation = source(str(tmp_path)).splits({}, {"label": "kind"}).values()
+    held_out = Counter(row["kind"] for row in validation)
+    assert sum((Counter(row["kind"] for row in train), held_out), Counter()) == dict.fromkeys("abcd", 100)
+    assert held_out.keys() == set("abcd") and len(set(held_out.values())) == 1 and 5 < held_out["d"] < 15
 
 
 def test_arrays_keep_the_type_of_their_feature(datasets, tmp_path):
@@ -99,7 +109,10 @@ def test_a_column_of_mixed_types_is_unchanged(datasets, tmp_path):
 def test_the_stamp_of_a_folder_changes_with_its_files(folder):
     stamp = source(str(folder)).stamp()
     assert list(stamp) == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
-    os.utime(next(folder.glob("valid*")), (1, 1))
+    file = next(folder.glob("valid*"))
+    before = os.stat(file)
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = source(str(folder)).stamp()
     assert [part for part in stamp if stamp[part] != changed[part]] == ["validation-00000-of-00001.parquet"]
 

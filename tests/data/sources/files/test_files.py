@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import tarfile
+import time
 import zlib
 
 import numpy as np
@@ -168,6 +169,39 @@ def test_the_folder_of_an_image_is_the_label(tmp_path, kind):
     assert read_all(tmp_path / "photos/test/cat") == [{"image": data}] * 2  # a single folder is not a class
 
 
+def classes_of(path):
+    """Return {split: sorted classes of its images}; "" for an image without a class."""
+    splits = Files(str(path)).splits({}, {})
+    return {split: sorted({row.get("label", "") for row in rows}) for split, rows in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["day/monday/1.png", "day/2.png", "night/tuesday/3.png"], ["day", "night"]),
+        (["photos/day/monday/1.png", "photos/night/tuesday/2.png"], ["day", "night"]),
+        (["train/day/monday/1.png", "train/night/tuesday/2.png"], ["day", "night"]),
+        (["all/train/day/1.png", "all/train/night/a/b/2.png"], ["day", "night"]),
+        (["day/train/1.png", "night/train/2.png"], ["day", "night"]),
+        (["day/monday/1.png", "day/tuesday/2.png"], ["monday", "tuesday"]),
+        (["1.png", "day/1.png", "night/2.png"], ["", "day", "night"]),
+        (["1.png", "day/1.png"], [""]),
+        (["day/1.png", "day/2.png"], [""]),
+    ],
+)
+def test_the_folder_at_the_top_is_the_class(tmp_path, names, expected):
+    files = {name: image_bytes("png") for name in names} | {f"{name[:-5]}9.png": image_bytes("png") for name in names}
+    for path in (write_files(tmp_path / "folder", files), write_archive(tmp_path / "a.tar", files)):
+        assert set().union(*classes_of(path).values()) == set(expected)
+
+
+def test_an_archive_is_not_a_class(tmp_path):
+    for name in ("one", "two"):
+        files = {f"{label}/{i}.png": image_bytes("png") for label in ("cat", "dog") for i in range(2)}
+        write_archive(tmp_path / f"{name}.tar", files)
+    assert classes_of(tmp_path) == {"train": ["cat", "dog"], "validation": ["cat", "dog"]}
+
+
 @pytest.mark.parametrize(
     ("width", "values"), [(1, (0, 128, 255)), *((w, (-(2 ** (8 * w - 1)), 0, 2 ** (8 * w - 1) - 1)) for w in (2, 3, 4))]
 )
@@ -285,7 +319,20 @@ def test_the_stamp_changes_with_a_file(tmp_path):
     before = Files(str(path)).stamp()
     assert set(before) == {str(path / "a.csv"), str(path / "b.csv")} and before == Files(str(path)).stamp()
     os.utime(path / "b.csv", ns=(0, 1))
-    assert before != Files(str(path)).stamp() == before | {str(path / "b.csv"): "4 1"}
+    after = Files(str(path)).stamp()
+    assert [name for name in after if after[name] != before[name]] == [str(path / "b.csv")]
+
+
+def test_the_stamp_changes_with_a_file_of_the_same_size_and_modification_time(tmp_path):
+    path = write_files(tmp_path / "rows", {"a.csv": "x\n1\n"}) / "a.csv"
+    moved = write_files(tmp_path, {"new.csv": "x\n2\n"}) / "new.csv"
+    for replace in (lambda: path.write_text("x\n3\n"), lambda: os.replace(moved, path)):
+        os.utime(path, ns=(0, 1))
+        before = Files(str(path)).stamp()
+        time.sleep(0.05)  # several ticks of the clock of the file system
+        replace()
+        os.utime(path, ns=(0, 1))
+        assert path.stat().st_size == 4 and path.stat().st_mtime_ns == 1 and Files(str(path)).stamp() != before
 
 
 def test_rows_are_streamed_and_not_held_in_memory(tmp_path):

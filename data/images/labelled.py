@@ -115,7 +115,7 @@ class Images(labelling.Labelled):
                         reading.reject(wrong)
                         continue
                     if row.get("label") is not None:
-                        fixed["label"] = np.int32(labels.setdefault(str(row["label"]), len(labels)))
+                        fixed["label"] = np.int32(labels.setdefault(row["label"], len(labels)))
                     more += decoding.has_more(image)
                     writer = writer or Writer(folder / f"{split}.array_record", columns)
                     digest.update(f"{row.get('label')} ".encode() + writer.append(fixed, encoded))

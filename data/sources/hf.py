@@ -64,7 +64,10 @@ class HuggingFace:
         problem = ""
         for name, config in [(str(self._folder), None)] if self._is_folder else _candidates(self.name):
             try:
-                return datasets.load_dataset_builder(name, config)
+                builder: Any = datasets.load_dataset_builder(name, config)
+                if hasattr(builder.config, "keep_default_na"):  # of CSV: NA, None and null are words, and only "" is missing
+                    builder.config.keep_default_na = False
+                return builder
             except ConnectionError:
                 problem = "not in the local cache, and the Hub cannot be reached"
                 break

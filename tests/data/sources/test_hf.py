@@ -92,6 +92,12 @@ def test_a_tenth_of_each_label_is_held_out_of_a_single_split_sorted_by_label(dat
     assert held_out.keys() == set("abcd") and len(set(held_out.values())) == 1 and 5 < held_out["d"] < 15
 
 
+def test_words_for_missing_values_in_csv_are_words(datasets, tmp_path):
+    words = ["NA", "None", "null", "nan", "up", ""]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"a {word},{word}\n" for word in words))
+    assert [row["label"] for row in source(str(tmp_path)).splits({"train": "train"}, {})["train"]] == words
+
+
 def test_arrays_keep_the_type_of_their_feature(datasets, tmp_path):
     features = {"image": datasets.Array2D((1, 2), "uint16"), "numbers": datasets.List(datasets.Value("uint8"))}
     rows = datasets.Dataset.from_list([{"image": [[1, 2]], "numbers": [3]}], features=datasets.Features(features))

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+import soundfile
 
 from data.errors import DataError
 from data.sources.files import Files
@@ -215,6 +216,17 @@ def test_wav_samples_match_the_pcm_data(tmp_path, width, values):
             assert np.allclose(row["audio"], [-1, 0, 1], atol=2.0 ** (1 - 8 * width)) and abs(row["audio"]).max() <= 1
     files = {"yes/a_0.wav": wav_bytes([1]), "no/a_0.wav": wav_bytes([1])}
     assert column(read_all(write_files(tmp_path / "classes", files)), "label") == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "PCM_16"), ("WAVEX", "FLOAT"), ("RF64", "PCM_24")]
+)
+def test_float_and_extensible_wav_files_are_read(tmp_path, format, subtype):
+    samples = np.array([[-1, 0], [0.5, 0.25], [0.75, -0.75]], np.float32)
+    soundfile.write(tmp_path / "3_a.wav", samples, 16_000, format=format, subtype=subtype)
+    (row,) = read_all(tmp_path / "3_a.wav")
+    assert row["audio"].dtype == np.float32 and np.allclose(row["audio"], [-0.5, 0.375, 0], atol=1e-4)
+    assert row["sample_rate"] == 16_000 and row["label"] == "3"
 
 
 def test_remote_files_are_read_like_local_files(tmp_path):

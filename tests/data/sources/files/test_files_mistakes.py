@@ -60,8 +60,8 @@ def test_rows_around_a_bad_row_are_read(tmp_path):
         ({"a.txt.xz": "no"}, "a.txt.xz", "damaged"),
         ({"a.jpg": image_bytes()[:-200], "b.jpg": image_bytes()}, "a.jpg", "cannot decode the image: image file is truncated"),
         ({"a.jpg": "no", "b.jpg": image_bytes()}, "a.jpg", "cannot decode the image: cannot identify image file"),
-        ({"a.wav": "no", "b.wav": wav_bytes([1])}, "a.wav", "not a PCM WAV file"),
-        ({"a.wav": wav_bytes([1] * 9)[:-4], "b.wav": wav_bytes([1])}, "a.wav", "truncated"),
+        ({"a.wav": "no", "b.wav": wav_bytes([1])}, "a.wav", "cannot decode the audio: Format not recognised"),
+        ({"a.wav": wav_bytes([1] * 9)[:-4], "b.wav": wav_bytes([1])}, "a.wav", "truncated: 58 bytes of 62"),
         (
             {"train-images-idx3-ubyte": IDX[3] + b"\7", "train-labels-idx1-ubyte": IDX[1] + b"12"},
             "train-images",

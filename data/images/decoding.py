@@ -1,8 +1,8 @@
 """Decoding of image files to the pixels that a viewer shows.
 
 The EXIF orientation is applied. Transparent pixels are composited over white. The ICC profile in the file converts colours to
-sRGB; as in browsers, a profile that is unreadable or meant for other pixels (RGB in a grey image) is ignored. Of an animation or
-a file with several pages, the first image is decoded.
+sRGB; as in browsers, a profile that is unreadable or meant for other pixels (RGB in a grey image) is ignored. The gamma of a PNG
+is applied. Of an animation or a file with several pages, the first image is decoded.
 
 Integers of 16 bits are divided by 65535; floats are unchanged, as their range is unknown.
 """
@@ -64,7 +64,7 @@ def _deep(picture: Any) -> np.ndarray:
     grey = values.astype(np.float32) / (2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1)
     if tags.get(Base.PhotometricInterpretation) == 0:  # white is 0
         grey = 1 - grey
-    return np.where(values == picture.info.get("transparency"), np.float32(1), grey)
+    return np.where(values == picture.info.get("transparency"), np.float32(1), grey ** (_gamma(picture.info) or 1))
 
 
 def _opaque(picture: Any) -> Any:
@@ -78,10 +78,19 @@ def _opaque(picture: Any) -> Any:
         alpha = picture.getchannel("A")
     if picture.mode != "CMYK":
         picture = picture.convert(mode)
+    if gamma := _gamma(picture.info):
+        picture = picture.point([round(255 * (level / 255) ** gamma) for level in range(256)] * len(picture.getbands()))
     if profile and (transform := _to_srgb(profile, picture.mode)):
         picture = ImageCms.applyTransform(picture, transform)
     picture = picture.convert("RGB") if picture.mode == "CMYK" else picture
     return Image.composite(picture, Image.new(picture.mode, picture.size, "white"), alpha) if alpha else picture
+
+
+def _gamma(info: dict) -> float | None:
+    """Return the exponent that converts the values of a PNG with a gamma to the usual gamma of 1/2.2; None for other images."""
+    gamma = info.get("gamma")
+    is_overridden = "srgb" in info or "icc_profile" in info
+    return None if not gamma or is_overridden or abs(2.2 * gamma - 1) < 0.01 else 1 / (2.2 * gamma)
 
 
 @lru_cache(maxsize=16)

@@ -90,10 +90,12 @@ class Member:
 
 
 def members(file: File) -> Iterator[Member]:
-    """Yield the files of an archive in order, reading it as a stream. Raises one of DAMAGE."""
+    """Yield the files of an archive in order, reading it as a stream. Raises one of DAMAGE, or DataError for a link."""
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         while (header := tar.next()) is not None:
             cast(Any, tar).members.clear()  # otherwise tarfile keeps every header in memory
+            if header.islnk() or header.issym():
+                raise DataError(f"{file.where}, {header.name}: a link to {header.linkname}; unpack the archive")
             if header.isreg():
                 yield Member(
                     file.where,

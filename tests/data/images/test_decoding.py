@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_colours_are_converted_to_srgb_by_the_icc_profile():
         assert np.abs(decoded(picture, kind, icc_profile=swapped_profile()).astype(int) - (30, 100, 200)).max() <= 1
     picture.putalpha(0)
     assert (decoded(picture, icc_profile=swapped_profile()) == 255).all()
+
+
+def with_chunk(png, name, content):
+    """Insert a chunk before the pixels of a PNG."""
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    place = png.index(b"IDAT") - 4
+    return png[:place] + chunk + png[place:]
+
+
+def test_the_gamma_of_a_png_is_applied():
+    linear, usual = (struct.pack(">I", round(gamma * 100_000)) for gamma in (1, 1 / 2.2))
+    expected = (64 / 255) ** (1 / 2.2)
+    for channels, picture in ((3, Image.new("RGB", (1, 1), (64, 0, 255))), (1, Image.new("L", (1, 1), 64))):
+        png, shape = encoded(picture), (1, 1, channels)
+        assert abs(decoding.pixels(with_chunk(png, b"gAMA", linear), shape, False)[0, 0, 0] / 255 - expected) < 1 / 255
+        assert decoding.pixels(with_chunk(png, b"gAMA", usual), shape, False)[0, 0, 0] == 64
+        srgb = with_chunk(with_chunk(png, b"gAMA", linear), b"sRGB", b"\0")
+        assert decoding.pixels(srgb, shape, False)[0, 0, 0] == 64
+    deep = encoded(Image.fromarray(np.array([[64 * 257]], np.uint16)))
+    assert np.allclose(decoding.pixels(with_chunk(deep, b"gAMA", linear), (1, 1, 1), False), expected)
 
 
 def test_an_unusable_icc_profile_is_ignored():

@@ -1,4 +1,4 @@
-"""Classification labels: numbering them, and limiting the labelled rows per class."""
+"""Classification labels: naming and numbering them, and limiting the labelled rows per class."""
 
 import json
 from dataclasses import dataclass
@@ -51,8 +51,9 @@ class Labels:
 def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
     """Renumber labels from order of appearance to sorted order. In `found`, {split: [rows]}, -1 marks a row without a label.
 
-    A held-out split without any labels, such as the test split of a benchmark, is left out with a note. Raises DataError for rows
-    without a label, fewer than two labels, or a label of a held-out split that does not occur in training.
+    A held-out split without any labels, such as the test split of a benchmark, is left out with a note. Another note names the
+    labels that a held-out split lacks. Raises DataError for rows without a label, fewer than two labels, or a label of a held-out
+    split that does not occur in training.
     """
     notes, numbers = [], {}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
@@ -75,6 +76,9 @@ def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) 
                 f"which is not in train; train has {', '.join(names)}"
             )
         numbers[split] = place[labels].astype(np.int32)
+        found_names = {names[number] for number in np.unique(numbers[split])}
+        if absent := [name for name in names if name not in found_names]:
+            notes.append(f"{split} has no rows of {len(absent)} of the {len(names)} labels: {', '.join(absent[:10])}")
     if len(names) < 2:
         raise DataError(
             f"data.source {source}: classification needs at least two labels; every row of train has {', '.join(names)!r}"

@@ -1,11 +1,17 @@
 """Base config of the data that is read from a source, and the reader of its rows."""
 
 import json
+import math
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
-from numbers import Number
+from numbers import Real
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from data import sources
 from data.errors import DataError
@@ -103,7 +109,7 @@ class Reading:
             raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; rerun the command")
 
     def splits(self) -> dict[str, Iterator[Row]]:
-        """Return the rows of each split, with the fields in READS under our names.
+        """Return the rows of each split, with the fields in READS under our names. A label is the name of its class.
 
         Raises DataError if there is no training split or no held-out split.
         """
@@ -130,14 +136,14 @@ class Reading:
                 checked.add(part)
             ours = {name: row[theirs] for name, theirs in self.names.items() if theirs in row and row[theirs] is not None}
             for name in ("label", "document"):
-                if isinstance(ours.get(name), str) and not ours[name].strip():  # a missing value in a table
-                    del ours[name]
+                if _is_missing(ours.get(name)):
+                    ours.pop(name, None)
             label = ours.pop("label", None)
             if labelled and (problem := _label_problem(label) or (needs_label and label is None and "it has no label")):
                 self.reject(problem)
                 continue
             if labelled and label is not None:
-                needs_label, ours["label"] = True, label  # a split is labelled completely or not at all
+                needs_label, ours["label"] = True, label_name(label)  # a split is labelled completely or not at all
             yield {**ours, PART: part}
 
     def reject(self, what: str) -> None:
@@ -165,11 +171,27 @@ class Reading:
                 )
 
 
+def _is_missing(value: Any) -> bool:
+    """Return whether the value of a table is missing: None, blank or NaN."""
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, Real) and value != value)
+
+
 def _label_problem(label: Any) -> str:
-    """Return why a label is invalid, or "" if it is a string, a number or None."""
+    """Return why a label is invalid, or "" if it is a string, a finite number or None."""
     if isinstance(label, str):
         has_surrogate = any("\ud800" <= character <= "\udfff" for character in label)
         return f"its label {label!r} is not valid Unicode" if has_surrogate else ""
-    if label is None or (isinstance(label, Number) and label == label):  # NaN != NaN
+    is_number = isinstance(label, Real | Decimal | np.bool_)
+    if label is None or (is_number and math.isfinite(label)):
         return ""
-    return f"its label is {label if isinstance(label, Number) else type(label).__name__}, not a string or a number"
+    return f"its label is {label if is_number else type(label).__name__}, not a string or a number"
+
+
+def label_name(label: Any) -> str:
+    """Return the name of the class. Labels that differ in white space, in Unicode normalisation or in `.0` have the same name."""
+    if isinstance(label, bool | np.bool_):
+        return str(bool(label))
+    if not isinstance(label, str) and label == int(label):
+        return str(int(label))
+    name = " ".join(unicodedata.normalize("NFC", str(label)).split())
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", name)

@@ -4,7 +4,6 @@ Shapes: B batch, H height, W width, C channels.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +16,21 @@ from data import labels as labelling
 from data.cache import kept, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
-from data.images import show
+from data.images import decoding, show
 from data.mixture import weighted
 from data.reading import Reading
 from data.sources.mixture import PART
 from data.store import Stored, Writer
 
+FIRST_ONLY = "of several frames or pages, only the first is used"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images(labelling.Labelled):
-    """Batches of `image` float32 [B, H, W, C] (scaled to [0, 1] if the source has uint8) and `label` int32 [B]."""
+    """Batches of `image` float32 [B, H, W, C] and `label` int32 [B].
+
+    Image files are decoded as described in `data.images.decoding`. Integers are scaled to [0, 1]; floats are unchanged.
+    """
 
     READS = ("image", "label")
 
@@ -76,7 +80,7 @@ class Images(labelling.Labelled):
             codec=codec,
             shown={split: Pictures(examples) for split, examples in splits.items()},
             references=labels.references(chosen),
-            notes=labels.notes,
+            notes=[*labels.notes, *([f"{about['more']} images: {FIRST_ONLY}"] if about["more"] else [])],
             about={
                 "source": {**about["splits"], "fields": ", ".join(about["fields"]), "bad records": len(about["bad"])},
                 "labels": labels.counts("train"),
@@ -87,7 +91,7 @@ class Images(labelling.Labelled):
     def _write(self, folder: Path, reading: Reading) -> None:
         """Write one store per split. Encoded images are stored as they are, others as arrays. Each is decoded to check it."""
         codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
-        sizes, prints = {}, {}
+        sizes, prints, more = {}, {}, 0
         for split, rows in reading.splits().items():
             digest, writer = hashlib.sha256(), None
             try:
@@ -111,7 +115,8 @@ class Images(labelling.Labelled):
                         reading.reject(wrong)
                         continue
                     if row.get("label") is not None:
-                        fixed["label"] = np.int32(labels.setdefault(str(row["label"]), len(labels)))
+                        fixed["label"] = np.int32(labels.setdefault(row["label"], len(labels)))
+                    more += decoding.has_more(image)
                     writer = writer or Writer(folder / f"{split}.array_record", columns)
                     digest.update(f"{row.get('label')} ".encode() + writer.append(fixed, encoded))
                 if writer is None:
@@ -128,6 +133,7 @@ class Images(labelling.Labelled):
             "fields": reading.fields,
             "labels": list(labels),
             "bad": reading.bad,
+            "more": more,
             "fingerprint": prints,
             "weights": reading.weights,
         }
@@ -151,13 +157,15 @@ class ImageCodec:
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
         """Return `image` [rows, H, W, C]. Raises DataError for a row without an image, or with one of another shape."""
-        images = []
+        images, notes = [], []
         for i, row in enumerate(rows):
             try:
                 images.append(self.decode(row))
             except DataError as error:
                 raise DataError(f"row {i}: {error}") from None
-        return {"image": np.stack(images)}, []
+            if decoding.has_more(row["image"]):
+                notes.append(f"row {i}: {FIRST_ONLY}")
+        return {"image": np.stack(images)}, notes
 
     def decode(self, row: Mapping[str, Any]) -> np.ndarray:
         """Return the row's `image` as float32 [H, W, C]. It may be encoded bytes, a path or an array.
@@ -166,18 +174,8 @@ class ImageCodec:
         """
         if "image" not in row:
             raise DataError(f"it has no image; its fields: {', '.join(row) or 'nothing'}")
-        if isinstance(row["image"], bytes):
-            return scaled(self.pixels(row["image"]))
-        if isinstance(row["image"], str):
-            try:
-                return scaled(self.pixels(Path(row["image"]).read_bytes()))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{row['image']}: {getattr(error, 'strerror', error)}") from None
         try:
-            array = np.asarray(row["image"])
-            if array.dtype.kind not in "uif":
-                raise ValueError
-            image = scaled(array if array.dtype == np.uint8 else array.astype(np.float32))
+            image = scaled(self._array(row["image"]))
         except (ValueError, TypeError, OverflowError):
             raise DataError("its image is not an array of numbers") from None
         if image.shape != self.shape:
@@ -186,32 +184,32 @@ class ImageCodec:
             raise DataError("its image has non-finite values")
         return image
 
+    def _array(self, image: Any) -> np.ndarray:
+        """Return the image as uint8, uint16 or floats. Raises ValueError or TypeError if it is not an array of numbers."""
+        if isinstance(image, bytes):
+            return self.pixels(image)
+        if isinstance(image, str):
+            try:
+                return self.pixels(Path(image).read_bytes())
+            except (OSError, ValueError) as error:
+                raise DataError(f"{image}: {getattr(error, 'strerror', error)}") from None
+        array = np.asarray(image)
+        if array.dtype.kind not in "uif":
+            raise ValueError
+        if array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16):
+            return array
+        if not ((array >= 0) & (array <= 255)).all():
+            raise DataError("its image has integers outside 0 to 255; store it as uint16 or floats")
+        return array.astype(np.uint8)
+
     def pixels(self, encoded: bytes) -> np.ndarray:
-        """Decode an image in a format that Pillow reads to uint8 [H, W, C].
-
-        Raises DataError if it cannot be decoded, or has another size and `resize` is off.
-        """
-        from PIL import Image
-
-        height, width, channels = self.shape
-        try:
-            picture = Image.open(io.BytesIO(encoded))
-            if picture.mode.startswith(("I", "F")):  # Pillow would clip these at 255
-                raise ValueError(f"it has more than 8 bits per channel ({picture.mode})")
-            picture = picture.convert("L" if channels == 1 else "RGB")
-        except Exception as error:  # Pillow's decoders raise various errors
-            raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
-        if picture.size != (width, height):
-            if not self.resize:
-                found = [picture.height, picture.width]
-                raise DataError(f"its image is {found}, not {[height, width]}; change --data.shape, or add --data.resize")
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(picture, np.uint8).reshape(self.shape)
+        """Decode an image file; see `data.images.decoding.pixels`."""
+        return decoding.pixels(encoded, self.shape, self.resize)
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
-    """Convert to float32; uint8 is scaled to [0, 1]."""
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
+    """Convert to float32. Integers of 8 and 16 bits are divided by their maximum."""
+    return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
 
 
 class Decoded:
@@ -226,10 +224,8 @@ class Decoded:
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
         if self.is_encoded:
-            images = np.stack([self.codec.pixels(encoded) for encoded in self.store.rest(indices)])
-        else:
-            images = self.store[indices]["image"]
-        return {"image": scaled(images)}
+            return {"image": np.stack([scaled(self.codec.pixels(encoded)) for encoded in self.store.rest(indices)])}
+        return {"image": scaled(self.store[indices]["image"])}
 
 
 class Pictures(Sequence[np.ndarray]):

@@ -21,6 +21,7 @@ An experiment holds either a source or its name: `NAME` or `NAME:ARGUMENT`, whic
 import dataclasses
 import difflib
 import importlib
+import os
 import pkgutil
 import re
 import sys
@@ -77,11 +78,9 @@ def near(name: str, known: Iterable[str]) -> str:
 def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
     """Return the default value of `wanted` for a published dataset: its splits with our names or common ones (`dev`).
 
-    If `train` is the only split, its last tenth becomes `validation`. Raises DataError if the names do not determine the splits.
+    Raises DataError if the names do not determine the splits. See `data.held_out` for a dataset with `train` only.
     """
     available = list(available)
-    if available == ["train"]:
-        return {"train": "train[:90%]", "validation": "train[90%:]"}
     common = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
     found = {ours: theirs for ours in SPLITS for theirs in reversed(common[ours]) if theirs in available}
     if "train" not in found or len(found) < 2:
@@ -90,6 +89,14 @@ def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
             f"{', '.join(available)}; use --data.splits train=NAME,validation=NAME or train=NAME[:90%],validation=NAME[90%:]"
         )
     return found
+
+
+def file_state(status: os.stat_result) -> str:
+    """Return the size, modification time and change time of a file.
+
+    The change time differs even after a file of the same size and modification time replaces it, such as from an archive.
+    """
+    return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ctime_ns}"
 
 
 def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -> Mapping[str, Rows]:

@@ -2,7 +2,7 @@
 
 The library `datasets` (extra `fmodels[hf]`) streams them. Rows have the features of the dataset: labels as names, images and
 audio as encoded bytes, lists of numbers as NumPy arrays. A label that is missing or -1 is omitted. The features of a folder of
-Parquet files come from their metadata.
+Parquet files come from their metadata. In a folder of images, `datasets` names a label after the innermost folder.
 """
 
 import json
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data import held_out
 from data.errors import DataError
-from data.sources import Row, Rows, choose, default_splits, near
+from data.sources import Row, Rows, choose, default_splits, file_state, near
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class HuggingFace:
         if not self._is_folder:
             return {f"hf:{self.name}": f"{builder.info.version} {builder.hash}"}
         files = sorted({str(file) for files in builder.config.data_files.values() for file in files})
-        states = ((file, os.stat(file)) for file in files)
-        return {os.path.relpath(file, self._folder): f"{state.st_size} bytes, {state.st_mtime_ns}" for file, state in states}
+        return {os.path.relpath(file, self._folder): file_state(os.stat(file)) for file in files}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Return the wanted splits; see `default_splits` if `wanted` is empty.
+        """Return the wanted splits; see `default_splits` and `held_out` if `wanted` is empty.
 
         Raises DataError if `datasets` is not installed, if the dataset is missing or cannot be reached, for an unknown split, or
         if the default splits cannot be inferred.
@@ -39,6 +39,8 @@ class HuggingFace:
         # Images stay encoded, which takes less memory. Streams of JSON and CSV have no features, and nothing to decode.
         encoded = {str(split): stream.decode(False) if stream.features else stream for split, stream in streams.items()}
         own = {split: _Rows(f"hf:{self.name}", stream) for split, stream in encoded.items()}
+        if not wanted and list(own) == ["train"]:
+            return held_out.split(own["train"], names, f"hf:{self.name}")
         return choose(own, wanted or default_splits(own, f"hf:{self.name}"), f"hf:{self.name}")
 
     @property
@@ -62,7 +64,10 @@ class HuggingFace:
         problem = ""
         for name, config in [(str(self._folder), None)] if self._is_folder else _candidates(self.name):
             try:
-                return datasets.load_dataset_builder(name, config)
+                builder: Any = datasets.load_dataset_builder(name, config)
+                if hasattr(builder.config, "keep_default_na"):  # of CSV: NA, None and null are words, and only "" is missing
+                    builder.config.keep_default_na = False
+                return builder
             except ConnectionError:
                 problem = "not in the local cache, and the Hub cannot be reached"
                 break
@@ -111,7 +116,6 @@ class _Rows:
 def plain(feature: Any, value: Any) -> Any:
     """Convert labels to names, images and audio to bytes, and numbers to arrays, at any depth."""
     import datasets  # pyright: ignore[reportMissingImports]
-    import numpy as np
 
     if value is None:
         return None
@@ -123,11 +127,20 @@ def plain(feature: Any, value: Any) -> Any:
         return value["bytes"] if value["bytes"] is not None else _content(value["path"])
     if isinstance(feature, datasets.List | datasets.LargeList):
         if isinstance(feature.feature, datasets.Value) and feature.feature.dtype not in ("string", "large_string", "binary"):
-            return np.asarray(value)
+            return _array(value, feature.feature.dtype)
         return [plain(feature.feature, one) for one in value]
     if isinstance(feature, Mapping):
         return {name: plain(inner, value[name]) for name, inner in feature.items()}
-    return np.asarray(value) if type(feature).__name__.startswith("Array") else value  # Array2D to Array5D
+    return _array(value, feature.dtype) if type(feature).__name__.startswith("Array") else value  # Array2D to Array5D
+
+
+def _array(value: list, dtype: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError):  # a type that NumPy lacks, such as a date, or missing values
+        return np.asarray(value)
 
 
 def _content(path: str) -> bytes:

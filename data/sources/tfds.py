@@ -16,9 +16,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from data import builders
+from data import builders, held_out
 from data.errors import DataError
-from data.sources import Bad, Row, Rows, check_slice, default_splits, near
+from data.sources import Bad, Row, Rows, check_slice, default_splits, file_state, near
 
 CHUNK = 128  # records per read: more is hardly faster, and records may be as large as videos
 
@@ -37,11 +37,15 @@ class Tfds:
         return state
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Rows]:
-        """Return the wanted splits, in TFDS's syntax: `train[:10%]`, `train[1000:]+test`; see `default_splits` if it is empty.
+        """Return the wanted splits, in TFDS's syntax: `train[:10%]`, `train[1000:]+test`.
+
+        See `default_splits` and `held_out` if `wanted` is empty.
 
         Raises DataError if the dataset is not prepared, for an unknown split, or if the default splits cannot be inferred.
         """
         builder = self._builder()
+        if not wanted and list(builder.info.splits) == ["train"]:
+            return held_out.split(self._rows(builder, "train"), names, f"tfds:{self.name}")
         wanted = wanted or default_splits(builder.info.splits, f"tfds:{self.name}")
         return {split: self._rows(builder, expression) for split, expression in wanted.items()}
 
@@ -157,13 +161,15 @@ class _Rows:
 
     def __iter__(self) -> Iterator[Row | Bad]:
         """Raises DataError with the name of a file that cannot be read."""
+        import numpy as np
         import tensorflow_datasets as tfds
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from google.protobuf.message import DecodeError
 
-        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels.
-        images = (name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image))
-        decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels. TFDS stores the bits of floats
+        # as colours, which only TFDS can decode.
+        images = [name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {name: tfds.decode.SkipDecoding() for name in images if self.features[name].np_dtype != np.float32}
         for file in self.files:
             path = Path(file.filename)
             try:
@@ -214,7 +220,7 @@ def _file_state(path: Path) -> str:
         state = path.stat()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the dataset again") from None
-    return f"{path.name} ({state.st_size} bytes, {state.st_mtime_ns})"
+    return f"{path.name} ({file_state(state)})"
 
 
 def _first_line(error: Exception) -> str:

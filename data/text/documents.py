@@ -125,7 +125,7 @@ def _write(folder: Path, config: FromText, reading: Reading) -> None:
                 rows = _with_text(splits[split], reading)
                 for row in cleaner.clean(_joined(rows) if config.JOINS else rows, split):
                     label = row.get("label")
-                    number = -1 if label is None else labels.setdefault(str(label), len(labels))
+                    number = -1 if label is None else labels.setdefault(label, len(labels))
                     text = row["text"].encode("utf-8", "surrogatepass")
                     digest.update(f"{label} {len(text)} ".encode() + text)
                     writer.append({"label": number, "part": row[PART]}, text)

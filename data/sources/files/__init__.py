@@ -3,13 +3,15 @@
     files:notes.txt              `text`: one document per line, or documents separated by blank lines if there are any
     files:raw/*.en.gz            `text`: one sentence per line; the suffix is a language code
     files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet
-    files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp and .webp
+    files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp, .gif, .tif and .webp
     files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
 
 Text, .csv, .tsv, .jsonl and idx files may be compressed (.gz, .xz, .zst). Images and audio files may be in a .tar, compressed or
-not, which is read as a stream. Folders are classes if there are at least two of them. In a folder or an archive, hidden files and
-files named README, LICENSE or COPYING are ignored.
+not, which is read as a stream. In a folder or an archive, hidden files and files named README, LICENSE or COPYING are ignored.
+
+The class of an image or a sound is the folder at the top: day for day/monday/1.png, night for night/2.png. Folders that contain
+all files, and those of splits, are skipped: data/train/cat/1.png has the class cat. A single folder is not a class.
 
 File and folder names determine the splits: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. If no name mentions a
 split, about one row in ten is held out as `validation`; rows with a document are held out by whole documents. In data.splits, a
@@ -17,22 +19,18 @@ split may also be a file or a glob in the folder or archive: train=reviews.tsv,v
 """
 
 import re
-import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, takewhile
 from pathlib import PurePosixPath
-from typing import Any
 
 from fsspec.utils import glob_translate
 
+from data import held_out
 from data.errors import DataError
 from data.sources import SPLITS, WHERE, Bad, Row, Rows, choose, near
 from data.sources.files import formats, places
 from data.sources.files.places import DAMAGE, File
-
-HELD_OUT_ONE_IN = 10
 
 _SPLIT = re.compile(r"(?:^|/)(?:(train)|(valid|validation|val|dev)|(test|t10k))(?![^\W_])[^/]*", re.IGNORECASE)
 _NO_DATA = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICENSE|COPYING)(\.(md|rst|txt|html?))?$)", re.IGNORECASE)
@@ -43,7 +41,7 @@ class Files:
     path: str
 
     def stamp(self) -> Mapping[str, str]:
-        """Return the size and time (if remote: the checksum) of each file. Raises DataError if there is no file."""
+        """Return the size and times (if remote: the checksum) of each file. Raises DataError if there is no file."""
         files = self._files()
         names = [(file, PurePosixPath(file.path).name) for file in files]
         labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
@@ -55,23 +53,21 @@ class Files:
         Raises DataError if there is no readable file, or if only some files belong to a split.
         """
         parts = self._parts()
-        classes = len({_folder(name) for name in parts} - {None}) > 1
+        classes = _classes(parts)
         rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes)
         named: dict[str | None, dict[str, File]] = {}
         for name, file in parts.items():
             named.setdefault(_split(name), {})[name] = file
         unnamed = named.pop(None, {})
-        own: dict[str, FileRows | HeldOut] = {split: rows(named[split]) for split in SPLITS if split in named}
+        files = {split: rows(named[split]) for split in SPLITS if split in named}
+        own: dict[str, Rows] = dict(files)
         if not named:
-            label, document = names.get("label"), names.get("document")
-            own = {
-                "train": HeldOut(rows(parts), label, document, False),
-                "validation": HeldOut(rows(parts), label, document, True),
-            }
+            files = {"train": rows(parts), "validation": rows(parts)}
+            own = held_out.split(rows(parts), names, str(self))
         elif unnamed and not wanted:
-            split, files = next(iter(named.items()))
+            split, others = next(iter(named.items()))
             raise DataError(
-                f"data.source {self}: {next(iter(unnamed))} belongs to no split, but {next(iter(files))} belongs to {split}; "
+                f"data.source {self}: {next(iter(unnamed))} belongs to no split, but {next(iter(others))} belongs to {split}; "
                 "exclude files with a glob, or use --data.splits train=FILE,validation=FILE"
             )
         used = list(own)
@@ -80,9 +76,9 @@ class Files:
         for name in filter(None, map(str.strip, used)):
             pattern = re.compile(glob_translate(name))
             if name not in own and (chosen := {part: parts[part] for part in parts if pattern.match(part)}):
-                own[name] = rows(chosen)
-            if name in own:
-                own[name].check()
+                own[name] = files[name] = rows(chosen)
+            if name in files:
+                files[name].check()
             elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # a path or a glob, not the name of a split
                 raise DataError(f"data.splits: no file {name!r} in {self}{near(name, parts)}")
         # `choose` cannot parse paths and globs.
@@ -130,8 +126,8 @@ class FileRows:
     source: str
     parts: Mapping[str, File]
     "files and archive members by name"
-    classes: bool
-    "whether folders are classes"
+    classes: Mapping[str, str]
+    "the class of each part that has one"
 
     def check(self) -> str:
         """Return the kind of all files. Raises DataError for an unknown format or for several kinds."""
@@ -187,64 +183,10 @@ class FileRows:
             raise DataError(f"{file.where}: {error.strerror or error}") from error
 
     def _label(self, name: str, kind: str) -> Row:
-        label = _folder(name) if self.classes and kind in ("images", "audio") else None
+        label = self.classes.get(name) if kind in ("images", "audio") else None
         if label is None and kind == "audio" and "_" in PurePosixPath(name).name:
             label = PurePosixPath(name).name.partition("_")[0]
         return {} if label is None else {"label": label}
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """About a tenth of the rows, chosen by a hash (`out`), or the other rows (not `out`).
-
-    Rows with a document are held out by whole documents; other rows are held out separately for each label. The first document or
-    row is never held out and the second always is, so that a label with two rows is in both splits.
-    """
-
-    rows: FileRows
-    label: str | None
-    "name of the label field, if it is read"
-    document: str | None
-    "name of the document field, if it is read"
-    out: bool
-    "whether to yield the held-out rows"
-
-    def check(self) -> str:
-        return self.rows.check()
-
-    def __iter__(self) -> Iterator[Row | Bad]:
-        counts: Counter[str | int | float | None] = Counter()
-        bad, documents, found = None, list[Any](), False
-        for row in self.rows:
-            if isinstance(row, Bad):
-                bad = bad or row
-                if not self.out:
-                    yield row
-                continue
-            document = row.get(self.document) if self.document else None
-            if document not in (None, ""):
-                # Keep only the first two: a document may reappear later, and all of them may not fit in memory.
-                if len(documents) < 2 and document not in documents:
-                    documents.append(document)
-                position, key = documents.index(document) if document in documents else None, str(document)
-            else:
-                label = row.get(self.label) if self.label else None
-                label = label if isinstance(label, str | int | float) else None
-                position, key = counts[label], str(counts[label])
-                counts[label] += 1
-            key_hash = zlib.crc32(key.encode("utf-8", "surrogatepass"))
-            is_out = position == 1 or (position != 0 and key_hash % HELD_OUT_ONE_IN == 0)
-            found |= is_out
-            if is_out == self.out:
-                yield row
-        if self.out and not found:
-            if bad:  # bad rows may be why too few are left
-                raise DataError(f"{bad.where}: {bad.what}")
-            unit = "row" if not counts.keys() - {None} else f"row per {self.label}"
-            raise DataError(
-                f"{self.rows.source}: only one {'document' if documents else unit}, so none can be held out; "
-                "add data, or use --data.splits train=FILE,validation=FILE"
-            )
 
 
 def _split(name: str) -> str | None:
@@ -253,10 +195,20 @@ def _split(name: str) -> str | None:
     return SPLITS[match.lastindex - 1] if match and match.lastindex else None
 
 
-def _folder(name: str) -> str | None:
-    """Return the name of the file's parent folder, unless it names a split."""
-    folders = _SPLIT.sub("", name.rpartition("/")[0], count=1)
-    return folders.rpartition("/")[2] or None
+def _classes(parts: Mapping[str, File]) -> dict[str, str]:
+    """Return the class of each part: its first folder below those that all parts share, except splits and archives.
+
+    Empty if there are fewer than two classes.
+    """
+    folders = {}
+    for name, file in parts.items():
+        skipped = ("", PurePosixPath(file.name).name if file.is_archive else "")
+        inside = _SPLIT.sub("", name.rpartition("/")[0], count=1).split("/")
+        folders[name] = [folder for folder in inside if folder not in skipped]
+    levels = zip(*folders.values(), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    found = {name: path[shared] for name, path in folders.items() if len(path) > shared}
+    return found if len(set(found.values())) > 1 else {}
 
 
 def source(argument: str) -> Files:

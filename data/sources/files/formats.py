@@ -6,7 +6,6 @@ import json
 import math
 import re
 import struct
-import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from data.sources import WHERE, Bad, Row
 from data.sources.files.places import DAMAGE, PACKED, Damaged, File
 
 PARQUET_ROWS = 256  # rows in memory at a time
+STREAMED = 2**32 - 1  # size in the header of a WAV file of unknown length
 
 # ISO 639-1 codes: the suffixes of parallel texts, such as train.en
 _LANGUAGES = frozenset(
@@ -263,24 +263,23 @@ def image(part: Part) -> Iterator[Row | Bad]:
 
 
 def wav(part: Part) -> Iterator[Row | Bad]:
-    """Yield `audio`, float32 [samples] in [-1, 1], averaged over channels, and `sample_rate` in Hz."""
+    """Yield `audio`, float32 [samples], averaged over channels, and `sample_rate` in Hz. Integers are scaled to [-1, 1]."""
+    import soundfile
+
     with part.open() as stream:
         data = stream.read()
     try:
-        with wave.open(io.BytesIO(data)) as file:
-            rate, channels, width, samples = file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes()
-            pcm = np.frombuffer(file.readframes(samples), np.uint8)
-    except (wave.Error, EOFError) as error:
-        yield Bad(part.where, f"not a PCM WAV file: {error or 'truncated'}")
+        audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        yield Bad(part.where, f"cannot decode the audio: {error.error_string}")
         return
-    if width > 4 or len(pcm) != samples * channels * width:
-        yield Bad(part.where, f"{8 * width} bits per sample; only 8, 16, 24 and 32 are supported" if width > 4 else "truncated")
-        return
-    # 8-bit samples are unsigned; wider ones are signed, little-endian. Put each into the high bytes of a 32-bit integer.
-    wide = np.zeros((samples * channels, 4), np.uint8)
-    wide[:, 4 - width :] = pcm.reshape(-1, width) ^ (0x80 if width == 1 else 0)
-    audio = wide.view("<i4").astype(np.float32).reshape(samples, channels) / np.float32(2**31)
-    yield {"audio": audio.mean(axis=1), "sample_rate": rate, WHERE: part.where}
+    size = int.from_bytes(data[4:8], "little")
+    if data.startswith(b"RIFF") and size != STREAMED and len(data) < 8 + size:
+        yield Bad(part.where, f"truncated: {len(data)} bytes of {8 + size}")
+    elif not np.isfinite(audio).all():
+        yield Bad(part.where, "the audio has non-finite values")
+    else:
+        yield {"audio": audio.mean(axis=1), "sample_rate": rate, WHERE: part.where}
 
 
 def idx(file: File) -> Iterator[Row | Bad]:
@@ -320,6 +319,6 @@ FORMATS = {
     ".csv": Format("tables", comma_separated, packed=True),
     ".tsv": Format("tables", tsv, packed=True),
     ".parquet": Format("tables", parquet),
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".webp"), _IMAGE),
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"), _IMAGE),
     ".wav": Format("audio", wav, streamed=True),
 }

@@ -57,7 +57,7 @@ class File:
             status = os.stat(self.path)
             if not stat.S_ISREG(status.st_mode):  # reading a pipe could block
                 raise DataError(f"{self.path}: not a regular file")
-            return f"{status.st_size} {status.st_mtime_ns}"
+            return sources.file_state(status)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -90,10 +90,12 @@ class Member:
 
 
 def members(file: File) -> Iterator[Member]:
-    """Yield the files of an archive in order, reading it as a stream. Raises one of DAMAGE."""
+    """Yield the files of an archive in order, reading it as a stream. Raises one of DAMAGE, or DataError for a link."""
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         while (header := tar.next()) is not None:
             cast(Any, tar).members.clear()  # otherwise tarfile keeps every header in memory
+            if header.islnk() or header.issym():
+                raise DataError(f"{file.where}, {header.name}: a link to {header.linkname}; unpack the archive")
             if header.isreg():
                 yield Member(
                     file.where,

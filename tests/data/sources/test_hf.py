@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -79,7 +80,30 @@ def test_splits_are_selected_from_those_of_the_dataset(folder):
 def test_rows_without_declared_features_are_unchanged(datasets, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x"}\n' * 10)
     splits = source(str(tmp_path)).splits({}, {})
-    assert [list(rows) for rows in splits.values()] == [[{"text": "a", "label": "x"}] * count for count in (9, 1)]
+    assert [row for rows in splits.values() for row in rows] == [{"text": "a", "label": "x"}] * 10
+
+
+def test_a_tenth_of_each_label_is_held_out_of_a_single_split_sorted_by_label(datasets, tmp_path):
+    rows = [{"text": str(i), "kind": "abcd"[i // 100]} for i in range(400)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, validation = source(str(tmp_path)).splits({}, {"label": "kind"}).values()
+    held_out = Counter(row["kind"] for row in validation)
+    assert sum((Counter(row["kind"] for row in train), held_out), Counter()) == dict.fromkeys("abcd", 100)
+    assert held_out.keys() == set("abcd") and len(set(held_out.values())) == 1 and 5 < held_out["d"] < 15
+
+
+def test_words_for_missing_values_in_csv_are_words(datasets, tmp_path):
+    words = ["NA", "None", "null", "nan", "up", ""]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"a {word},{word}\n" for word in words))
+    assert [row["label"] for row in source(str(tmp_path)).splits({"train": "train"}, {})["train"]] == words
+
+
+def test_arrays_keep_the_type_of_their_feature(datasets, tmp_path):
+    features = {"image": datasets.Array2D((1, 2), "uint16"), "numbers": datasets.List(datasets.Value("uint8"))}
+    rows = datasets.Dataset.from_list([{"image": [[1, 2]], "numbers": [3]}], features=datasets.Features(features))
+    rows.to_parquet(tmp_path / "train.parquet")
+    (row,) = source(str(tmp_path)).splits({"train": "train"}, {})["train"]
+    assert row["image"].dtype == np.uint16 and row["image"].tolist() == [[1, 2]] and row["numbers"].dtype == np.uint8
 
 
 def test_a_column_of_mixed_types_is_unchanged(datasets, tmp_path):
@@ -91,7 +115,10 @@ def test_a_column_of_mixed_types_is_unchanged(datasets, tmp_path):
 def test_the_stamp_of_a_folder_changes_with_its_files(folder):
     stamp = source(str(folder)).stamp()
     assert list(stamp) == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
-    os.utime(next(folder.glob("valid*")), (1, 1))
+    file = next(folder.glob("valid*"))
+    before = os.stat(file)
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = source(str(folder)).stamp()
     assert [part for part in stamp if stamp[part] != changed[part]] == ["validation-00000-of-00001.parquet"]
 

@@ -86,7 +86,12 @@ def test_unusable_labels_are_reported(train, test, message):
 
 def test_a_split_without_labels_is_omitted_with_a_note():
     found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
-    assert set(found.numbers) == {"train", "validation"} and found.notes == ("test has no labels and is not used",)
+    assert set(found.numbers) == {"train", "validation"} and found.notes[1:] == ("test has no labels and is not used",)
+
+
+def test_labels_without_a_row_in_a_split_are_noted():
+    found = labels.numbered({"train": np.arange(3), "validation": np.array([1]), "test": np.arange(3)}, ["a", "b", "c"], "x")
+    assert found.notes == ("validation has no rows of 2 of the 3 labels: a, c",)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """TFDS as a source: reading prepared ArrayRecord files, and error messages."""
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -36,6 +37,7 @@ def made(tmp_path_factory) -> Path:
                 "text": tfds.features.Text(),
                 "label": tfds.features.ClassLabel(names=["no", "yes"]),
                 "image": tfds.features.Image(shape=(None, None, 3)),
+                "heights": tfds.features.Image(shape=(2, 2, 4)),
                 "tags": tfds.features.Sequence(word),
                 "words": tfds.features.Sequence({"word": tfds.features.Text(), "tag": word}),
                 "vector": tfds.features.Tensor(shape=(2, 2), dtype=np.float32),
@@ -52,8 +54,10 @@ def made(tmp_path_factory) -> Path:
             from PIL import Image
 
             for number in range(self.ROWS):
-                image = io.BytesIO()
+                image, heights = io.BytesIO(), io.BytesIO()
                 Image.new("RGB", (3, 2), (number, 0, 0)).save(image, "png")
+                bits = np.full((2, 2, 1), number / 8, np.float32).view(np.uint8)
+                Image.fromarray(bits, "RGBA").save(heights, "png")
                 yield (
                     number,
                     {
@@ -61,6 +65,7 @@ def made(tmp_path_factory) -> Path:
                         "text": "Grüße" if number else b"gr\xfc\xdfe",
                         "label": -1 if number == 1 else number % 2,
                         "image": io.BytesIO(image.getvalue()),
+                        "heights": io.BytesIO(heights.getvalue()),
                         "tags": [0, 1][: number % 3],
                         "words": [{"word": "é", "tag": 1}] * (number % 2),
                         "vector": np.eye(2, dtype=np.float32),
@@ -158,7 +163,7 @@ def test_rows_have_label_names_and_str_text(mine):
     assert "label" not in rows[1] and rows[1]["tags"] == ["noun"]
     row = rows[5]
     assert row["image"].startswith(b"\x89PNG") and np.array_equal(row["vector"], np.eye(2)) and row["vector"].dtype == np.float32
-    del row["image"], row["vector"]
+    del row["image"], row["vector"], row["heights"]
     assert row == {
         "number": 5,
         "text": "Grüße",
@@ -167,6 +172,19 @@ def test_rows_have_label_names_and_str_text(mine):
         "words": {"word": ["é"], "tag": ["verb"]},
         "deep": {"text": "ü", "label": "verb"},
     }
+
+
+def test_images_of_floats_are_decoded(mine):
+    """TFDS stores them as the colours of a PNG, for which it needs TensorFlow: `heights` is made as such colours."""
+    for file in (mine / "odd").glob("*/features.json"):
+        features = json.loads(file.read_text())
+        features["featuresDict"]["features"]["heights"]["image"] |= {
+            "dtype": "float32",
+            "shape": {"dimensions": ["2", "2", "1"]},
+        }
+        file.write_text(json.dumps(features))
+    row = list(source("odd").splits({"train": "train"}, {})["train"])[5]
+    assert np.array_equal(row["heights"], np.full((2, 2, 1), 5 / 8))
 
 
 def test_nested_labels_become_names():
@@ -179,10 +197,11 @@ def test_nested_labels_become_names():
     assert found == {"lines": [[["verb"], ["noun", "verb"]]]}
 
 
-def test_the_last_tenth_is_held_out_if_train_is_the_only_split(mine):
-    splits = source("odd").splits({}, {})
+def test_a_tenth_of_each_label_is_held_out_if_train_is_the_only_split(mine):
+    splits = source("odd").splits({}, {"label": "label"})
     numbers = {split: [row["number"] for row in rows if not isinstance(row, Bad)] for split, rows in splits.items()}
-    assert numbers == {"train": list(range(1, 18)), "validation": [18, 19]}
+    assert sorted(numbers["train"] + numbers["validation"]) == list(range(1, 20))
+    assert [number % 2 for number in numbers["validation"]] == [0, 1, 0, 1]
     assert [row["number"] for row in splits["validation"]] == numbers["validation"]  # rows can be read again
     with pytest.raises(DataError, match=r"cannot infer .*; available: train, validation_matched; use --data\.splits"):
         source("matched").splits({}, {})

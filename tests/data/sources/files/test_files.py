@@ -7,10 +7,12 @@ import json
 import lzma
 import os
 import tarfile
+import time
 import zlib
 
 import numpy as np
 import pytest
+import soundfile
 
 from data.errors import DataError
 from data.sources.files import Files
@@ -168,6 +170,39 @@ def test_the_folder_of_an_image_is_the_label(tmp_path, kind):
     assert read_all(tmp_path / "photos/test/cat") == [{"image": data}] * 2  # a single folder is not a class
 
 
+def classes_of(path):
+    """Return {split: sorted classes of its images}; "" for an image without a class."""
+    splits = Files(str(path)).splits({}, {})
+    return {split: sorted({row.get("label", "") for row in rows}) for split, rows in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["day/monday/1.png", "day/2.png", "night/tuesday/3.png"], ["day", "night"]),
+        (["photos/day/monday/1.png", "photos/night/tuesday/2.png"], ["day", "night"]),
+        (["train/day/monday/1.png", "train/night/tuesday/2.png"], ["day", "night"]),
+        (["all/train/day/1.png", "all/train/night/a/b/2.png"], ["day", "night"]),
+        (["day/train/1.png", "night/train/2.png"], ["day", "night"]),
+        (["day/monday/1.png", "day/tuesday/2.png"], ["monday", "tuesday"]),
+        (["1.png", "day/1.png", "night/2.png"], ["", "day", "night"]),
+        (["1.png", "day/1.png"], [""]),
+        (["day/1.png", "day/2.png"], [""]),
+    ],
+)
+def test_the_folder_at_the_top_is_the_class(tmp_path, names, expected):
+    files = {name: image_bytes("png") for name in names} | {f"{name[:-5]}9.png": image_bytes("png") for name in names}
+    for path in (write_files(tmp_path / "folder", files), write_archive(tmp_path / "a.tar", files)):
+        assert set().union(*classes_of(path).values()) == set(expected)
+
+
+def test_an_archive_is_not_a_class(tmp_path):
+    for name in ("one", "two"):
+        files = {f"{label}/{i}.png": image_bytes("png") for label in ("cat", "dog") for i in range(2)}
+        write_archive(tmp_path / f"{name}.tar", files)
+    assert classes_of(tmp_path) == {"train": ["cat", "dog"], "validation": ["cat", "dog"]}
+
+
 @pytest.mark.parametrize(
     ("width", "values"), [(1, (0, 128, 255)), *((w, (-(2 ** (8 * w - 1)), 0, 2 ** (8 * w - 1) - 1)) for w in (2, 3, 4))]
 )
@@ -181,6 +216,17 @@ def test_wav_samples_match_the_pcm_data(tmp_path, width, values):
             assert np.allclose(row["audio"], [-1, 0, 1], atol=2.0 ** (1 - 8 * width)) and abs(row["audio"]).max() <= 1
     files = {"yes/a_0.wav": wav_bytes([1]), "no/a_0.wav": wav_bytes([1])}
     assert column(read_all(write_files(tmp_path / "classes", files)), "label") == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "PCM_16"), ("WAVEX", "FLOAT"), ("RF64", "PCM_24")]
+)
+def test_float_and_extensible_wav_files_are_read(tmp_path, format, subtype):
+    samples = np.array([[-1, 0], [0.5, 0.25], [0.75, -0.75]], np.float32)
+    soundfile.write(tmp_path / "3_a.wav", samples, 16_000, format=format, subtype=subtype)
+    (row,) = read_all(tmp_path / "3_a.wav")
+    assert row["audio"].dtype == np.float32 and np.allclose(row["audio"], [-0.5, 0.375, 0], atol=1e-4)
+    assert row["sample_rate"] == 16_000 and row["label"] == "3"
 
 
 def test_remote_files_are_read_like_local_files(tmp_path):
@@ -285,7 +331,20 @@ def test_the_stamp_changes_with_a_file(tmp_path):
     before = Files(str(path)).stamp()
     assert set(before) == {str(path / "a.csv"), str(path / "b.csv")} and before == Files(str(path)).stamp()
     os.utime(path / "b.csv", ns=(0, 1))
-    assert before != Files(str(path)).stamp() == before | {str(path / "b.csv"): "4 1"}
+    after = Files(str(path)).stamp()
+    assert [name for name in after if after[name] != before[name]] == [str(path / "b.csv")]
+
+
+def test_the_stamp_changes_with_a_file_of_the_same_size_and_modification_time(tmp_path):
+    path = write_files(tmp_path / "rows", {"a.csv": "x\n1\n"}) / "a.csv"
+    moved = write_files(tmp_path, {"new.csv": "x\n2\n"}) / "new.csv"
+    for replace in (lambda: path.write_text("x\n3\n"), lambda: os.replace(moved, path)):
+        os.utime(path, ns=(0, 1))
+        before = Files(str(path)).stamp()
+        time.sleep(0.05)  # several ticks of the clock of the file system
+        replace()
+        os.utime(path, ns=(0, 1))
+        assert path.stat().st_size == 4 and path.stat().st_mtime_ns == 1 and Files(str(path)).stamp() != before
 
 
 def test_rows_are_streamed_and_not_held_in_memory(tmp_path):

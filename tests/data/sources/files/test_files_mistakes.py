@@ -1,6 +1,7 @@
 """Errors in files: messages name the file, the location and the fix."""
 
 import os
+import tarfile
 
 import pytest
 
@@ -60,8 +61,8 @@ def test_rows_around_a_bad_row_are_read(tmp_path):
         ({"a.txt.xz": "no"}, "a.txt.xz", "damaged"),
         ({"a.jpg": image_bytes()[:-200], "b.jpg": image_bytes()}, "a.jpg", "cannot decode the image: image file is truncated"),
         ({"a.jpg": "no", "b.jpg": image_bytes()}, "a.jpg", "cannot decode the image: cannot identify image file"),
-        ({"a.wav": "no", "b.wav": wav_bytes([1])}, "a.wav", "not a PCM WAV file"),
-        ({"a.wav": wav_bytes([1] * 9)[:-4], "b.wav": wav_bytes([1])}, "a.wav", "truncated"),
+        ({"a.wav": "no", "b.wav": wav_bytes([1])}, "a.wav", "cannot decode the audio: Format not recognised"),
+        ({"a.wav": wav_bytes([1] * 9)[:-4], "b.wav": wav_bytes([1])}, "a.wav", "truncated: 58 bytes of 62"),
         (
             {"train-images-idx3-ubyte": IDX[3] + b"\7", "train-labels-idx1-ubyte": IDX[1] + b"12"},
             "train-images",
@@ -133,6 +134,17 @@ def test_a_truncated_archive_is_reported_after_its_good_rows(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     message = error_message(path, train="*")
     assert message.startswith(f"{path}: ") and ("truncated" in message or "not a readable archive" in message)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_an_archive_is_rejected_instead_of_left_out(tmp_path, kind):
+    path = write_archive(tmp_path / "a.tar", {"cat/1.png": image_bytes("png")})
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("dog/2.png")
+        link.type, link.linkname = kind, "cat/1.png"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"a\.tar, dog/2\.png: a link to cat/1\.png; unpack the archive"):
+        Files(str(path)).splits({}, {})
 
 
 def test_a_source_needs_a_path():

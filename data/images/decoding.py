@@ -1,0 +1,104 @@
+"""Decoding of image files to the pixels that a viewer shows.
+
+The EXIF orientation is applied. Transparent pixels are composited over white. The ICC profile in the file converts colours to
+sRGB; as in browsers, a profile that is unreadable or meant for other pixels (RGB in a grey image) is ignored. The gamma of a PNG
+is applied. Of an animation or a file with several pages, the first image is decoded.
+
+Integers of 16 bits are divided by 65535; floats are unchanged, as their range is unknown.
+"""
+
+import io
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+
+
+def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    """Decode an image in a format that Pillow reads to `shape` [H, W, C]: uint8, or float32 for 16-bit and float grey images.
+
+    Raises DataError if it cannot be decoded, or has another size and `resize` is off.
+    """
+    from PIL import Image, ImageOps
+
+    height, width, channels = shape
+    try:
+        picture = Image.open(io.BytesIO(encoded))
+        ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode.startswith(("I", "F")):
+            picture = Image.fromarray(_deep(picture))
+        else:
+            picture = _opaque(picture).convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise various errors
+        raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
+    if picture.size != (width, height):
+        if not resize:
+            found = [picture.height, picture.width]
+            raise DataError(f"its image is {found}, not {[height, width]}; change --data.shape, or add --data.resize")
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.broadcast_to(np.asarray(picture).reshape(height, width, -1), shape)
+
+
+def has_more(image: Any) -> bool:
+    """Return whether an encoded image, or the file at a path, has further frames or pages, which are not decoded."""
+    from PIL import Image
+
+    if not isinstance(image, bytes | str):
+        return False
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+        return getattr(picture, "is_animated", False)
+
+
+def _deep(picture: Any) -> np.ndarray:
+    """Return the values of a grey image of more than 8 bits as float32 [H, W]."""
+    from PIL.ExifTags import Base
+
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        return values
+    tags = getattr(picture, "tag_v2", {})  # of TIFF
+    if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # for those two, mode I has 16 bits
+        raise ValueError("integers of 32 or of signed 16 bits have no known range; convert it to unsigned 16 bits or floats")
+    grey = values.astype(np.float32) / (2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1)
+    if tags.get(Base.PhotometricInterpretation) == 0:  # white is 0
+        grey = 1 - grey
+    return np.where(values == picture.info.get("transparency"), np.float32(1), grey ** (_gamma(picture.info) or 1))
+
+
+def _opaque(picture: Any) -> Any:
+    """Return an 8-bit image as L or RGB, in sRGB and composited over white."""
+    from PIL import Image, ImageCms
+
+    profile, alpha = picture.info.get("icc_profile"), None
+    mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+    if picture.mode != "CMYK":
+        picture = picture.convert(mode)
+    if gamma := _gamma(picture.info):
+        picture = picture.point([round(255 * (level / 255) ** gamma) for level in range(256)] * len(picture.getbands()))
+    if profile and (transform := _to_srgb(profile, picture.mode)):
+        picture = ImageCms.applyTransform(picture, transform)
+    picture = picture.convert("RGB") if picture.mode == "CMYK" else picture
+    return Image.composite(picture, Image.new(picture.mode, picture.size, "white"), alpha) if alpha else picture
+
+
+def _gamma(info: dict) -> float | None:
+    """Return the exponent that converts the values of a PNG with a gamma to the usual gamma of 1/2.2; None for other images."""
+    gamma = info.get("gamma")
+    is_overridden = "srgb" in info or "icc_profile" in info
+    return None if not gamma or is_overridden or abs(2.2 * gamma - 1) < 0.01 else 1 / (2.2 * gamma)
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> Any:
+    """Return the transform of pixels of `mode` from an ICC profile to sRGB, or None if the profile is not usable."""
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None

@@ -74,7 +74,7 @@ class LabelledText(labelling.Labelled, FromTokens):
             shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
             references=labels.references(chosen),
             notes=notes,
-            about={**topics, "labels": labels.counts("train")},
+            about={**topics, **{f"labels of {split}": labels.counts(split) for split in splits}},
             bad_records=texts.about["bad"],
         )
 

@@ -142,7 +142,10 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
-    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions]."""
+    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions].
+
+    Macro averages are over the classes that occur as a label or as a prediction, as in scikit-learn.
+    """
     right_C, guessed_C, support_C = np.diag(confusion_CC), confusion_CC.sum(0), confusion_CC.sum(1)
     ratio = lambda part_C, all_C: part_C / np.maximum(all_C, 1)  # 0 / 0 is 0, as with scikit-learn's zero_division=0
     by_class = {
@@ -150,7 +153,7 @@ def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
         "recall": ratio(right_C, support_C),
         "f1": ratio(2 * right_C, guessed_C + support_C),
     }
-    macro = {f"macro_{name}": float(value_C.mean()) for name, value_C in by_class.items()}
+    macro = {f"macro_{name}": float(value_C[guessed_C + support_C > 0].mean()) for name, value_C in by_class.items()}
     per_class = {name: value_C.tolist() for name, value_C in {**by_class, "support": support_C}.items()}
     accuracy = float(right_C.sum() / confusion_CC.sum())
     return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

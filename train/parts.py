@@ -85,6 +85,11 @@ def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any
     return objective.seen(batch, rng) if hasattr(objective, "seen") else batch
 
 
+def frozen(optimizer: Any, params: Any) -> frozenset[str]:
+    """`optimizer.frozen(params)`: return the names of the parameters that training does not change. The default is none."""
+    return optimizer.frozen(params) if hasattr(optimizer, "frozen") else frozenset()
+
+
 def panels(objective: Any) -> Sequence[str]:
     """`objective.panels`: the metrics, besides the loss, that the report plots. The default is none."""
     return getattr(objective, "panels", ())

@@ -15,7 +15,7 @@ from data.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 5  # of every entry; increment when the contents change, to invalidate old entries
+VERSION = 6  # of every entry; increment when the contents change, to invalidate old entries
 
 
 def directory() -> Path:

@@ -5,12 +5,14 @@ Shapes: B batch, D model width, C classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data import labels as labelling
 from fmodels.model import Model
 from fmodels.nn.heads import ClassifierHead
 from train.objectives import Sums, means
@@ -57,6 +59,13 @@ class Classification:
     def check(self, experiment: Any) -> None:
         if "label" not in experiment.data.spec():
             raise ValueError(f"objective {type(self).__name__} needs labels, but data {type(experiment.data).__name__} has none")
+
+    def unfit(self, folder: Path, codec: Any) -> dict[str, str]:
+        """Return the head, unless the other run has the same labels in the same order."""
+        other = labelling.read(folder) if (folder / labelling.FILE).exists() else ("unknown",)
+        if other == tuple(codec.labels):
+            return {}
+        return {"head/classifier/": f"its labels are {listed(other)}, here they are {listed(codec.labels)}"}
 
     @property
     def head(self) -> Model:
@@ -132,6 +141,10 @@ class Classification:
             return []
         tables = page.beside(page.confusion(result["confusion"], codec.labels), per_class(result, codec.labels))
         return [("Classes", tables)]
+
+
+def listed(labels: Sequence[str]) -> str:
+    return ", ".join(map(str, labels[:4])) + (f", … ({len(labels)} labels)" if len(labels) > 4 else "")
 
 
 def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:

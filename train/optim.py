@@ -25,7 +25,7 @@ class Rule:
     weight_decay: float = 1.0
     "factor on optimizer.weight_decay"
     freeze: bool = False
-    "keep the parameters fixed"
+    "keep the parameters fixed, and the batch norm statistics of modules with frozen parameters only"
 
     def __post_init__(self):
         try:
@@ -53,7 +53,7 @@ class Optimizer:
     warmup_steps: int = 0
     "steps of linear warmup from zero"
     final_learning_rate: float = 0.0
-    "final learning rate of linear, cosine and wsd, as a fraction of the peak"
+    "learning rate of the last step with linear, cosine and wsd, as a fraction of the peak"
     decay_share: float = 0.2
     "fraction of all steps in which wsd decays"
     weight_decay: float = 0.0
@@ -92,9 +92,12 @@ class Optimizer:
             raise ValueError(f"weight_decay {self.weight_decay} is not supported by adam: choose adamw, or set weight_decay to 0")
 
     def rate(self, steps: int) -> optax.Schedule:
-        """Return the schedule, step -> learning rate, for a run of `steps` steps."""
+        """Return the schedule, step -> learning rate, for a run of `steps` steps, numbered from 0.
+
+        The rate is the peak at step `warmup_steps`, and the final rate at the last step, `steps - 1`.
+        """
         peak, final = self.learning_rate, self.learning_rate * self.final_learning_rate
-        warmup, rest = self.warmup_steps, max(steps - self.warmup_steps, 1)
+        warmup, rest = self.warmup_steps, max(steps - 1 - self.warmup_steps, 1)
         decay = max(min(round(self.decay_share * steps), rest), 1)
         after = {
             "constant": lambda: optax.constant_schedule(peak),
@@ -126,6 +129,10 @@ class Optimizer:
         )
         groups = jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if rules[_name(path)].freeze else "moving", params)
         return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, groups)
+
+    def frozen(self, params: Any) -> frozenset[str]:
+        """Return the names of the frozen parameters."""
+        return frozenset(name for name in by_name(params) if self.rule(name).freeze)
 
     def rule(self, name: str) -> Rule:
         """Return the first rule that matches the parameter. Raises UserError if no rule does."""

@@ -93,6 +93,20 @@ def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any
     return objective.seen(batch, rng) if hasattr(objective, "seen") else batch
 
 
+def frozen(optimizer: Any, params: Any) -> frozenset[str]:
+    """`optimizer.frozen(params)`: return the names of the parameters that training does not change. The default is none."""
+    return optimizer.frozen(params) if hasattr(optimizer, "frozen") else frozenset()
+
+
+def unfit(objective: Any, folder: Path, codec: Any) -> Mapping[str, str]:
+    """`objective.unfit(folder, codec)`: return the parameters of the run in `folder` that have another meaning here.
+
+    Maps the beginning of their names (`head/classifier/`) to the reason. They are new in a run that is initialized from that run.
+    `codec` is that of this run's data. The default is none.
+    """
+    return objective.unfit(folder, codec) if hasattr(objective, "unfit") else {}
+
+
 def panels(objective: Any) -> Sequence[str]:
     """`objective.panels`: the metrics, besides the loss, that the report plots. The default is none."""
     return getattr(objective, "panels", ())

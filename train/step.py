@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fmodels import axes
 from train import parts, sharding
 from train.errors import UserError
+from train.frozen import frozen_state, keeping
 from train.objectives import Sums
 from train.sharding import by_name
 
@@ -104,7 +105,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
 
     def sums_of(params, model_state, batch: Batch, rng, train: bool, microbatch=0) -> tuple[Sums, Any]:
         def apply(*args, rng=None, **kwargs):  # dropout depends on the microbatch, corruption on the example
-            return model.apply(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
+            return apply_model(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
 
         inputs = {**cast(batch), "valid": batch["valid"]}  # counts stay exact
         return objective.loss(apply, cast(params), model_state, inputs, rng, train)
@@ -192,7 +193,9 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
     except KeyError as missing:
         pair = f"{type(objective).__name__} on {type(experiment.model).__name__}"
         raise UserError(f"{pair} reads {missing}, which is not in the batches ({', '.join(spec)}) or model outputs") from None
-    (param_shapes, names), (_, state_names) = map(axes.split, boxed)
+    (param_shapes, names), (state_shapes, state_names) = map(axes.split, boxed)
+    frozen = frozen_state(parts.frozen(experiment.optimizer, param_shapes), param_shapes, state_shapes)
+    apply_model = keeping(model.apply, frozen)
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
     whole = NamedSharding(mesh, PartitionSpec())

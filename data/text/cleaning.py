@@ -72,9 +72,34 @@ class Cleaning:
             raise DataError(f"data.cleaning.keep {self.keep}: {_one_line(error)}") from None
 
 
+def cleaned(text: str, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
+    """Return the cleaned text, and what was done to it: counts by name in COUNTS. A name in DROPPED says why training drops it.
+
+    Control characters are removed before normalization, which may compose their neighbours. Cleaning is thus idempotent.
+    """
+    done = {}
+    if cleaning.strip_control and CONTROL.search(text):
+        text, breaks = BREAK.subn("\n", text)
+        text, others = CONTROL.subn("", text)
+        done["control characters removed"] = breaks + others
+    if cleaning.normalize and not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+        done["normalized"] = 1
+    if cleaning.max_characters is not None and len(text) > cleaning.max_characters:
+        if cleaning.too_long == "drop":
+            return text, {**done, "too long": 1}
+        text = text[: cleaning.max_characters]
+        done["cut"] = 1
+    if not text or text.isspace():
+        done["empty"] = 1
+    elif len(text) < cleaning.min_characters:
+        done["too short"] = 1
+    return text, done
+
+
 def left_out(counts: Mapping[str, int]) -> str:
     """Return a list of what was dropped and why, as text; empty if nothing was."""
-    return ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts[why])
+    return ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts.get(why))
 
 
 class Document(NamedTuple):
@@ -137,39 +162,16 @@ class Cleaner:
             where = f"{split} row {number}"
             if not isinstance(row.get("text"), str):
                 raise DataError(f"{where} has no text; its fields: {', '.join(row) or 'none'}")
-            text = self._cleaned(row["text"])
-            if text is not None:
+            text, done = cleaned(row["text"], self.cleaning)
+            for name, count in done.items():
+                self.counts[name] += count
+            if done.keys().isdisjoint(DROPPED):
                 batch.append(Document(row, text, where))
                 characters += len(text)
             if len(batch) == self.BATCH[0] or characters >= self.BATCH[1]:
                 yield from self._filtered(batch, split)
                 batch, characters = [], 0
         yield from self._filtered(batch, split)
-
-    def _cleaned(self, text: str) -> str | None:
-        """Return the cleaned text, or None if it is dropped.
-
-        Control characters are removed before normalization, which may compose their neighbours. Cleaning is thus idempotent.
-        """
-        cleaning, counts = self.cleaning, self.counts
-        if cleaning.strip_control and CONTROL.search(text):
-            text, breaks = BREAK.subn("\n", text)
-            text, others = CONTROL.subn("", text)
-            counts["control characters removed"] += breaks + others
-        if cleaning.normalize and not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
-            counts["normalized"] += 1
-        if cleaning.max_characters is not None and len(text) > cleaning.max_characters:
-            if cleaning.too_long == "drop":
-                return self._count_dropped("too long")
-            text = text[: cleaning.max_characters]
-            counts["cut"] += 1
-        if not text or text.isspace():
-            return self._count_dropped("empty")
-        return text if len(text) >= cleaning.min_characters else self._count_dropped("too short")
-
-    def _count_dropped(self, why: str, number: int = 1) -> None:
-        self.counts[why] += number
 
     def _filtered(self, batch: list[Document], split: str) -> list[dict[str, Any]]:
         """Return the kept rows. `keep` runs before near duplicates, so that rejected documents cannot displace accepted ones."""
@@ -188,7 +190,7 @@ class Cleaner:
         return [{**document.row, "text": document.text} for document in batch]
 
     def _drop(self, why: str, batch: list[Document], kept: list[bool]) -> list[Document]:
-        self._count_dropped(why, kept.count(False))
+        self.counts[why] += kept.count(False)
         return [document for document, keep in zip(batch, kept, strict=True) if keep]
 
     def _new(self, batch: list[Document]) -> list[bool]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data import sources
 from data.cache import kept, read_json
 from data.dataset import Spec, fingerprint
 from data.errors import DataError
@@ -21,7 +22,7 @@ from data.reading import FromSource, Reading
 from data.sources import Row
 from data.sources.mixture import PART
 from data.store import Stored, Writer
-from data.text.cleaning import ORDER, Cleaner, Cleaning, left_out
+from data.text.cleaning import ORDER, Cleaner, Cleaning, cleaned, left_out
 
 CHUNK = 1000  # texts in memory at a time
 COLUMNS = {
@@ -38,6 +39,14 @@ class FromText(FromSource):
     JOINS: ClassVar[bool] = True  # whether to join consecutive rows of one document into one text
 
     cleaning: Cleaning = Cleaning()
+
+    def prepared(self, text: str) -> tuple[str, dict[str, int]]:
+        """Return a text written by a user as training sees it, and what cleaning did to it, by name in `cleaning.COUNTS`.
+
+        A source that changes its texts, such as by masking names, has a method `prepared(text)` that does the same.
+        """
+        source = sources.find(self.source)
+        return cleaned(source.prepared(text) if hasattr(source, "prepared") else text, self.cleaning)  # pyright: ignore
 
     def code(self) -> str | None:
         """The file of the user's that chooses documents, if `cleaning.keep` names one."""

@@ -44,7 +44,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
         labels = labelling.numbered(appeared, texts.about["labels"], self.source)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
-        codec = TextCodec(self.length, vocabulary, labels.names)
+        codec = TextCodec(self, vocabulary, labels.names)
         rows = self.rows(texts, codec)
         splits: dict[str, Examples] = {
             split: WithLabels(Stored(rows / f"{split}.array_record", self.spec()), numbers)
@@ -74,7 +74,7 @@ class LabelledText(labelling.Labelled, FromTokens):
             shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
             references=labels.references(chosen),
             notes=notes,
-            about={**topics, "labels": labels.counts("train")},
+            about={**topics, **{f"labels of {split}": labels.counts(split) for split in splits}},
             bad_records=texts.about["bad"],
         )
 
@@ -92,4 +92,4 @@ class LabelledText(labelling.Labelled, FromTokens):
         return kept(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)
 
     def codec(self, folder: Path) -> TextCodec:
-        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))
+        return TextCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))

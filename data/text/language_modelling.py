@@ -4,6 +4,7 @@ Shapes: B batch, T length.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ class Text(FromTokens):
             splits=splits,
             facts=facts(vocabulary),
             fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
-            codec=TextCodec(self.length, vocabulary),
+            codec=TextCodec(self, vocabulary),
             notes=notes(texts),
             about=about(texts, rows),
             bad_records=texts.about["bad"],
@@ -156,7 +157,7 @@ class Text(FromTokens):
         return kept(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
 
     def codec(self, folder: Path) -> "TextCodec":
-        return TextCodec(self.length, Tokenizer.load(str(folder / TOKENIZER_FILE)))
+        return TextCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)))
 
 
 MakeRows = Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]
@@ -192,11 +193,15 @@ def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
 
 @dataclass(frozen=True)
 class TextCodec:
-    """Converts texts to [CLS] text [SEP] of `length` tokens, and ids to tokens."""
+    """Converts texts to [CLS] text [SEP] of `config.length` tokens, and ids to tokens."""
 
-    length: int
+    config: FromTokens
     vocabulary: Tokenizer
     labels: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return self.config.length
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -208,18 +213,32 @@ class TextCodec:
         return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
-        """Return `tokens`, `words`, `segments` and `mask` [rows, T], and a note if texts were truncated.
+        """Return `tokens`, `words`, `segments` and `mask` [rows, T], and notes on texts that are cut or that training drops.
 
-        Raises DataError for a row without text.
+        Texts are prepared and cleaned as for training, except that none is dropped. `[MASK]` is the mask token, but in labelled
+        texts, which training does not mask, ordinary text, like the names of other special tokens. Raises DataError for a row
+        without text.
         """
+        texts, counts = [], Counter[str]()
         for i, row in enumerate(rows):
             if "text" not in row:
                 raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'nothing'}")
-            if not isinstance(row["text"], str) or not row["text"].strip():
+            text, done = self.config.prepared(row["text"]) if isinstance(row["text"], str) else ("", {})
+            if not text.strip():
                 raise DataError(f"row {i}: expected text, not {json.dumps(row['text'])[:50]}")
-        encoded = self.vocabulary.encode([row["text"] for row in rows])
-        cut = sum(len(ids) > self.length - 2 for ids, _ in encoded)
-        notes = [f"{cut} of {len(rows)} texts are longer than data.length {self.length} and are truncated"] if cut else []
+            texts.append(text)
+            counts.update(done)
+        encoded = self.vocabulary.encode(texts) if self.labels else self.vocabulary.encode_masked(texts)
+        notes, long = [], sum(len(ids) > self.length - 2 for ids, _ in encoded)
+        if why := left_out(counts):
+            notes.append(f"data.cleaning drops such texts from training ({why} of {len(rows)}); they are predicted all the same")
+        if counts["cut"]:
+            limit = self.config.cleaning.max_characters
+            notes.append(
+                f"{counts['cut']} of {len(rows)} texts are longer than data.cleaning.max_characters {limit} and are truncated"
+            )
+        if long:
+            notes.append(f"{long} of {len(rows)} texts are longer than data.length {self.length} and are truncated")
         return stacked([self.row(text) for text in encoded]), notes
 
     def row(self, text: packing.Encoded) -> dict[str, np.ndarray]:

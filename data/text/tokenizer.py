@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +34,7 @@ CHUNK = 1024  # texts encoded at a time; their encodings are large
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer, defined by the text of a `tokenizer.json`. `[MASK]` in a text becomes the mask token."""
+    """A tokenizer, defined by the text of a `tokenizer.json`. The names of special tokens in a text are ordinary text."""
 
     json: str
 
@@ -40,8 +42,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, kind: Kind = "wordpiece") -> "Tokenizer":
         """Train a tokenizer. Special tokens have the first ids. Training is deterministic, for any number of threads.
 
-        wordpiece: lower-cased, as in BERT (Schuster & Nakajima 2012; Devlin et al. 2019); tokens in alphabetical order. Reads the
-        texts twice; an iterator is read into memory.
+        wordpiece: lower-cased and without accents, as in BERT (Schuster & Nakajima 2012; Devlin et al. 2019); tokens in
+        alphabetical order. Reads the texts twice; an iterator is read into memory.
         bpe: byte-level, as in GPT-2 and RoBERTa (Radford et al. 2019); tokens in merge order. There are no unknown tokens, and
         decoding restores the text exactly.
         unigram: SentencePiece (Kudo 2018); tokens in order of probability. Few texts may give fewer tokens. Trained by the
@@ -86,12 +88,16 @@ class Tokenizer:
 
     @cached_property
     def implementation(self) -> Any:
-        from tokenizers import Tokenizer as Implementation
+        return _implementation(self.json)
 
-        implementation = Implementation.from_str(self.json)
-        implementation.no_truncation()  # published files may enable them
-        implementation.no_padding()
-        return implementation
+    @cached_property
+    def _filling(self) -> Any:
+        """The implementation for texts with masks. It encodes what is beside a mask like the same text beside a word."""
+        parts, mask = json.loads(self.json), self.special["mask"]
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        others = [token for token in parts["added_tokens"] if token["id"] != mask]
+        added = sorted([*others, {"id": mask, "content": self.token(mask), **flags}], key=lambda token: token["id"])
+        return _implementation(json.dumps({**_without_edges(parts), "added_tokens": added}))
 
     @cached_property
     def hash(self) -> str:
@@ -172,10 +178,24 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (ids, words) of each text, both int32 [T]. Raises DataError for a text with unpaired surrogates."""
+        return self._encode(self.implementation, texts)
+
+    def encode_masked(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Like `encode`, but `[MASK]`, or the tokenizer's own name of it, is the mask token.
+
+        It stands for a word with the space before it, which is how tokens of text are hidden in training.
+        """
+        name = self.token(self.special["mask"])
+        masks = re.compile(rf" ?(?:{re.escape(MASK)}|{re.escape(name)})")
+        if '"Strip"' in self.json:  # which `_filling` does not do
+            texts = [" ".join(text.split()) for text in texts]
+        return self._encode(self._filling, [masks.sub(lambda _: name, text) for text in texts])
+
+    def _encode(self, implementation: Any, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         encoded = []
         for at in range(0, len(texts), CHUNK):
             try:
-                encodings = self.implementation.encode_batch_fast(texts[at : at + CHUNK], add_special_tokens=False)
+                encodings = implementation.encode_batch_fast(texts[at : at + CHUNK], add_special_tokens=False)
             except TypeError:
                 bad = next(text for text in texts[at : at + CHUNK] if any("\ud800" <= c <= "\udfff" for c in text))
                 raise DataError(
@@ -185,17 +205,49 @@ class Tokenizer:
         return [(ids, self.words(ids)) for ids in encoded]
 
 
+def _implementation(content: str) -> Any:
+    """Return the tokenizer of a `tokenizer.json`, which encodes the names of special tokens in a text as ordinary text."""
+    from tokenizers import Regex, pre_tokenizers
+    from tokenizers import Tokenizer as Implementation
+
+    implementation = Implementation.from_str(content)
+    implementation.no_truncation()  # published files may enable them
+    implementation.no_padding()
+    implementation.encode_special_tokens = True
+    special = {token.content for token in implementation.get_added_tokens_decoder().values() if token.special}
+    special |= {name for names in ROLES.values() for name in names if implementation.token_to_id(name) is not None}
+    found = set(implementation.encode(" ".join(special), add_special_tokens=False).tokens)
+    if special & found - set(ROLES["unknown"]):  # the model finds them as it finds words: split them after their first bracket
+        halves = [found.groups() for name in sorted(special) if (found := re.fullmatch(r"(\W+|.)(.+)", name))]
+        inside = "|".join(f"{re.escape(first)}(?={re.escape(second)})" for first, second in halves)
+        split = pre_tokenizers.Split(Regex(inside), "merged_with_previous")
+        before = [implementation.pre_tokenizer] if implementation.pre_tokenizer is not None else []
+        implementation.pre_tokenizer = pre_tokenizers.Sequence([*before, split])
+    return implementation
+
+
+def _without_edges(part: Any) -> Any:
+    """Return a part of a `tokenizer.json` that neither strips a text nor, except at its start, inserts a space before it."""
+    if isinstance(part, list):
+        return [_without_edges(one) for one in part if not (isinstance(one, dict) and one.get("type") == "Strip")]
+    if isinstance(part, dict):
+        first = {"prepend_scheme": "first"} if part.get("prepend_scheme") == "always" else {}
+        return {name: _without_edges(one) for name, one in part.items()} | first
+    return part
+
+
 def _too_small(vocab_size: int, least: int, kind: Kind) -> DataError:
     return DataError(f"vocab_size must be at least {least} for {kind}, to cover the characters of the texts, not {vocab_size}")
 
 
-def _bert(vocabulary: dict[str, int], lowercase: bool) -> Any:
+def _bert(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None) -> Any:
+    """Return a BERT tokenizer. By default, accents are stripped if the text is lower-cased."""
     from tokenizers import Tokenizer as Implementation
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     unknown = next((name for name in ROLES["unknown"] if name in vocabulary), UNKNOWN)
     tokenizer = Implementation(models.WordPiece(vocabulary, unk_token=unknown))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([name for names in ROLES.values() for name in names if name in vocabulary])
@@ -244,7 +296,10 @@ def _from_json(content: bytes) -> Any:
 
 
 def _from_vocabulary(content: bytes) -> Any:
-    """Return a BERT tokenizer, cased if any token has a capital (except special tokens and those in brackets: `[unused0]`)."""
+    """Return a BERT tokenizer. It is cased if any token has a capital, and keeps accents if any token has one.
+
+    Special tokens and those in brackets, such as `[unused0]`, do not count. A cased tokenizer always keeps accents.
+    """
     tokens = content.decode("utf-8").removesuffix("\n").split("\n")
     tokens = [token.removesuffix("\r") for token in tokens]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -254,8 +309,10 @@ def _from_vocabulary(content: bytes) -> Any:
                 f"line {i + 1} is empty" if not token else f"lines {i + 1} and {vocabulary[token] + 1} are both {token}"
             )
     names = {name for names in ROLES.values() for name in names}
-    cased = any(token != token.lower() for token in tokens if token not in names and token[:1] + token[-1:] != "[]")
-    return _bert(vocabulary, lowercase=not cased)
+    ordinary = [token for token in tokens if token not in names and token[:1] + token[-1:] != "[]"]
+    cased = any(token != token.lower() for token in ordinary)
+    accented = any(unicodedata.category(c) == "Mn" for token in ordinary for c in unicodedata.normalize("NFD", token))
+    return _bert(vocabulary, lowercase=not cased, strip_accents=False if accented else None)
 
 
 def _unigram(texts: Iterable[str], vocab_size: int) -> Any:

@@ -5,7 +5,8 @@ Parameters are stored in float32; the train step casts them to the compute dtype
 except norms and softmax, which always compute in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,21 @@ class RMSNorm(nn.Module):
 
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+@contextmanager
+def frozen_batch_norms(paths: Collection[str]) -> Iterator[None]:
+    """While active, batch norms at these module paths (`stage_0_0/norm`) use and keep their running statistics in training."""
+
+    def call(function, args, kwargs, context):
+        module = context.module
+        if isinstance(module, nn.BatchNorm) and "/".join(module.path) in paths:
+            object.__setattr__(module, "use_running_average", None)  # so that the argument decides
+            args, kwargs = args[:1], {**kwargs, "use_running_average": True}
+        return function(*args, **kwargs)
+
+    with nn.intercept_methods(call):
+        yield
 
 
 class Dropout(nn.Module):

@@ -72,11 +72,11 @@ def test_every_optimizer_and_schedule_lowers_a_loss(name, schedule):
         assert (before != after).all(), leaf
 
 
-WARMUP, STEPS, PEAK, FINAL = 10, 50, 0.5, 0.1
+WARMUP, STEPS, PEAK, FINAL = 10, 51, 0.5, 0.1
 
 
 @pytest.mark.parametrize(
-    ("schedule", "middle", "last", "end"),
+    ("schedule", "middle", "before", "last"),
     [
         ("constant", PEAK, PEAK, PEAK),
         ("linear", PEAK * (1 + FINAL) / 2, PEAK * (1 - (1 - FINAL) * 39 / 40), PEAK * FINAL),
@@ -85,12 +85,12 @@ WARMUP, STEPS, PEAK, FINAL = 10, 50, 0.5, 0.1
         ("wsd", PEAK, PEAK * (1 - (1 - FINAL) * 9 / 10), PEAK * FINAL),
     ],
 )
-def test_schedules_match_their_formulas(schedule, middle, last, end):
-    """At the first update, the end of the warmup, the middle of the decay, the last update, and one step later."""
+def test_schedules_match_their_formulas(schedule, middle, before, last):
+    """At the first update, the end of the warmup, the middle of the decay, the update before the last, and the last."""
     optimizer = Optimizer(schedule=schedule, learning_rate=PEAK, warmup_steps=WARMUP, final_learning_rate=FINAL, decay_share=0.2)
     rate = optimizer.rate(STEPS)
-    found = [float(rate(step)) for step in (0, WARMUP - 1, WARMUP, WARMUP + 20, STEPS - 1, STEPS)]
-    assert found == pytest.approx([PEAK / 11, PEAK * 10 / 11, PEAK, middle, last, end], rel=1e-5)
+    found = [float(rate(step)) for step in (0, WARMUP - 1, WARMUP, WARMUP + 20, STEPS - 2, STEPS - 1)]
+    assert found == pytest.approx([PEAK / 11, PEAK * 10 / 11, PEAK, middle, before, last], rel=1e-5)
     assert float(replace(optimizer, warmup_steps=0).rate(STEPS)(0)) == pytest.approx(PEAK)
     assert SCHEDULES == ("constant", "linear", "cosine", "rsqrt", "wsd")
 
@@ -99,6 +99,22 @@ def test_wsd_is_constant_until_decay_share():
     rate = Optimizer(schedule="wsd", learning_rate=PEAK, decay_share=0.2).rate(STEPS)
     assert {float(rate(step)) for step in range(41)} == {PEAK}
     np.testing.assert_allclose([rate(step) for step in range(40, 51)], np.linspace(PEAK, 0, 11), atol=1e-7)
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 18, 19])
+@pytest.mark.parametrize("steps", [2, 20, 21])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "wsd"])
+def test_the_last_step_has_the_final_learning_rate(schedule, steps, warmup):
+    """Unless the warmup leaves no step to decay."""
+    if warmup < steps - 1:
+        rate = Optimizer(schedule=schedule, learning_rate=PEAK, warmup_steps=warmup, final_learning_rate=FINAL).rate(steps)
+        assert float(rate(steps - 1)) == pytest.approx(PEAK * FINAL)
+        assert float(rate(steps - 2)) > PEAK * FINAL
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_of_one_step_has_the_peak_learning_rate(schedule):
+    assert float(Optimizer(schedule=schedule, learning_rate=PEAK).rate(1)(0)) == pytest.approx(PEAK)
 
 
 def test_updates_follow_the_schedule():

@@ -19,7 +19,7 @@ from train.experiment import Experiment, Run, with_run
 from train.objectives import Sums
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
-from train.optim import Optimizer
+from train.optim import Optimizer, Rule
 from train.sharding import Mesh, by_name
 from train.step import WARM_STEPS, Guard, Program, State, build
 
@@ -317,3 +317,58 @@ def test_batch_statistics_are_updated_and_used():
 
     sums = program.evaluate(after.params, after.model_state, batch)
     assert np.divide(*sums.terms["classification"]) == pytest.approx(loss(after.params, **kept), rel=1e-5)
+
+
+def cnn_step(pattern: str, **run) -> tuple[Program, State, State, dict, dict]:
+    """Return (program, state before, state after, metrics, batch) of a step in which the parameters of `pattern` are frozen."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(1.0, 2.0, size=(8, 4, 4, 1)).astype(np.float32),
+        "label": np.int32([0, 1, 2, 0, 1, 2, 0, 1]),
+        "example": np.arange(8, dtype=np.uint32),
+        "valid": np.ones(8, np.float32),
+    }
+    experiment = Experiment(
+        model=ConvNetConfig(channels=(4, 4), convolutions=1),
+        objective=Classification(classes=3, label_shares=(0.4, 0.3, 0.3)),
+        data=Images(),
+        optimizer=Optimizer(rules=(Rule(pattern=pattern, freeze=True), Rule(pattern=".*")), schedule="constant"),
+        run=Run(**run),
+    )
+    program = one_device(experiment, batch)
+    state = program.init()
+    filled = jax.tree.map(lambda leaf: jnp.linspace(0.5, 1.5, leaf.size), state.model_state)
+    before = replace(random_state(program), model_state=filled)
+    after, metrics = program.step(copy(before), batch)
+    return program, before, after, metrics, batch
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_frozen_batch_norm_uses_and_keeps_its_statistics(accumulation):
+    program, before, after, metrics, batch = cnn_step("model/.*", accumulation=accumulation)
+    assert_close(after.model_state, before.model_state, 0)
+    evaluated = program.evaluate(before.params, before.model_state, batch).terms["classification"]
+    assert np.divide(*metrics["sums"].terms["classification"]) == pytest.approx(float(np.divide(*evaluated)), rel=1e-5)
+    assert not np.array_equal(*(s.params["head"]["classifier"]["dense"]["bias"] for s in (before, after))), "the head learns"
+
+
+def test_batch_norms_are_frozen_by_their_own_parameters():
+    """Not by those of the convolution before them; other batch norms keep learning."""
+    frozen = {
+        "model/stage_0_0/.*": {"stage_0_0"},
+        "model/stage_1_0/norm/.*": {"stage_1_0"},
+        "model/.*/kernel": set(),
+        "model/.*/scale": set(),
+    }
+    for pattern, stages in frozen.items():
+        _, before, after, _, _ = cnn_step(pattern)
+        old, new = (by_name(state.model_state) for state in (before, after))
+        kept = {name.split("/")[1] for name in old if np.array_equal(old[name], new[name])}
+        assert kept == stages, pattern
+
+
+def test_other_model_state_of_a_frozen_model_is_kept():
+    rules = lambda pattern: (Rule(pattern=pattern, freeze=True), Rule(pattern=".*"))
+    for pattern, seen in (("model/.*", 0), ("model/a", 1)):
+        _, states, _ = run_toy(toy(rules=rules(pattern)), [GOOD])
+        assert states[-1].model_state["seen"] == seen, pattern

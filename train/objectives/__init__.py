@@ -22,7 +22,7 @@ An objective with metrics that need a whole evaluation set at once (BLEU, span F
         `predictions` are the rows of `describe` for a whole split and `references` are `Dataset.references`, both in the order
         of the data; called in the first process only
 
-It may also define `check`, `resolved`, `seen`, `panels`, `minimized`, `render` and `sections`; see `train/parts.py`.
+It may also define `check`, `resolved`, `unfit`, `seen`, `panels`, `minimized`, `render` and `sections`; see `train/parts.py`.
 """
 
 from typing import NamedTuple

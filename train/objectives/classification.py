@@ -5,12 +5,14 @@ Shapes: B batch, D model width, C classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data import labels as labelling
 from fmodels.model import Model
 from fmodels.nn.heads import ClassifierHead
 from train.objectives import Sums, means
@@ -57,6 +59,13 @@ class Classification:
     def check(self, experiment: Any) -> None:
         if "label" not in experiment.data.spec():
             raise ValueError(f"objective {type(self).__name__} needs labels, but data {type(experiment.data).__name__} has none")
+
+    def unfit(self, folder: Path, codec: Any) -> dict[str, str]:
+        """Return the head, unless the other run has the same labels in the same order."""
+        other = labelling.read(folder) if (folder / labelling.FILE).exists() else ("unknown",)
+        if other == tuple(codec.labels):
+            return {}
+        return {"head/classifier/": f"its labels are {listed(other)}, here they are {listed(codec.labels)}"}
 
     @property
     def head(self) -> Model:
@@ -134,6 +143,10 @@ class Classification:
         return [("Classes", tables)]
 
 
+def listed(labels: Sequence[str]) -> str:
+    return ", ".join(map(str, labels[:4])) + (f", … ({len(labels)} labels)" if len(labels) > 4 else "")
+
+
 def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
     """Return an HTML table of precision, recall, F1 and support, from the `per_class` of a result."""
     columns = [result["per_class"][name] for name in ("precision", "recall", "f1", "support")]
@@ -142,7 +155,10 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
-    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions]."""
+    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions].
+
+    Macro averages are over the classes that occur as a label or as a prediction, as in scikit-learn.
+    """
     right_C, guessed_C, support_C = np.diag(confusion_CC), confusion_CC.sum(0), confusion_CC.sum(1)
     ratio = lambda part_C, all_C: part_C / np.maximum(all_C, 1)  # 0 / 0 is 0, as with scikit-learn's zero_division=0
     by_class = {
@@ -150,7 +166,7 @@ def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
         "recall": ratio(right_C, support_C),
         "f1": ratio(2 * right_C, guessed_C + support_C),
     }
-    macro = {f"macro_{name}": float(value_C.mean()) for name, value_C in by_class.items()}
+    macro = {f"macro_{name}": float(value_C[guessed_C + support_C > 0].mean()) for name, value_C in by_class.items()}
     per_class = {name: value_C.tolist() for name, value_C in {**by_class, "support": support_C}.items()}
     accuracy = float(right_C.sum() / confusion_CC.sum())
     return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}

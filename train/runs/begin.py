@@ -21,9 +21,14 @@ def initial(job: Job, say: Callable[[str], None]) -> State:
     """Return the state before the first step, with the parameters of `init_from` if it is set."""
     state = job.program.init()
     if job.experiment.init_from:
-        state, matches = initialise_from(state, job, rundir.find(job.experiment.init_from))
+        other = rundir.find(job.experiment.init_from)
+        unfit = parts.unfit(job.experiment.objective, other, job.dataset.codec)
+        state, matches = initialise_from(state, job, other, tuple(unfit))
         counts = ", ".join(f"{len(names)} {kind}{_some(names) if kind != 'loaded' else ''}" for kind, names in matches.items())
         say(f"{job.path.name}: parameters from {job.experiment.init_from}: {counts}")
+        for prefix, reason in unfit.items():
+            if any(name.startswith(prefix) for name in matches["unused"]):
+                say(f"{job.path.name}: {prefix} of {job.experiment.init_from} is not used: {reason}")
     return state
 
 
@@ -31,17 +36,20 @@ def _some(names: list[str]) -> str:
     return f" ({', '.join(names[:4])}{', …' if names[4:] else ''})" if names else ""
 
 
-def initialise_from(state: State, job: Job, run_dir: Path) -> tuple[State, dict[str, list[str]]]:
+def initialise_from(
+    state: State, job: Job, run_dir: Path, unfit: tuple[str, ...] = ()
+) -> tuple[State, dict[str, list[str]]]:
     """Return the state with the arrays of another run whose names match, and the names that were `loaded`, `new` and `unused`.
 
-    Raises UserError if the shapes of a name differ, or if the other run lacks an array of the model.
+    Arrays with a name that begins with one of `unfit` are not used. Raises UserError if the shapes of a name differ, or if the
+    other run lacks an array of the model.
     """
     like = by_name({"params": state.params, "model_state": state.model_state})
     params, model_state = read_model(run_dir, job.program.mesh, like)
     given = by_name({**parts.adapted(job.experiment.model, params, state.params), "state": model_state})
     ours = {**state.params, "state": state.model_state}
     wanted = by_name(ours)
-    loaded = [name for name in wanted if name in given]
+    loaded = [name for name in wanted if name in given and not name.startswith(unfit)]
     missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
         raise UserError(
@@ -62,7 +70,7 @@ def initialise_from(state: State, job: Job, run_dir: Path) -> tuple[State, dict[
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in loaded})
     moved = move({name: given[name] for name in loaded})
     found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])
-    matches = {"loaded": loaded, "new": sorted(wanted.keys() - given.keys()), "unused": sorted(given.keys() - wanted.keys())}
+    matches = {"loaded": loaded, "new": sorted(wanted.keys() - loaded), "unused": sorted(given.keys() - loaded)}
     return replace(state, model_state=found.pop("state"), params=found), matches
 
 

@@ -1,12 +1,16 @@
 """From files to rows: token order, draws that depend only on the index, and caching."""
 
 import json
+from dataclasses import dataclass, replace
 
 import chex
 import numpy as np
 import pytest
 
+from data.errors import DataError
 from data.loader import Batches
+from data.sources.files import Files
+from data.text.cleaning import Cleaning
 from data.text.documents import documents
 from data.text.language_modelling import Text
 
@@ -148,3 +152,77 @@ def test_cut_texts_are_reported(path):
     batch, notes = built(path).codec.encode([{"text": DOCUMENTS[-1]}, {"text": "short"}])
     assert batch["tokens"].shape == (2, 24)
     assert notes == ["1 of 2 texts are longer than data.length 24 and are truncated"]
+
+
+def codec_with(path, **changes):
+    codec = built(path).codec
+    return replace(codec, config=replace(codec.config, **changes))
+
+
+def test_prediction_cleans_texts_like_training(path):
+    """Normalization, control characters and the limit of characters."""
+    codec = codec_with(path, cleaning=Cleaning(max_characters=30))
+    clean, odd = "caf\u00e9 word1 and some1 text", "cafe\u0301 wor\0d1\r\nand some1 text"
+    (expected, _), (found, notes) = (codec.encode([{"text": text}]) for text in (clean, odd))
+    np.testing.assert_array_equal(found["tokens"], expected["tokens"])
+    assert notes == []
+    found, notes = codec.encode([{"text": clean}, {"text": f"{clean} and more of it"}])
+    np.testing.assert_array_equal(found["tokens"][1], codec.encode([{"text": f"{clean} and more of it"[:30]}])[0]["tokens"][0])
+    assert notes == ["1 of 2 texts are longer than data.cleaning.max_characters 30 and are truncated"]
+
+
+def test_a_text_that_cleaning_drops_is_predicted(path):
+    codec = codec_with(path, cleaning=Cleaning(min_characters=10, max_characters=20, too_long="drop"))
+    rows = [{"text": text} for text in ("word1", "word1 and some", "word1 and some1 and some2 text")]
+    batch, notes = codec.encode(rows)
+    expected = codec.vocabulary.encode([row["text"] for row in rows])
+    for tokens, mask, (ids, _) in zip(batch["tokens"], batch["mask"], expected, strict=True):
+        assert tokens[mask][1:-1].tolist() == ids.tolist()
+    assert notes == [
+        "data.cleaning drops such texts from training (1 too long, 1 too short of 3); they are predicted all the same"
+    ]
+
+
+def test_a_text_that_is_blank_after_cleaning_is_an_error(path):
+    with pytest.raises(DataError, match="row 1: expected text, not "):
+        built(path).codec.encode([{"text": "a"}, {"text": "\0\u0001"}])
+
+
+def test_prediction_prepares_texts_like_the_source(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(DOCUMENTS))
+
+    @dataclass(frozen=True)
+    class Renamed(Files):
+        def prepared(self, text):
+            return text.replace("number", "word")
+
+    codec = codec_with(tmp_path / "a.txt", source=Renamed(str(tmp_path / "a.txt")))
+    found, expected = codec.encode([{"text": "number1"}, {"text": "word1"}])[0]["tokens"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mask_includes_the_space_before_it(tmp_path):
+    """A byte-level token of a word begins with its space, so training never shows a space before a mask."""
+    (tmp_path / "a.txt").write_text("\n".join(["the dog barks at noon", "the cat sleeps at noon"] * 20))
+    cleaning = Cleaning(duplicates="keep")
+    codec = built(tmp_path / "a.txt", tokenizer_kind="bpe", cleaning=cleaning).codec
+    batch, _ = codec.encode([{"text": "the dog barks at noon"}, {"text": "the dog [MASK] at noon"}])
+    whole, masked = ([codec.token(i) for i in tokens[mask]] for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True))
+    assert whole == ["[CLS]", "the", "\u0120dog", "\u0120barks", "\u0120at", "\u0120noon", "[SEP]"]
+    assert masked == ["[CLS]", "the", "\u0120dog", "[MASK]", "\u0120at", "\u0120noon", "[SEP]"]
+
+
+def test_names_of_special_tokens_in_a_corpus_are_words(tmp_path):
+    """Otherwise padding and the ends of texts would appear within texts."""
+    lines = [f"the word [CLS] number{i} and [SEP] or [PAD] and [MASK] cls sep pad mask" for i in range(40)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    dataset = built(tmp_path / "a.txt", layout="packed", length=64)
+    rows, special = rows_of(dataset.splits["train"]), dataset.codec.vocabulary.special
+    count = {role: int((rows["tokens"] == special[role]).sum()) for role in ("cls", "sep", "mask", "unknown")}
+    assert count == {"cls": rows_texts(rows), "sep": rows_texts(rows), "mask": 0, "unknown": 0}
+    np.testing.assert_array_equal(rows["tokens"] == special["pad"], rows["sequences"] == 0)
+
+
+def rows_texts(rows) -> int:
+    """Return the number of texts in packed rows."""
+    return int(rows["sequences"].max(axis=1).sum())

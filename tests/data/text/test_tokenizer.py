@@ -107,11 +107,59 @@ def test_wordpiece_words_agree_with_the_library(trained, text):
 @pytest.mark.parametrize("kind", KINDS)
 def test_mask_in_a_text_is_the_mask_token_and_not_a_word(trained, kind):
     tokenizer = trained(kind)
-    ids, words = tokenizer.encode(["some [MASK]text it"])[0]
+    ids, words = tokenizer.encode_masked(["some [MASK]text it"])[0]
     assert (ids == tokenizer.special["mask"]).sum() == 1
     np.testing.assert_array_equal(words == -1, ids == tokenizer.special["mask"])
     at = int(np.flatnonzero(words == -1)[0])
     assert words[at + 1] == words[at - 1] + 1 == words[:at].max() + 1
+
+
+@pytest.mark.parametrize(
+    "template", ["word1 {} it", "word1 {}, it", "word1  {}\n{} it", "{} word1", " it\n{}", "it ({}).", "it {} "]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_stands_for_a_word_with_the_space_before_it(trained, kind, template):
+    """The other tokens are those of the text with a word in place of the mask, which is what training shows."""
+    tokenizer = trained(kind)
+    ids = tokenizer.encode([template.replace("{}", "zzz")])[0][0]
+    parts, numbers = tokenizer.encode_masked([template.replace("{}", "[MASK]")])[0]
+    mask, is_mask = tokenizer.special["mask"], parts == tokenizer.special["mask"]
+    assert is_mask.sum() == template.count("{}") and (numbers[is_mask] == -1).all()
+    ids_of = lambda text: tuple(tokenizer.encode([text])[0][0].tolist())
+    hidden = [ids_of(f"word1{before}zzz")[len(ids_of(f"word1{before.rstrip()}")) :] for before in (" ", " (")] + [ids_of("zzz")]
+    expected, at = [], 0
+    while at < len(ids):
+        word = next((word for word in hidden if tuple(ids[at : at + len(word)]) == word), None)
+        expected.append(int(ids[at]) if word is None else mask)
+        at += 1 if word is None else len(word)
+    assert parts.tolist() == expected
+
+
+@pytest.mark.parametrize("text", ["[CLS] the [SEP] [PAD] it", "it [UNK] [MASK]", "x[SEP]y", "[MASK]"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_special_tokens_in_a_text_are_ordinary_text(trained, kind, text):
+    tokenizer = Tokenizer.train([*TEXTS, "[ CLS SEP PAD UNK MASK ] cls sep pad unk mask"], 420, kind)
+    ids, words = tokenizer.encode([text])[0]
+    assert not set(ids.tolist()) & set(tokenizer.special_ids) and (words >= 0).all()
+    assert text_of(tokenizer, ids).replace(" ", "").lower() == text.replace(" ", "").lower()
+    filled = tokenizer.encode_masked([text])[0][0]
+    assert set(filled.tolist()) & set(tokenizer.special_ids) == ({tokenizer.special["mask"]} if "[MASK]" in text else set())
+
+
+def test_names_of_special_tokens_are_ordinary_text_in_every_kind_of_model(tmp_path):
+    """Also where the model has them in its vocabulary, and the file does not mark them as special."""
+    from tokenizers import Tokenizer as Implementation
+    from tokenizers import models, pre_tokenizers
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, "a", "[", "CLS]", "SEP]"])}
+    for marked in (SPECIAL, []):
+        tokenizer = Implementation(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.add_special_tokens(list(marked))
+        tokenizer.save(str(tmp_path / "t.json"))
+        loaded = Tokenizer.load(str(tmp_path / "t.json"))
+        assert [loaded.token(i) for i in loaded.encode(["a [CLS] a"])[0][0]] == ["a", "[", "CLS]", "a"]
+        assert [loaded.token(i) for i in loaded.encode_masked(["a [MASK] [SEP]"])[0][0]] == ["a", "[MASK]", "[", "SEP]"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,6 +210,21 @@ def test_bert_vocabulary_is_cased_if_it_has_capitals(tmp_path, more, text, expec
     assert tokenizer.random_ids == (6, len(BERT) + len(more)), "the longest range without a special token"
 
 
+@pytest.mark.parametrize(
+    ("more", "text", "expected"),
+    [
+        (["f\u00fcr", "m\u00f6chte"], "F\u00fcr m\u00f6chte Zurich", ["f\u00fcr", "m\u00f6chte", "zurich"]),
+        (["F\u00fcr"], "F\u00fcr un", ["F\u00fcr", "un"]),
+        (["stra\u00dfe"], "Stra\u00dfe Z\u00fcrich", ["stra\u00dfe", "zurich"]),
+    ],
+    ids=["uncased with accents", "cased with accents", "uncased without accents"],
+)
+def test_bert_vocabulary_keeps_accents_if_it_has_accents(tmp_path, more, text, expected):
+    (tmp_path / "vocab.txt").write_text("\n".join([*BERT, *more]), "utf-8")
+    tokenizer = Tokenizer.load(str(tmp_path / "vocab.txt"))
+    assert [tokenizer.token(i) for i in tokenizer.encode([text])[0][0]] == expected
+
+
 def roberta(folder, names):
     """Save a byte-level BPE with special tokens `names`, the mask being the last token, and return its path."""
     from tokenizers import Tokenizer as Implementation
@@ -179,8 +242,9 @@ def roberta(folder, names):
 def test_special_tokens_are_found_by_their_aliases(tmp_path):
     tokenizer = Tokenizer.load(roberta(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]))
     assert tokenizer.special == {"cls": 0, "pad": 1, "sep": 2, "unknown": 3, "mask": 260} and tokenizer.random_ids == (4, 260)
-    ids, words = tokenizer.encode(["a b<mask>"])[0]
-    assert words.tolist() == [0, 1, 1, -1] and ids[-1] == 260
+    for text in ("a b<mask>", "a b [MASK]"):
+        ids, words = tokenizer.encode_masked([text])[0]
+        assert words.tolist() == [0, 1, 1, -1] and ids[-1] == 260
 
 
 def test_words_are_found_by_end_of_word_suffixes(tmp_path):
@@ -194,7 +258,7 @@ def test_words_are_found_by_end_of_word_suffixes(tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(tokens[:5])
     tokenizer.save(str(tmp_path / "t.json"))
-    ids, words = Tokenizer.load(str(tmp_path / "t.json")).encode(["ab a <mask> ba"])[0]
+    ids, words = Tokenizer.load(str(tmp_path / "t.json")).encode_masked(["ab a <mask> ba"])[0]
     assert [tokens[i] for i in ids] == ["a", "b</w>", "a</w>", "<mask>", "b", "a</w>"] and words.tolist() == [0, 0, 1, -1, 2, 2]
 
 
@@ -270,6 +334,7 @@ def test_converted_sentencepiece_model_gives_the_same_ids(tmp_path, kind, fields
     texts = [
         *TEXTS,
         "unheard-of: WORDS!",
+        "word1 <s> </s><mask> text <pad>it",
         "\ufb01ne \uff37ide\tword1 ",
         "日本 語 word2",
         "",

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from data.dataset import Columns
 from data.loader import evaluation_batches
-from train.objectives.classification import Classification
+from train.objectives.classification import Classification, scores
 
 CLASSES, WIDTH = 5, 7
 SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
@@ -103,16 +103,37 @@ def test_metrics_match_scikit_learn(absent):
     dense = params["head"]["classifier"]["dense"]
     label, guess = rows["label"], (rows["pooled"] @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])).argmax(1)
     labels = {"labels": np.arange(CLASSES)}
-    scores = lambda average: precision_recall_fscore_support(label, guess, average=average, zero_division=0, **labels)
-    macro = dict(zip(("macro_precision", "macro_recall", "macro_f1"), scores("macro")[:3], strict=True))
+    macro = macro_of(label, guess)
     assert {name: found[name] for name in macro} == pytest.approx(macro, rel=1e-6)
     assert found["accuracy"] == pytest.approx(accuracy_score(label, guess), rel=1e-6)
     assert 0.1 < found["accuracy"] < 0.9, "some right, some wrong"
     np.testing.assert_array_equal(found["confusion"], confusion_matrix(label, guess, **labels))
-    for name, column in zip(("precision", "recall", "f1", "support"), scores(None), strict=True):
+    by_class = precision_recall_fscore_support(label, guess, average=None, zero_division=0, **labels)
+    for name, column in zip(("precision", "recall", "f1", "support"), by_class, strict=True):
         assert found["per_class"][name] == pytest.approx(list(column), rel=1e-6)
     valid = jax.tree.map(jnp.asarray, rows | {"valid": np.ones(23, np.float32), "example": np.arange(23, dtype=np.uint32)})
     assert found["loss"] == found["classification"] == pytest.approx(formula(params, valid), rel=1e-5)
+
+
+def macro_of(label, guess) -> dict[str, float]:
+    """Return the macro averages of scikit-learn, with its default labels."""
+    found = precision_recall_fscore_support(label, guess, average="macro", zero_division=0)
+    return dict(zip(("macro_precision", "macro_recall", "macro_f1"), found[:3], strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_macro_averages_match_scikit_learn_when_classes_are_absent(seed):
+    """Classes may occur as labels only, as predictions only, or not at all."""
+    rng = np.random.default_rng(seed)
+    label, guess = (rng.choice(rng.choice(CLASSES, rng.integers(1, 4), replace=False), 12) for _ in range(2))
+    found = scores(confusion_matrix(label, guess, labels=np.arange(CLASSES)).astype(float))
+    macro = macro_of(label, guess)
+    assert {name: found[name] for name in macro} == pytest.approx(macro, rel=1e-6)
+    assert len(found["per_class"]["f1"]) == CLASSES
+
+
+def test_macro_f1_is_1_if_all_rows_are_right_and_classes_are_absent():
+    assert scores(np.diag([4.0, 0, 3, 2, 0]))["macro_f1"] == 1.0
 
 
 def test_head_dropout_is_active_in_training_only():

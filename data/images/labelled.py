@@ -83,7 +83,7 @@ class Images(labelling.Labelled):
             notes=[*labels.notes, *([f"{about['more']} images: {FIRST_ONLY}"] if about["more"] else [])],
             about={
                 "source": {**about["splits"], "fields": ", ".join(about["fields"]), "bad records": len(about["bad"])},
-                "labels": labels.counts("train"),
+                **{f"labels of {split}": labels.counts(split) for split in splits},
             },
             bad_records=about["bad"],
         )

@@ -9,6 +9,8 @@ A source is a frozen dataclass with two methods:
                                       source chooses. `names` maps our field names (`label`, `document`, …) to the source's. A
                                       source may use it to choose held-out rows, but does not rename fields.
 
+A source that changes its texts, such as by masking names, also has `prepared(text) -> text` for prediction.
+
 Rows are a re-iterable with a fixed order; they need not fit in memory. Each row is a dict of the source's fields, such as `text`,
 `image`, `audio`, `label` and `document` (consecutive rows with the same document belong together), and WHERE if the location is
 known. A row that cannot be read is a `Bad`, and the reader decides what to do about it. A source that is unusable as a whole

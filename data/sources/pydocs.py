@@ -89,7 +89,7 @@ class PyDocsTopics:
         """Raises DataError if a library is not installed."""
         splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         passages = [p for p in collect() if p.library in TOPICS]
-        masked = {p.text: mask_names(p.text) for p in passages}
+        masked = {p.text: self.prepared(p.text) for p in passages}
         seen = {masked[p.text] for p in passages if not p.held_out}  # excluded from test, even if only the names differ
         for library in TOPICS:
             in_library = [p for p in passages if p.library == library]
@@ -103,6 +103,10 @@ class PyDocsTopics:
             ):
                 splits[split] += [{"text": masked[p.text], "label": library} for p in chosen]
         return choose(splits, wanted, "pydocs:topics")
+
+    def prepared(self, text: str) -> str:
+        """Return the text with library names masked."""
+        return mask_names(text)
 
 
 def source(argument: str) -> PyDocs | PyDocsTopics:

@@ -6,6 +6,7 @@ import pytest
 from data import labels, sources
 from data.errors import DataError
 from data.sources import pydocs
+from data.text.labelled import LabelledText
 
 ROWS = [{"number": i} for i in range(10)]
 
@@ -125,3 +126,9 @@ def test_topic_passages_contain_no_library_names():
         for word in row["text"].split()
     }
     assert not words & {"numpy", "np", "scipy", "jax", "jnp", "flax", "sklearn", "matplotlib", "orbax", "python", "scikit-learn"}
+
+
+def test_predict_masks_library_names_as_training_does():
+    config = LabelledText(source="pydocs:topics")
+    text, _ = config.prepared("jax.numpy.sum adds up the elements of a jax array")
+    assert "jax" not in text and text == pydocs.mask_names("jax.numpy.sum adds up the elements of a jax array")

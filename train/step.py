@@ -105,6 +105,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
 
     def sums_of(params, model_state, batch: Batch, rng, train: bool, microbatch=0) -> tuple[Sums, Any]:
         def apply(*args, rng=None, **kwargs):  # dropout depends on the microbatch, corruption on the example
+            apply_model = keeping(model.apply, frozen)
             return apply_model(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
 
         inputs = {**cast(batch), "valid": batch["valid"]}  # counts stay exact
@@ -195,7 +196,6 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         raise UserError(f"{pair} reads {missing}, which is not in the batches ({', '.join(spec)}) or model outputs") from None
     (param_shapes, names), (state_shapes, state_names) = map(axes.split, boxed)
     frozen = frozen_state(parts.frozen(experiment.optimizer, param_shapes), param_shapes, state_shapes)
-    apply_model = keeping(model.apply, frozen)
     tx = experiment.optimizer.build(param_shapes, run.steps)
     shapes = jax.eval_shape(init)
     whole = NamedSharding(mesh, PartitionSpec())

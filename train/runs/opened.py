@@ -190,7 +190,8 @@ def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
 def schedule_change(job: Job, log: Sequence[Mapping[str, Any]], position: int) -> str:
     """Return a message if the logged learning rates differ from the schedule, which depends on run.steps; else an empty string."""
     rate, name = job.program.schedule, "train/learning_rate"
-    logged = [(row["step"], row[name], float(rate(row["step"] - 1 - row["train/skipped"]))) for row in log if row.get(name)]
+    rows = [row for row in log if row.get(name) is not None and "train/skipped" in row]
+    logged = [(row["step"], row[name], float(rate(row["step"] - 1 - row["train/skipped"]))) for row in rows]
     if all(math.isclose(was, now, rel_tol=1e-5) for _, was, now in logged):
         return ""
     step, was, _ = logged[-1]

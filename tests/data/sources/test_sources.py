@@ -100,6 +100,7 @@ def passages():
     return pydocs.collect()
 
 
+@pytest.mark.slow
 def test_pydocs_is_large_and_its_passages_are_unique(passages):
     assert len(passages) > 15_000
     assert len({passage.text for passage in passages}) == len(passages)
@@ -107,6 +108,7 @@ def test_pydocs_is_large_and_its_passages_are_unique(passages):
     assert min(words) >= 20 and max(words) <= 120
 
 
+@pytest.mark.slow
 def test_held_out_modules_are_the_same_for_all_tasks(passages):
     corpus, topics = (sources.find(name).splits({}, {}) for name in ("pydocs", "pydocs:topics"))
     documents = {split: {row["document"] for row in rows} for split, rows in corpus.items()}
@@ -118,6 +120,7 @@ def test_held_out_modules_are_the_same_for_all_tasks(passages):
     assert {row["label"] for row in topics["test"]} == set(pydocs.TOPICS)
 
 
+@pytest.mark.slow
 def test_topic_passages_contain_no_library_names():
     words = {
         word.strip(".,()").lower()

@@ -24,7 +24,7 @@ def directory() -> Path:
     return Path(os.environ.get("FMODELS_CACHE") or Path(base) / "fmodels")
 
 
-def kept(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return the cache folder `name`; call `make(folder)` to fill it if it does not exist.
 
     `name` must identify everything that the contents depend on. The folder is renamed into place when it is complete. One process

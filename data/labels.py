@@ -48,7 +48,7 @@ class Labels:
         return {name: int(count) for name, count in zip(self.names, found, strict=True)}
 
 
-def numbered(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
+def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
     """Renumber labels from order of appearance to sorted order. In `found`, {split: [rows]}, -1 marks a row without a label.
 
     A held-out split without any labels, such as the test split of a benchmark, is left out with a note. Another note names the

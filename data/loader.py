@@ -33,7 +33,7 @@ class Batches:
             rows = order.mixed(positions, self.examples.sizes, self.examples.weights, self.seed)
         else:
             rows = order.shuffled(positions, len(self.examples), self.seed)
-        return numbered(self.examples, rows)
+        return with_indices(self.examples, rows)
 
 
 class Loader(AbstractContextManager):
@@ -91,12 +91,12 @@ def evaluation_batches(examples: Examples, batch_size: int, own: np.ndarray | No
     """
     for start in range(0, len(examples), batch_size):
         rows = start + (np.arange(batch_size) if own is None else own)
-        batch = numbered(examples, np.where(rows < len(examples), rows, start))
+        batch = with_indices(examples, np.where(rows < len(examples), rows, start))
         batch["valid"] = (rows < len(examples)).astype(np.float32)
         yield batch
 
 
-def numbered(examples: Examples, rows: np.ndarray) -> Batch:
+def with_indices(examples: Examples, rows: np.ndarray) -> Batch:
     """Return the rows, with their indices as `example` and `valid` 1."""
     return {**examples[rows], "example": rows.astype(np.uint32), "valid": np.ones(len(rows), np.float32)}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data import labels as labelling
-from data.cache import kept, read_json
+from data.cache import cached, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
 from data.images import decoding, show
@@ -61,11 +61,11 @@ class Images(labelling.Labelled):
     def build(self) -> Dataset:
         reading = Reading(self)
         key = fingerprint(reading.key, self.shape, self.resize)
-        folder = kept(f"images/{key}", lambda folder: self._write(folder, reading))
+        folder = cached(f"images/{key}", lambda folder: self._write(folder, reading))
         about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
-        labels = labelling.numbered(appeared, about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, about["labels"], self.source)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = ImageCodec(self.shape, self.resize, labels.names)
         splits: dict[str, Examples] = {

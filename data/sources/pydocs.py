@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cache import kept, read_json
+from data.cache import cached, read_json
 from data.errors import DataError
 from data.sources import Row, Rows, choose
 
@@ -139,7 +139,7 @@ def collect() -> list[Passage]:
     def write(folder: Path) -> None:
         (folder / "passages.json").write_text(json.dumps(list(_collected(sorted((*LIBRARIES, STDLIB))))), "utf-8")
 
-    return [Passage(*fields) for fields in read_json(kept(f"pydocs/{key}", write) / "passages.json")]
+    return [Passage(*fields) for fields in read_json(cached(f"pydocs/{key}", write) / "passages.json")]
 
 
 def _collected(libraries: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data import sources
-from data.cache import kept, read_json
+from data.cache import cached, read_json
 from data.dataset import Spec, fingerprint
 from data.errors import DataError
 from data.reading import FromSource, Reading
@@ -120,7 +120,7 @@ def documents(config: FromText) -> Documents:
     """Return the cleaned documents of a config's source. Raises DataError if the source is missing or cannot be read."""
     reading = Reading(config)
     key = fingerprint(reading.key, config.JOINS, repr(config.cleaning), config.cleaning.stamp())
-    return Documents(kept(f"documents/{key}", lambda folder: _write(folder, config, reading)))
+    return Documents(cached(f"documents/{key}", lambda folder: _write(folder, config, reading)))
 
 
 def _write(folder: Path, config: FromText, reading: Reading) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data import labels as labelling
-from data.cache import kept
+from data.cache import cached
 from data.dataset import Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.mixture import weighted
 from data.store import Stored
@@ -42,7 +42,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         texts = documents(self)
         vocabulary = vocabulary_for(self, texts)
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
-        labels = labelling.numbered(appeared, texts.about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = TextCodec(self, vocabulary, labels.names)
         rows = self.rows(texts, codec)
@@ -89,7 +89,7 @@ class LabelledText(labelling.Labelled, FromTokens):
             counted = {split: {**tally.about(), "texts that are cut": tally.cut} for split, tally in tallies.items()}
             (folder / "about.json").write_text(json.dumps(counted), "utf-8")
 
-        return kept(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)
+        return cached(f"rows/{fingerprint(texts.folder.name, codec.vocabulary.hash, 'labelled', self.length)}", write)
 
     def codec(self, folder: Path) -> TextCodec:
         return TextCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)), labelling.read(folder))

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from data import labels as labelling
-from data.cache import kept, read_json
+from data.cache import cached, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
@@ -154,7 +154,7 @@ class Text(FromTokens):
             counted = {split: tally.about() for split, tally in tallies.items()}
             (folder / "about.json").write_text(json.dumps(counted), "utf-8")
 
-        return kept(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
+        return cached(f"rows/{fingerprint(texts.folder.name, vocabulary.hash, self.layout, self.length)}", write)
 
     def codec(self, folder: Path) -> "TextCodec":
         return TextCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)))
@@ -188,7 +188,7 @@ def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
         (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
 
     key = fingerprint(texts.folder.name, config.vocab_size, config.tokenizer_kind)
-    return Tokenizer.load(str(kept(f"tokenizers/{key}", train) / TOKENIZER_FILE))
+    return Tokenizer.load(str(cached(f"tokenizers/{key}", train) / TOKENIZER_FILE))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def make(folder):
     (folder / "made").write_text(str(os.getpid()))
     time.sleep(float(sys.argv[1]))
 
-print((cache.kept("x", make) / "made").read_text())
+print((cache.cached("x", make) / "made").read_text())
 """
 
 
@@ -68,7 +68,7 @@ def test_an_entry_is_rebuilt_after_its_process_was_killed():
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     process.stdout.close()
-    folder = cache.kept("x", write)
+    folder = cache.cached("x", write)
     assert sorted(p.name for p in folder.iterdir()) == ["rows.array_record", "rows.json", "rows.label"]
     assert not partial.exists()
 
@@ -80,7 +80,7 @@ def full(folder):
 
 def test_full_disk_is_reported_and_leaves_no_files():
     with pytest.raises(DataError, match=r"cannot write the cache: .*rows: No space left on device; set \$FMODELS_CACHE"):
-        cache.kept("x", full)
+        cache.cached("x", full)
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
 
 
@@ -90,7 +90,7 @@ def test_failed_row_writes_are_reported_and_leave_no_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(DataError, match=r"cannot write the cache: .*: File too large; set \$FMODELS_CACHE to use another"):
-            cache.kept("x", lambda folder: write(folder, 50_000))
+            cache.cached("x", lambda folder: write(folder, 50_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.suffix for path in cache.directory().iterdir()] == [".lock"]
@@ -99,14 +99,14 @@ def test_failed_row_writes_are_reported_and_leave_no_files():
 def test_unwritable_cache_is_reported(monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", "/proc/nothing")
     with pytest.raises(DataError, match="cannot write the cache: /proc/nothing"):
-        cache.kept("x", write)
+        cache.cached("x", write)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
     if not in_memory:
         monkeypatch.setattr("data.store.IN_MEMORY", 0)
-    stored = Stored(cache.kept("x", write) / "rows.array_record", {"tokens": Spec((2, 4), np.int32)})
+    stored = Stored(cache.cached("x", write) / "rows.array_record", {"tokens": Spec((2, 4), np.int32)})
     assert len(stored) == 50
     read = stored[np.array([7, 0, 7, 49])]
     assert {name: (x.dtype, x.shape) for name, x in read.items()} == {"tokens": (np.int32, (4, 4))}
@@ -116,7 +116,7 @@ def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
 
 
 def test_damaged_store_is_reported_with_the_fix():
-    folder = cache.kept("x", lambda folder: write(folder, 5000))
+    folder = cache.cached("x", lambda folder: write(folder, 5000))
     path = folder / "rows.array_record"
     data = bytearray(path.read_bytes())
     data[len(data) // 2 - 500 : len(data) // 2 + 500] = bytes(1000)

@@ -109,7 +109,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         progress = Progress(path.name, experiment.run.steps, cluster.is_first())
         stack.callback(progress.close)
         best = best_of(job)
-        before = rundir.begun_as(experiment, trusted)
+        before = rundir.saved_experiment(experiment, trusted)
         if before is not None:
             accept = getattr(experiment.data, "accept_changed", False)
             rundir.same_data(path, job.dataset.fingerprint, accept, progress.say)

@@ -55,7 +55,7 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
         raise UserError(f"{file}: {error}") from None
 
 
-def begun_as(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
+def saved_experiment(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
     """Return the experiment that the run directory was last started with, or None if the run has not begun.
 
     experiment.json is written last, so a run that has it is complete enough to resume. Raises UserError if the directory belongs

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
         job = assemble(experiment)
         best_of(job)  # raises an error if training does not report the metric
-        if not rundir.begun_as(job.experiment, trusted) and job.experiment.init_from:
+        if not rundir.saved_experiment(job.experiment, trusted) and job.experiment.init_from:
             initial(job, lambda text: print(text, file=sys.stderr))  # raises an error if the parameters do not fit
         print(describe(job))
         return 0

@@ -57,13 +57,13 @@ def test_an_invalid_mixture_is_reported(argument, message):
 
 
 def test_labels_are_numbered_in_sorted_order():
-    found = labels.numbered({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
+    found = labels.sorted_labels({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
     assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
     assert found.counts("train") == {"a": 1, "b": 2}
 
 
 def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
-    found = labels.numbered({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
+    found = labels.sorted_labels({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
     chosen = labels.budget(found, 4, 0, "x")
     assert np.bincount(chosen % 3).tolist() == [4, 4, 4] and len(set(chosen)) == 12
     assert chosen.tolist() == labels.budget(found, 4, 0, "x").tolist() != labels.budget(found, 4, 1, "x").tolist()
@@ -82,16 +82,18 @@ def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
 )
 def test_unusable_labels_are_reported(train, test, message):
     with pytest.raises(DataError, match=message):
-        labels.numbered({"train": np.array(train), "test": np.array(test)}, ["a", "b", "c"], "x")
+        labels.sorted_labels({"train": np.array(train), "test": np.array(test)}, ["a", "b", "c"], "x")
 
 
 def test_a_split_without_labels_is_omitted_with_a_note():
-    found = labels.numbered({"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x")
+    found = labels.sorted_labels(
+        {"train": np.array([0, 1]), "validation": np.array([1]), "test": np.array([-1])}, ["a", "b"], "x"
+    )
     assert set(found.numbers) == {"train", "validation"} and found.notes[1:] == ("test has no labels and is not used",)
 
 
 def test_labels_without_a_row_in_a_split_are_noted():
-    found = labels.numbered({"train": np.arange(3), "validation": np.array([1]), "test": np.arange(3)}, ["a", "b", "c"], "x")
+    found = labels.sorted_labels({"train": np.arange(3), "validation": np.array([1]), "test": np.arange(3)}, ["a", "b", "c"], "x")
     assert found.notes == ("validation has no rows of 2 of the 3 labels: a, c",)
 
 

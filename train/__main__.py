@@ -101,7 +101,7 @@ def is_first(_record: logging.LogRecord) -> bool:
 
 def exit_on_interrupt(number: int, _frame: object) -> None:
     """Handle a signal by ending the process at once, so that no library can swallow it during its import. Training installs its
-    own handler (`train.verbs.run.stoppable`); all other commands write each file atomically."""
+    own handler (`train.runs.signals.stoppable`); all other commands write each file atomically."""
     os.write(sys.stderr.fileno(), b"interrupted\n")
     os._exit(128 + number)
 

@@ -1,4 +1,4 @@
-"""Command-line options of an experiment: tyro makes an option of every field; every error is one line."""
+"""Command-line arguments: a recipe with options for all fields of its experiment, made by tyro. Every error is one line."""
 
 import contextlib
 import dataclasses
@@ -6,13 +6,15 @@ import io
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from train import recipes
 from train.cluster.join import Cluster
 from train.errors import UserError, nearest
-from train.experiment import Experiment
+from train.experiment import Experiment, with_run
 
 T = TypeVar("T")
 
@@ -36,6 +38,32 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
             experiment = dataclasses.replace(experiment, data=dataclasses.replace(data, source=value))
     launch = parse(Launch, arguments, prog, description, default=Launch(**_fields(experiment)))
     return Experiment(**_fields(launch)), launch.cluster
+
+
+def join_recipe(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
+    """Parse `RECIPE [--field value …]` and wait for all processes of the run. Return the experiment, and the names of the modules
+    imported from the folder of the recipe file, which are trusted."""
+    experiment, cluster, modules = parse_recipe(arguments, verb)
+    cluster.join(list(modules.values()))
+    return experiment, tuple(modules)
+
+
+def parse_recipe(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[str, Path]]:
+    """Parse `RECIPE [--field value …]`. Return the experiment, the cluster to join, and the modules imported from the folder of
+    the recipe file, with their files."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"RECIPE is missing: fmodels {verb} RECIPE; fmodels recipes lists them")
+    name, recipe = recipes.find(arguments[0])
+    file = arguments[0].rpartition(":")[0]
+    try:
+        experiment = recipe()
+    except ValueError as error:
+        raise UserError(f"recipe {name}: {error}") from None
+    if not experiment.run.dir:
+        experiment = with_run(experiment, dir=f"runs/{name}")
+    prog = f"fmodels {verb} {arguments[0]}"
+    experiment, cluster = override(experiment, arguments[1:], prog, recipe.__doc__ or "")
+    return experiment, cluster, recipes.modules_beside(file) if file else {}
 
 
 def options_of(experiment: Experiment) -> set[str]:

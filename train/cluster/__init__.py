@@ -27,6 +27,12 @@ def is_first() -> bool:
     return process() == 0
 
 
+def say(text: str) -> None:
+    """Print to stderr, on the first process only."""
+    if is_first():
+        print(text, file=sys.stderr)
+
+
 def process() -> int:
     """Return the index of this process, from 0."""
     if not is_joined():

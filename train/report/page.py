@@ -1,7 +1,7 @@
 """The pieces of a report, as HTML without scripts and external resources.
 
-Each function returns a piece of HTML; `page` assembles the pieces. Colours of figures are CSS variables, so they follow the
-reader's light or dark theme.
+Each function returns a piece of HTML; `page` assembles the pieces. `objective.sections` builds its sections with the same
+functions, so that all sections look alike. Colours of figures are CSS variables, so they follow the reader's light or dark theme.
 """
 
 import base64

@@ -25,19 +25,11 @@ from train.runs.begin import initial
 from train.runs.best import best_of
 from train.runs.checkpoints import Checkpoints
 from train.runs.log import MetricsLog, cut_metrics, read_metrics
+from train.runs.signals import RERUN, Interrupted, interruptions
 from train.sharding import mesh_text
 from train.step import State
 
-RERUN = "rerun the command to resume"
 Say = Callable[[str], None]
-
-
-class Interrupted(BaseException):
-    """A signal, with the number `signal`, ended the run. The message says what was saved."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.signal = number
 
 
 class OpenRun:
@@ -220,28 +212,3 @@ def notes(job: Job) -> list[str]:
     if batch > rows:
         found += [f"data.batch_size {batch} is more than the {rows} rows of train: a batch contains some rows twice"]
     return found
-
-
-@contextlib.contextmanager
-def interruptions(start: int) -> Iterator[dict[str, int | None]]:
-    """While active, record the first SIGTERM or Ctrl-C in the key `by`; the second one acts at once.
-
-    With several processes, the JAX runtime distributes the signal, and all stop after the same step, later than `start`.
-    """
-    noted: dict[str, int | None] = {"by": None}
-    before = {}
-
-    def note(number, _frame):
-        noted["by"] = number
-        signal.signal(number, before[number])
-        if cluster.is_joined():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, note)
-    cluster.watch_preemption(start)
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

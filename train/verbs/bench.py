@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 
-from train import cluster, machine, parts
+from train import cli, cluster, machine, parts
 from train.assemble import Job, assemble
 from train.bench import flops
 from train.errors import UserError
 from train.experiment import Experiment, to_json
-from train.verbs.run import named
 
 WARM_STEPS, SECONDS, MIN_STEPS, MAX_STEPS = 3, 10.0, 10, 200
 
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
         figures = bench_data.measure()
     else:
-        experiment, _ = named(arguments, "bench")
+        experiment, _ = cli.join_recipe(arguments, "bench")
         figures = measure(assemble(experiment), arguments[0])
     if as_json:
         print(json.dumps(figures))

@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 
 from train import cli
 from train.errors import UserError, nearest
-from train.verbs.run import named
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def inspect(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: fmodels data inspect RECIPE [--field value …]")
         return 0
-    experiment, _ = named(arguments, "data inspect")
+    experiment, _ = cli.join_recipe(arguments, "data inspect")
     from rich.console import Console
 
     from train.assemble import assemble

@@ -9,8 +9,8 @@ from typing import Any
 from train import cli, cluster, parts
 from train.errors import UserError
 from train.experiment import fields
+from train.runs.arguments import RunArguments
 from train.runs.trained import reopen
-from train.verbs.evaluate import RunArguments, say
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> int:
     cluster.check_equal({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
     read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
     rows = cluster.gather(cluster.on_first(read))[0]
-    predictor = reopen(experiment, say)
+    predictor = reopen(experiment, cluster.say)
     arrays, notes = predictor.codec.encode(rows)
     predictions = predictor(arrays)
     for note in notes:
-        say(note)
+        cluster.say(note)
     if wanted.json:
         print(json.dumps(predictions))
         return 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train import cli
-from train.verbs.run import stoppable
+from train.runs.signals import stoppable
 
 
 @dataclass(frozen=True)

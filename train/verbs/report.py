@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from train import cli, cluster
 from train.runs import rundir
-from train.verbs.evaluate import RunArguments, assemble_run, say
+from train.runs.arguments import RunArguments, assemble_run
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     job = assemble_run(wanted)
     codec, objective, examples = job.dataset.codec, job.experiment.objective, []
     if cluster.gather((job.path / "result.json").exists())[0]:
-        examples = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, say)))
+        examples = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, cluster.say)))
     page = job.path / "report.html"
     cluster.on_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, examples)))
     print(page)

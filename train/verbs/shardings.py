@@ -6,10 +6,9 @@ of size -1 is built of the devices of this machine.
 
 import math
 
-from train import sharding
+from train import cli, sharding
 from train.errors import UserError
 from train.experiment import Experiment
-from train.verbs.run import parse
 
 MAX_SIMULATED = 2**12  # takes ten seconds; four times as many take minutes
 USAGE = "usage: fmodels shardings RECIPE [--mesh.AXIS N …] [--field value …]"
@@ -19,7 +18,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
         return 0
-    experiment, cluster, beside = parse(arguments, "shardings")
+    experiment, cluster, beside = cli.parse_recipe(arguments, "shardings")
     if not simulate_devices(experiment):
         cluster.join(list(beside.values()))
         check_devices(experiment)

@@ -17,7 +17,8 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from tests.train.experiments import short
 from tests.train.processes import assert_same_model, finish, losses, wait_for
-from train.runs.opened import Interrupted, write
+from train.runs.opened import write
+from train.runs.signals import Interrupted
 from train.experiment import with_run
 from train import loop, recipes
 from train.assemble import assemble

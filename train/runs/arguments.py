@@ -1,0 +1,70 @@
+"""Arguments of the commands on a run, and how these commands open it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from train import cluster, parts, recipes
+from train.cluster.join import Cluster
+from train.errors import UserError
+from train.experiment import Experiment
+from train.runs import rundir
+
+
+@dataclass(frozen=True)
+class MeshSizes:
+    """Number of devices along each mesh axis (None: as the run was trained)."""
+
+    replica: int | None = None
+    data: int | None = None
+    fsdp: int | None = None
+    tensor: int | None = None
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """The arguments that all commands on a run share."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    "run directory, or name of a run in runs/"
+    import_file: Annotated[str | None, arg(name="import")] = None
+    "Python file that defines parts of the run's experiment, such as its recipe file"
+    mesh: MeshSizes = MeshSizes()
+    cluster: Cluster = Cluster()
+
+    def join(self) -> None:
+        """Wait for the other processes, if there are any."""
+        self.cluster.join(list(self.imported_modules().values()))
+
+    def imported_modules(self) -> dict[str, Path]:
+        """Import the file given by --import. Return the modules imported from its folder, and their files."""
+        if not self.import_file:
+            return {}
+        recipes.import_file(self.import_file)
+        return recipes.modules_beside(self.import_file)
+
+    def read(self) -> Experiment:
+        """Read the resolved experiment, with the current place of the run as `run.dir`. Raises UserError if it cannot be read."""
+        path = rundir.find(self.run)
+        experiment = rundir.read_experiment(path, tuple(self.imported_modules()))
+        sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
+        try:
+            mesh = replace(experiment.mesh, **sizes)
+        except ValueError as error:
+            raise UserError(f"mesh.{error}") from None
+        return replace(experiment, mesh=mesh, run=replace(experiment.run, dir=str(path)))
+
+
+def assemble_run(wanted: RunArguments) -> Any:
+    """Assemble the run with its data. Raises UserError if the data is not what the run was trained on."""
+    from train.assemble import assemble
+
+    experiment = wanted.read()
+    if (file := parts.code(experiment.data)) and file != wanted.import_file:
+        raise UserError(f"{wanted.run}: its data runs code from {file}; if you trust it, pass --import {file}")
+    job = assemble(experiment)
+    accept = getattr(job.experiment.data, "accept_changed", False)
+    rundir.same_data(job.path, job.dataset.fingerprint, accept, cluster.say)
+    return job

@@ -50,7 +50,7 @@ def assemble(experiment: Experiment) -> Job:
 
 def check_references(job: Job) -> None:
     """Raises UserError if the objective scores predictions against references that the data does not have."""
-    for split in job.dataset.held_out_splits if hasattr(job.experiment.objective, "score") else []:
+    for split in job.dataset.held_out_splits if parts.scores(job.experiment.objective) else []:
         references, rows = job.dataset.references.get(split, ()), len(job.dataset.splits[split])
         if len(references) != rows:
             objective = type(job.experiment.objective).__name__

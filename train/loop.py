@@ -1,6 +1,6 @@
-"""From an experiment to a trained run: assemble, open the run, then step, log, evaluate and save until done.
+"""The training loop: assemble, open the run, then step, log, evaluate and save until done.
 
-What guards a run (locks, damage, other processes, signals, resumption) is in `train/runs/opened.py`.
+Locks, signals, damaged files, lost processes and resumption are handled in `train/runs/opened.py`.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from data.loader import evaluation_batches
-from train import cluster
+from train import cluster, parts
 from train.assemble import Job, assemble
-from train.errors import UserError
 from train.experiment import Experiment
 from train.objectives import Sums
 from train.runs.meter import Meter
@@ -22,7 +21,7 @@ from train.runs.opened import open_run
 def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
     """Train to the last step, resuming from the newest checkpoint. Return the metrics of each held-out split.
 
-    Raises UserError for what a user can fix, and Interrupted after a signal, with the state saved.
+    Raises UserError for errors that the user can fix, and Interrupted after a signal, with the state saved.
     """
     job = assemble(experiment)
     program, settings = job.program, job.experiment.run
@@ -42,20 +41,20 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
                 run.log(pending.read())
                 pending = None
 
-            last, stops = step == settings.steps, run.stops_after(step)
-            evaluates = is_due(step, settings.evaluate_every)
-            saves = last or stops or is_due(step, settings.checkpoint_every)
-            if evaluates or saves:
+            is_last, should_stop = step == settings.steps, run.should_stop_after(step)
+            should_evaluate = is_due(step, settings.evaluate_every)
+            should_save = is_last or should_stop or is_due(step, settings.checkpoint_every)
+            if should_evaluate or should_save:
                 window = meter.close(step).read()
-                splits = job.dataset.held_out_splits if last else [job.dataset.held_out] if evaluates else []
+                splits = job.dataset.held_out_splits if is_last else [job.dataset.held_out] if should_evaluate else []
                 results = evaluate_splits(splits)
                 run.log(window, results)
-                if saves:
+                if should_save:
                     run.save(state, results)
                 meter.restart()
             elif is_due(step, settings.log_every):
                 pending = meter.close(step)
-            if stops:
+            if should_stop:
                 break
         return run.finish(step, results, lambda: evaluate_splits(job.dataset.held_out_splits))
 
@@ -77,28 +76,14 @@ def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, A
         sums = program.evaluate(params, model_state, placed)
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
-        if hasattr(objective, "score"):
+        if parts.scores(objective):
             outputs = program.predict(params, model_state, placed)
             predictions += objective.describe(jax.device_get(outputs), job.dataset.codec) if cluster.is_first() else []
     assert total is not None, f"the split {split} is empty"
-    metrics = objective.summarize(total)
-    return {**metrics, **score(job, predictions, split, metrics)} if hasattr(objective, "score") else metrics
-
-
-def score(job: Job, predictions: list[Any], split: str, summary: dict[str, Any]) -> dict[str, float]:
-    """Return the metrics that need a whole split at once, besides those in `summary`. The first process computes them."""
-    objective, references = job.experiment.objective, job.dataset.references[split]
-
-    def compute() -> dict[str, float]:
-        # The last batch is filled up, so there are more predictions than rows.
-        found = {name: float(value) for name, value in objective.score(predictions[: len(references)], references).items()}
-        if repeated := found.keys() & summary.keys():
-            raise UserError(f"{type(objective).__name__}.score returns {', '.join(repeated)}, as `summarize` does")
-        if found.keys() != set(objective.scores):
-            names = ", ".join(found)
-            raise UserError(
-                f"{type(objective).__name__}.score returns {names}, but its `scores` are {', '.join(objective.scores)}"
-            )
-        return found
-
-    return cluster.gather(cluster.on_first(compute))[0]
+    summary = objective.summarize(total)
+    if not parts.scores(objective):
+        return summary
+    references = job.dataset.references[split]
+    predictions = predictions[: len(references)]  # without the padding rows of the last batch
+    scores = cluster.on_first(lambda: parts.score(objective, predictions, references, summary))
+    return {**summary, **cluster.gather(scores)[0]}

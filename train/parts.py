@@ -1,8 +1,8 @@
-"""Optional methods of the parts of an experiment, and their defaults.
+"""Optional methods and fields of the parts of an experiment, and their defaults.
 
 A part is the model, the objective, the data or the optimizer: a frozen dataclass with the short contract of `fmodels/model.py`,
-`train/objectives/__init__.py`, `data/dataset.py` or `train/optim.py`. The functions here call the method of the same name where
-a part defines one, and otherwise return the default. Nothing else in the core knows what a part is about.
+`train/objectives/__init__.py`, `data/dataset.py` or `train/optim.py`. Each function here calls the method of the same name if
+the part defines it, and otherwise returns the default. The core knows nothing else about a part.
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from train.errors import UserError
 
 NAMES = ("model", "objective", "data", "optimizer")
 
@@ -19,7 +21,7 @@ class Rendering(NamedTuple):
 
     lines: Sequence[str]
     is_right: bool | None = None
-    "whether it agrees with the reference; None if that does not apply"
+    "whether it agrees with the reference (None: not applicable)"
 
 
 def check(experiment: Any) -> None:
@@ -54,7 +56,7 @@ def inherits(data: Any, folder: Path, resumes: bool) -> Any:
     """`data.inherits(folder, resumes)`: return the data config completed from the files of the run in `folder`.
 
     `resumes` is True if the run in `folder` is resumed, and False if it is `init_from`. Raises ValueError if the config
-    contradicts the files of the other run. The default returns the config unchanged.
+    contradicts the files of that run. The default returns the config unchanged.
     """
     return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
 
@@ -75,8 +77,8 @@ def amount(data: Any, batch: Mapping[str, Any]) -> tuple[str, int]:
 def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: Any, stem: Path) -> Sequence[Any]:
     """`data.show(batch, seen, codec, stem)`: return lines for a rich console that show a batch.
 
-    `seen` is the batch after `objective.seen`. Names of files that it writes begin with `stem`. The default shows the first row
-    of every array.
+    `seen` is the batch after `objective.seen`. Files are written under names that begin with `stem`. The default shows
+    the first row of every array.
     """
     if hasattr(data, "show"):
         return data.show(batch, seen, codec, stem)
@@ -86,6 +88,11 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
 def code(data: Any) -> str | None:
     """`data.code()`: return the path of a user's Python file that building the data runs. The default is None."""
     return data.code() if hasattr(data, "code") else None
+
+
+def accept_changed(data: Any) -> bool:
+    """`data.accept_changed`: whether a run may continue although its data changed. The default is False."""
+    return getattr(data, "accept_changed", False)
 
 
 def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any]:
@@ -98,11 +105,16 @@ def frozen(optimizer: Any, params: Any) -> frozenset[str]:
     return optimizer.frozen(params) if hasattr(optimizer, "frozen") else frozenset()
 
 
-def unfit(objective: Any, folder: Path, codec: Any) -> Mapping[str, str]:
-    """`objective.unfit(folder, codec)`: return the parameters of the run in `folder` that have another meaning here.
+def warmup_steps(optimizer: Any) -> int:
+    """`optimizer.warmup_steps`: the number of steps before the learning rate reaches its peak. The default is 0."""
+    return getattr(optimizer, "warmup_steps", 0)
 
-    Maps the beginning of their names (`head/classifier/`) to the reason. They are new in a run that is initialized from that run.
-    `codec` is that of this run's data. The default is none.
+
+def unfit(objective: Any, folder: Path, codec: Any) -> Mapping[str, str]:
+    """`objective.unfit(folder, codec)`: return the parameters of the run in `folder` that cannot be used here.
+
+    Maps name prefixes (`head/classifier/`) to reasons. `--init-from` initializes these parameters anew. `codec` is the codec of
+    the data of this run. The default is none.
     """
     return objective.unfit(folder, codec) if hasattr(objective, "unfit") else {}
 
@@ -115,6 +127,24 @@ def panels(objective: Any) -> Sequence[str]:
 def minimized(objective: Any) -> Sequence[str]:
     """`objective.minimized`: the metrics, besides the loss and its terms, for which lower is better. The default is none."""
     return getattr(objective, "minimized", ())
+
+
+def scores(objective: Any) -> Sequence[str]:
+    """`objective.scores`: the metrics that `objective.score` computes from a whole split. The default is none."""
+    return objective.scores if hasattr(objective, "score") else ()
+
+
+def score(objective: Any, predictions: Sequence[Any], references: Sequence[Any], summary: Mapping[str, Any]) -> dict[str, float]:
+    """`objective.score(predictions, references)`: return the metrics in `objective.scores`.
+
+    Raises UserError if other metrics are returned, or metrics that `summary`, from `objective.summarize`, already has.
+    """
+    found, name = objective.score(predictions, references), type(objective).__name__
+    if repeated := found.keys() & summary.keys():
+        raise UserError(f"{name}.score returns {', '.join(repeated)}, as `summarize` does")
+    if found.keys() != set(objective.scores):
+        raise UserError(f"{name}.score returns {', '.join(found)}, but its `scores` are {', '.join(objective.scores)}")
+    return {metric: float(value) for metric, value in found.items()}
 
 
 def render(objective: Any, described: Any, reference: Any = None) -> Rendering:

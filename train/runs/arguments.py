@@ -65,6 +65,5 @@ def assemble_run(wanted: RunArguments) -> Any:
     if (file := parts.code(experiment.data)) and file != wanted.import_file:
         raise UserError(f"{wanted.run}: its data runs code from {file}; if you trust it, pass --import {file}")
     job = assemble(experiment)
-    accept = getattr(job.experiment.data, "accept_changed", False)
-    rundir.same_data(job.path, job.dataset.fingerprint, accept, cluster.say)
+    rundir.same_data(job.path, job.dataset.fingerprint, parts.accept_changed(job.experiment.data), cluster.say)
     return job

@@ -43,7 +43,7 @@ def best_of(job: Job) -> Best:
     sums = jax.eval_shape(job.program.evaluate, job.program.shapes.params, job.program.shapes.model_state, job.spec)
     # Sums of ones give all metric names and avoid division by zero.
     summary = objective.summarize(jax.tree.map(lambda s: np.ones(s.shape), sums))
-    known = [key for key, value in summary.items() if isinstance(value, float)] + list(getattr(objective, "scores", ()))
+    known = [key for key, value in summary.items() if isinstance(value, float)] + list(parts.scores(objective))
     if name not in known:
         raise UserError(f"run.best {wanted}: there is no metric {name}{nearest(name, known)}")
     less_is_better = {"loss", *sums.terms, *parts.minimized(objective)}

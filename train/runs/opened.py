@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import cluster
+from train import cluster, parts
 from train.runs.meter import Window
 from train.assemble import Job
 from train.errors import UserError
@@ -57,8 +57,8 @@ class OpenRun:
             self.metrics_log.flush()
         self.checkpoints.save(state, self.job.dataset.fingerprint, mesh_text(self.job.program.mesh.shape), scalars(results))
 
-    def stops_after(self, step: int) -> bool:
-        """Whether a signal ends the run after this step, the same in all processes. Call it at every step."""
+    def should_stop_after(self, step: int) -> bool:
+        """Return whether a signal ends the run after this step, the same in all processes. Must be called at every step."""
         return cluster.should_stop(step, self.signals["by"] is not None)
 
     def finish(self, step: int, results: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -103,8 +103,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         best = best_of(job)
         before = rundir.saved_experiment(experiment, trusted)
         if before is not None:
-            accept = getattr(experiment.data, "accept_changed", False)
-            rundir.same_data(path, job.dataset.fingerprint, accept, progress.say)
+            rundir.same_data(path, job.dataset.fingerprint, parts.accept_changed(experiment.data), progress.say)
         cluster.check_equal({"the run directory": "begun" if before is not None else "new"})
         fresh = initial(job, progress.say) if before is None else None  # before writing anything, since it may raise
         lock = cluster.on_first(lambda: write(job, before is not None, progress.say))
@@ -202,7 +201,7 @@ def check_not_lost(path: Path, step: int) -> None:
 
 def notes(job: Job) -> list[str]:
     """Return warnings about valid but surprising settings."""
-    warmup, steps = getattr(job.experiment.optimizer, "warmup_steps", 0), job.experiment.run.steps
+    warmup, steps = parts.warmup_steps(job.experiment.optimizer), job.experiment.run.steps
     batch, rows = job.program.batch_size, len(job.dataset.splits["train"])
     found, run = [], job.experiment.run
     if run.best is not None and (not run.evaluate_every or run.evaluate_every % run.checkpoint_every):

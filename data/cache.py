@@ -1,4 +1,4 @@
-"""A cache on disk for derived data that is slow to build. Entries are built once, appear atomically and never change."""
+"""A disk cache for derived data. Entries are built once, appear atomically and never change."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from data.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 6  # of every entry; increment when the contents change, to invalidate old entries
+VERSION = 6  # part of every folder name; increment when the contents change, to invalidate old entries
 
 
 def directory() -> Path:
@@ -25,11 +25,11 @@ def directory() -> Path:
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the cache folder `name`; call `make(folder)` to fill it if it does not exist.
+    """Return the cache folder `name`. If it does not exist, call `make(folder)` to fill it.
 
-    `name` must identify everything that the contents depend on. The folder is renamed into place when it is complete. One process
-    builds it while the others wait, and removes what killed processes left behind. On a file system without locks every process
-    builds its own, and the first one to finish wins. Raises DataError if the cache cannot be written.
+    `name` must include a hash of all inputs. The complete folder is renamed into place. One process builds it while the others
+    wait, and removes leftovers of killed processes. On a file system without locks, every process builds its own copy, and the
+    first complete one is used. Raises DataError if the cache cannot be written.
     """
     folder = directory() / f"{name}-{VERSION}"
     if folder.exists():
@@ -58,7 +58,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def read_json(file: Path) -> Any:
-    """Return the contents of a JSON file of a cache folder. Raises DataError if it is damaged."""
+    """Read a JSON file of a cache folder. Raises DataError if it is damaged."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
@@ -73,13 +73,13 @@ def _publish(partial: Path, folder: Path) -> None:
     try:
         os.rename(partial, folder)
     except OSError:
-        if not folder.exists():  # otherwise another process was first and built the same
+        if not folder.exists():  # otherwise another process built the same folder first
             raise
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Hold the lock file, which the system releases if the process dies. Yields False if the file system has no locks."""
+    """Lock the file; the system releases the lock if the process dies. Yields False if the file system has no locks."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The data contract: examples by index, and the facts about them that models and objectives need.
+"""The data contract: examples by index, and facts for models and objectives.
 
 A data config is a frozen dataclass with `batch_size` and
 
@@ -6,7 +6,7 @@ A data config is a frozen dataclass with `batch_size` and
     codec(folder) -> Codec        restore the codec from its files in `folder`; reads no data
     spec() -> {name: Spec}        shape and dtype of every array of a batch; reads no data
 
-It may also define `check`, `inherits`, `amount`, `show` and `code`; see `train/parts.py`, which has their defaults.
+It may also define `check`, `inherits`, `amount`, `show` and `code`; see `train/parts.py` for their defaults.
 """
 
 import hashlib
@@ -79,19 +79,19 @@ class WithLabels:
 
 
 class Codec(Protocol):
-    """The conversion of rows to arrays, which is all that prediction needs of the data.
+    """The conversion of rows to arrays. Prediction needs the codec only, not the data.
 
-    A codec may also define `fingerprint`, a mapping from the name of a part to its hash: prediction compares it with that of the
-    training data. An objective may need other attributes, such as the names of labels.
+    A codec may also define `fingerprint`, {part: hash}, which prediction compares with the fingerprint of the training data.
+    Objectives may need other attributes, such as label names.
     """
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The files of the codec for the run directory: text by name."""
+        """The files to save in the run directory, {name: text}."""
         ...
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, np.ndarray], list[str]]:
-        """Convert rows written by a user to the arrays of a batch. Return (arrays, notes for the user).
+        """Convert a user's rows to the arrays of a batch. Return (arrays, notes for the user).
 
         Raises DataError for a row that cannot be converted.
         """
@@ -104,15 +104,15 @@ class Dataset:
 
     splits: Mapping[str, Examples]
     facts: Mapping[str, Any]
-    "properties of the data, by the name of the model or objective field that they fill"
+    "properties of the data, by the model or objective field that they fill"
     fingerprint: Mapping[str, str]
-    "hash of each input that the examples depend on, by a name for messages"
+    "hash of each input of the examples, by name"
     codec: Any
     "a `Codec`"
     shown: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     "rows of each split for display: texts, or arrays of images"
     references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    "correct answers for the rows of each split, as JSON values in the order of the examples"
+    "correct answer for each row of each split, as a JSON value"
     notes: Sequence[str] = ()
     "messages about the preparation of the data"
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -122,12 +122,12 @@ class Dataset:
 
     @property
     def held_out(self) -> str:
-        """The split that is evaluated during training."""
+        """The split evaluated during training."""
         return "validation" if "validation" in self.splits else "test"
 
     @property
     def held_out_splits(self) -> list[str]:
-        """The splits that are evaluated after the last step."""
+        """The splits evaluated after the last step."""
         return [split for split in self.splits if split != "train"]
 
 

@@ -1,4 +1,4 @@
-"""The default `train` and `validation` of a source with rows of one split only."""
+"""The default `train` and `validation` splits of a source that has one split."""
 
 import zlib
 from collections import Counter
@@ -14,25 +14,25 @@ HELD_OUT_ONE_IN = 10
 
 
 def split(rows: Rows, names: Mapping[str, str], source: str) -> dict[str, Rows]:
-    """Return `train` and `validation`. `names` maps the fields `label` and `document`, if they are read, to those of `source`."""
+    """Return `train` and `validation`. `names` maps `label` and `document`, if they are read, to the fields of `source`."""
     label, document = names.get("label"), names.get("document")
     return {name: HeldOut(rows, source, label, document, name == "validation") for name in ("train", "validation")}
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """About a tenth of the rows, chosen by a hash (`out`), or the other rows (not `out`).
+    """The held-out rows if `out`, about a tenth chosen by hash, or else the other rows.
 
-    Rows with a document are held out by whole documents; other rows are held out separately for each label. The first document or
-    row is never held out and the second always is, so that a label with two rows is in both splits.
+    Whole documents are held out; rows without a document are held out separately for each label. The first document or row is
+    never held out and the second always is, so a label with two rows is in both splits.
     """
 
     rows: Rows
     source: str
     label: str | None
-    "name of the label field, if it is read"
+    "label field of the source, if it is read"
     document: str | None
-    "name of the document field, if it is read"
+    "document field of the source, if it is read"
     out: bool
     "whether to yield the held-out rows"
 
@@ -62,7 +62,7 @@ class HeldOut:
             if is_out == self.out:
                 yield row
         if self.out and not found:
-            if bad:  # bad rows may be why too few are left
+            if bad:  # too few rows may remain because of bad ones
                 raise DataError(f"{bad.where}: {bad.what}")
             unit = "row" if not counts.keys() - {None} else f"row per {self.label}"
             raise DataError(

@@ -1,4 +1,4 @@
-"""Classification labels: naming and numbering them, and limiting the labelled rows per class."""
+"""Classification labels: their names and indices, and a limit of labelled rows per class."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Labelled(FromSource):
     LABELLED = True
 
     labels_per_class: int | None = None
-    "number of labelled training rows to use per class (None: all)"
+    "labelled training rows per class (None: all)"
     label_seed: int = 0
     "seed for choosing the labelled rows"
 
@@ -39,7 +39,7 @@ class Labels:
     notes: tuple[str, ...]
 
     def references(self, chosen: np.ndarray) -> dict[str, list[str]]:
-        """The name of each row's label: of the `chosen` training rows, and of all rows of the other splits."""
+        """Return the label name of each row: the `chosen` rows of train, and all rows of the other splits."""
         used = {**self.numbers, "train": self.numbers["train"][chosen]}
         return {split: [self.names[number] for number in numbers] for split, numbers in used.items()}
 
@@ -49,16 +49,16 @@ class Labels:
 
 
 def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
-    """Renumber labels from order of appearance to sorted order. In `found`, {split: [rows]}, -1 marks a row without a label.
+    """Renumber labels in sorted order. `found` has the indices of the labels in `appeared`, {split: [rows]}; -1: no label.
 
-    A held-out split without any labels, such as the test split of a benchmark, is left out with a note. Another note names the
-    labels that a held-out split lacks. Raises DataError for rows without a label, fewer than two labels, or a label of a held-out
-    split that does not occur in training.
+    A held-out split without labels, such as the test split of a benchmark, is dropped with a note. Another note lists the labels
+    that a held-out split lacks. Raises DataError for unlabelled rows among labelled ones, for fewer than two labels, and for a
+    held-out label that does not occur in train.
     """
     notes, numbers = [], {}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
     order = {name: number for number, name in enumerate(names)}
-    place = np.array([order.get(label, -1) for label in appeared] or [-1])
+    new_index = np.array([order.get(label, -1) for label in appeared] or [-1])
     for split, labels in found.items():
         unlabelled = np.flatnonzero(labels < 0)
         if split != "train" and len(unlabelled) == len(labels):
@@ -69,13 +69,13 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
                 f"data.source {source}: row {unlabelled[0]} of {split} has no label, but other rows do; "
                 "label every row, or choose other splits with --data.splits"
             )
-        unknown = np.flatnonzero(place[labels] < 0)
+        unknown = np.flatnonzero(new_index[labels] < 0)
         if len(unknown):
             raise DataError(
                 f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, "
                 f"which is not in train; train has {', '.join(names)}"
             )
-        numbers[split] = place[labels].astype(np.int32)
+        numbers[split] = new_index[labels].astype(np.int32)
         found_names = {names[number] for number in np.unique(numbers[split])}
         if absent := [name for name in names if name not in found_names]:
             notes.append(f"{split} has no rows of {len(absent)} of the {len(names)} labels: {', '.join(absent[:10])}")
@@ -91,7 +91,7 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
 
 
 def budget(labels: Labels, per_class: int | None, seed: int, source: object) -> np.ndarray:
-    """Return the indices of the training rows to use: `per_class` rows of each label, drawn with `seed`, or all rows for None.
+    """Return the indices of the training rows to use: `per_class` random rows of each label, or all rows if it is None.
 
     Raises DataError if a label has too few rows.
     """

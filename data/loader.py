@@ -1,4 +1,4 @@
-"""Training batches in an order that depends only on the seed, ahead by threads or processes; and evaluation batches."""
+"""Training batches, shuffled by seed and prefetched by threads or processes, and evaluation batches."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -17,9 +17,9 @@ from data.mixture import Weighted
 class Batches:
     """The training batches of a run, indexed by number.
 
-    Batch n holds positions n B to (n + 1) B of the endless shuffled stream. With several processes, each reads its `own` rows
-    (indices into the batch; None: all). The global batch at a step is therefore the same for any number of processes and workers,
-    and the only position to save is the batch number.
+    Batch n holds positions n B to (n + 1) B - 1 of the endless shuffled stream. With several processes, each reads its `own` rows
+    (indices into the batch; None: all). The global batch of a step does not depend on the number of processes and workers, and
+    the batch number is the only position to save.
     """
 
     examples: Examples
@@ -37,9 +37,9 @@ class Batches:
 
 
 class Loader(AbstractContextManager):
-    """An iterator over batches from `position` on, ahead by `workers` processes, or by `threads` threads if `workers` is 0.
+    """Iterator over batches from `position` on, prefetched by `workers` processes, or by `threads` threads if `workers` is 0.
 
-    Use as a context manager: leaving it stops them.
+    Use as a context manager; the exit stops the processes or threads.
     """
 
     def __init__(self, batches: Batches, position: int = 0, threads: int = 2, workers: int = 0):
@@ -97,7 +97,7 @@ def evaluation_batches(examples: Examples, batch_size: int, own: np.ndarray | No
 
 
 def with_indices(examples: Examples, rows: np.ndarray) -> Batch:
-    """Return the rows, with their indices as `example` and `valid` 1."""
+    """Return the rows, their indices as `example`, and `valid` = 1."""
     return {**examples[rows], "example": rows.astype(np.uint32), "valid": np.ones(len(rows), np.float32)}
 
 

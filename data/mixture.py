@@ -1,4 +1,4 @@
-"""Mixtures: examples of several parts, drawn in fixed proportions throughout training."""
+"""Mixtures: examples from several parts in fixed proportions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from data.errors import DataError
 
 
 class Weighted:
-    """Examples ordered by part, with `sizes` rows each; `data.order.mixed` draws from the parts by `weights`."""
+    """Examples grouped into parts of `sizes` rows. `data.order.mixed` draws from the parts in proportion to `weights`."""
 
     def __init__(self, examples: Examples, sizes: Sequence[int], weights: Sequence[float]):
         assert sum(sizes) == len(examples), f"parts of {sizes} rows, but {len(examples)} rows in all"

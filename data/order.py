@@ -1,7 +1,7 @@
-"""The order of training examples, computed by index, so that any process can read any part of any batch.
+"""The order of training examples, computed by index.
 
-There is no state. The row at position p of the endless stream is a pure function of (seed, p), so it does not depend on the
-number of processes, now or before a resume.
+The row at position p of the endless stream is a pure function of (seed, p). There is no state, so any process can read any part
+of any batch, and a run can resume with another number of processes.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ PERIOD = 1000  # slots after which the pattern of a mixture repeats
 
 
 def permuted(indices: np.ndarray, size: int, seed: np.ndarray | int) -> np.ndarray:
-    """Return the images of `indices` under a pseudorandom permutation of range(size).
+    """Apply a pseudorandom permutation of range(size) to `indices`.
 
     `seed` selects the permutation: a scalar, or one seed per index. The permutation is a Feistel network over the next power of
     four, applied repeatedly until the result is below `size` (cycle walking; Black and Rogaway 2002, method 3). It needs no
-    table, so memory does not depend on `size`.
+    table in memory.
     """
     assert size > 0
     half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
@@ -52,9 +52,9 @@ def shuffled(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def slots(weights: Sequence[float]) -> np.ndarray:
-    """Return the part of a mixture at each slot, [PERIOD]. In any window, each part's count is within two of its share.
+    """Return the part of a mixture for each slot, [PERIOD]. In any window, the count of each part is within two of its share.
 
-    Smooth weighted round robin: the part furthest behind its share comes next.
+    Smooth weighted round robin: the next part is the one furthest behind its share.
     """
     share = np.asarray(weights, np.float64) / np.sum(weights)
     credit, chosen = np.zeros(len(share)), np.empty(PERIOD, np.int64)
@@ -66,7 +66,7 @@ def slots(weights: Sequence[float]) -> np.ndarray:
 
 
 def mixed(positions: np.ndarray, sizes: Sequence[int], weights: Sequence[float], seed: int) -> np.ndarray:
-    """Return the row at each position of the endless stream of a mixture; rows are numbered part after part.
+    """Return the row at each position of the endless stream of a mixture. Rows are numbered consecutively, part by part.
 
     Each part is shuffled and repeated independently.
     """

@@ -1,4 +1,4 @@
-"""Prepare a dataset: a TFDS builder, or one of ours, writes ArrayRecord files to $TFDS_DATA_DIR."""
+"""Prepare a dataset: a builder of TFDS or of `data/builders` writes ArrayRecord files to $TFDS_DATA_DIR."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from data.sources import near, tfds
 
 
 def prepare(name: str, raw: Path | None = None) -> Path:
-    """Return the folder of the dataset NAME, NAME/CONFIG or NAME/CONFIG:VERSION, and prepare the dataset if it is missing.
+    """Prepare the dataset NAME, NAME/CONFIG or NAME/CONFIG:VERSION unless it exists. Return its folder.
 
     `raw` is the folder of manually downloaded files (default: $FMODELS_DATA, if set).
 
-    Raises DataError for an unknown name, or if the network, a manually downloaded file or TensorFlow is needed but not available.
+    Raises DataError for an unknown name, or if the network, a manually downloaded file or TensorFlow is missing.
     """
     import tensorflow_datasets
 
@@ -35,7 +35,7 @@ def prepare(name: str, raw: Path | None = None) -> Path:
             builder.download_and_prepare(file_format="array_record", download_config=config)
     except DataError:
         raise
-    except Exception as error:  # TFDS has hundreds of builders, and each may raise errors of its own
+    except Exception as error:  # each of the hundreds of builders may raise its own errors
         raise DataError(f"tfds:{name}: {_explain(error, builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '')}") from error
     return Path(builder.data_dir)
 
@@ -46,7 +46,7 @@ def _builder(name: str) -> Any:
     if builder_class is None:
         raise DataError(
             f"tfds:{name}: unknown dataset {base!r}{near(base, builders.known())}; "
-            f"available: {', '.join(builders.ours())} and those of https://www.tensorflow.org/datasets/catalog/overview"
+            f"available: {', '.join(builders.own())} and those of https://www.tensorflow.org/datasets/catalog/overview"
         )
     configs = [config.name for config in builder_class.BUILDER_CONFIGS]
     if config and config not in configs:
@@ -63,7 +63,7 @@ def _builder(name: str) -> Any:
 
 
 def _explain(error: Exception, instructions: str = "") -> str:
-    """Return what is wrong and, if known, how to fix it."""
+    """Return the problem and, if known, its fix."""
     from requests.exceptions import ConnectionError, Timeout
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -71,8 +71,7 @@ def _explain(error: Exception, instructions: str = "") -> str:
     missing = next((e for e in chain if isinstance(e, ImportError)), None)
     if any("No module named 'tensorflow'" in str(e) for e in chain):
         return (
-            "TFDS needs TensorFlow to prepare this dataset, but not to read it; "
-            "install it with: pip install 'fmodels[tfds-prepare]'"
+            "TFDS needs TensorFlow to prepare this dataset (not to read it); install it with: pip install 'fmodels[tfds-prepare]'"
         )
     if missing is not None:
         return f"the builder needs a library that is not installed: {_one_line(missing)}"
@@ -107,7 +106,7 @@ def _quiet() -> Iterator[None]:
     (tensorflow_datasets.enable_progress_bar if show else tensorflow_datasets.disable_progress_bar)()
     retry_log = logging.getLogger("urllib3.connectionpool")
     before = downloader.MAX_RETRIES, retry_log.level, absl_logging.get_verbosity()
-    downloader.MAX_RETRIES = 5  # with its default, TFDS takes three minutes to give up without a network
+    downloader.MAX_RETRIES = 5  # by default, TFDS gives up after three minutes without a network
     retry_log.setLevel(logging.ERROR)
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Base config of the data that is read from a source, and the reader of its rows."""
+"""Base class of the configs of data from a source, and the reader of its rows."""
 
 import json
 import math
@@ -21,15 +21,15 @@ from data.sources.mixture import PART
 
 @dataclass(frozen=True, kw_only=True)
 class FromSource:
-    READS: ClassVar[tuple[str, ...]] = ()  # row fields to read; the first is required
-    LABELLED: ClassVar[bool] = False  # whether training rows need a label; if not, labels only guide the choice of held-out rows
+    READS: ClassVar[tuple[str, ...]] = ()  # fields to read; the first is required
+    LABELLED: ClassVar[bool] = False  # whether training rows need labels; otherwise labels only stratify the held-out rows
 
     source: Any
     "data source: NAME or NAME:ARGUMENT, such as files:PATH or tfds:NAME"
     fields: str = ""
-    "map our field names to the source's: text=sentence,label=sentiment; empty: the names are the same"
+    "source fields for our fields: text=sentence,label=sentiment (empty: the names are the same)"
     splits: str = ""
-    "map our splits to the source's: train=train[:90%],validation=train[90%:]; empty: the source chooses"
+    "source splits for our splits: train=train[:90%],validation=train[90%:] (empty: the source chooses)"
     bad_records: Literal["error", "skip"] = "error"
     "on an unreadable row: error stops the run; skip counts the row and writes it to bad_records.jsonl"
     bad_limit: int = 100
@@ -40,9 +40,9 @@ class FromSource:
     "rows per step over all devices, B"
 
     def __post_init__(self):
-        for ours in pairs("fields", self.fields):
-            if ours not in self.READS:
-                raise ValueError(f"fields must map {', '.join(self.READS)}, not {ours!r}; use OURS=THEIRS")
+        for name in pairs("fields", self.fields):
+            if name not in self.READS:
+                raise ValueError(f"fields must map {', '.join(self.READS)}, not {name!r}; use NAME=SOURCE_NAME")
         for split in pairs("splits", self.splits):
             if split not in SPLITS:
                 raise ValueError(f"splits must map {', '.join(SPLITS)}, not {split!r}")
@@ -56,23 +56,23 @@ class FromSource:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-def pairs(name: str, text: str) -> dict[str, str]:
+def pairs(field_name: str, text: str) -> dict[str, str]:
     """Parse `a=b,…` as {"a": "b", …}. Raises ValueError for anything else."""
     found = {}
     for part in filter(None, text.split(",")):
-        ours, equals, theirs = part.partition("=")
-        if not (equals and ours.strip() and theirs.strip()):
-            raise ValueError(f"{name} must be OURS=THEIRS,…, not {part!r}")
-        if ours.strip() in found:
-            raise ValueError(f"{name} must name {ours.strip()} once")
-        found[ours.strip()] = theirs.strip()
+        name, equals, source_name = map(str.strip, part.partition("="))
+        if not (equals and name and source_name):
+            raise ValueError(f"{field_name} must be NAME=SOURCE_NAME,…, not {part!r}")
+        if name in found:
+            raise ValueError(f"{field_name} must name {name} once")
+        found[name] = source_name
     return found
 
 
 class Reading:
-    """Reads the rows of a config's source under our field names, and applies its policy for bad rows.
+    """Reader of the rows of a source. Renames the fields, and applies the config's policy for bad rows.
 
-    `bad` has one line of JSON per skipped row. `fields` lists the field names of the source, from the first rows.
+    `bad` has one line of JSON per skipped row. `fields` lists the fields that the first rows of the source have.
     """
 
     def __init__(self, config: FromSource):
@@ -98,18 +98,18 @@ class Reading:
 
     @cached_property
     def stamp(self) -> dict[str, str]:
-        """State of the source before it is read."""
+        """The stamp of the source before reading."""
         return dict(self.source.stamp())
 
     def check_unchanged(self) -> None:
-        """Check the source again after the last row. Raises DataError if it changed while it was read."""
+        """Raises DataError if the source changed during reading. Call after the last row."""
         now = self.source.stamp()
         changed = sorted(name for name in self.stamp.keys() | now.keys() if self.stamp.get(name) != now.get(name))
         if changed:
             raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; rerun the command")
 
     def splits(self) -> dict[str, Iterator[Row]]:
-        """Return the rows of each split, with the fields in READS under our names. A label is the name of its class.
+        """Return the rows of each split, with the fields in READS. Labels are class names.
 
         Raises DataError if there is no training split or no held-out split.
         """
@@ -134,20 +134,20 @@ class Reading:
             if part not in checked:
                 self._check_fields(row, needs_label)
                 checked.add(part)
-            ours = {name: row[theirs] for name, theirs in self.names.items() if theirs in row and row[theirs] is not None}
+            found = {name: row[key] for name, key in self.names.items() if key in row and row[key] is not None}
             for name in ("label", "document"):
-                if _is_missing(ours.get(name)):
-                    ours.pop(name, None)
-            label = ours.pop("label", None)
+                if _is_missing(found.get(name)):
+                    found.pop(name, None)
+            label = found.pop("label", None)
             if labelled and (problem := _label_problem(label) or (needs_label and label is None and "it has no label")):
                 self.reject(problem)
                 continue
             if labelled and label is not None:
-                needs_label, ours["label"] = True, label_name(label)  # a split is labelled completely or not at all
-            yield {**ours, PART: part}
+                needs_label, found["label"] = True, label_name(label)  # a split is labelled completely or not at all
+            yield {**found, PART: part}
 
     def reject(self, what: str) -> None:
-        """Treat the last row read as bad. `what` is the problem. Raises DataError if the policy is to stop."""
+        """Treat the last row as bad because of the problem `what`. Raises DataError if the policy is to stop."""
         self._skip(Bad(self.where, what))
 
     def _skip(self, bad: Bad) -> None:
@@ -159,20 +159,20 @@ class Reading:
             raise DataError(f"{bad.where}: {bad.what}; the number of bad records exceeds data.bad_limit {self.config.bad_limit}")
 
     def _check_fields(self, row: Row, needs_label: bool) -> None:
-        """Raises DataError if the first row lacks a required or mapped field. Later rows may lack fields, such as labels."""
+        """Raises DataError if the first row lacks a required or mapped field. Later rows may lack optional fields."""
         available = [name for name in row if name not in (WHERE, PART)]
         self.fields = list(dict.fromkeys([*self.fields, *available]))
         needed = {self.config.READS[0], *pairs("fields", self.config.fields)}
-        for ours, theirs in self.names.items():
-            if theirs not in row and (needs_label if ours == "label" else ours in needed):
+        for name, source_name in self.names.items():
+            if source_name not in row and (needs_label if name == "label" else name in needed):
                 raise DataError(
-                    f"data.source {self.config.source}: no field {theirs!r}{sources.near(theirs, available)}; available: "
-                    f"{', '.join(available)}; choose one with --data.fields {ours}=NAME"
+                    f"data.source {self.config.source}: no field {source_name!r}{sources.near(source_name, available)}; "
+                    f"available: {', '.join(available)}; choose one with --data.fields {name}=NAME"
                 )
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether the value of a table is missing: None, blank or NaN."""
+    """Return whether a table cell is missing: None, blank or NaN."""
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, Real) and value != value)
 
 
@@ -188,7 +188,7 @@ def _label_problem(label: Any) -> str:
 
 
 def label_name(label: Any) -> str:
-    """Return the name of the class. Labels that differ in white space, in Unicode normalisation or in `.0` have the same name."""
+    """Return the class name of a label. White space, Unicode normalization and a trailing `.0` make no difference."""
     if isinstance(label, bool | np.bool_):
         return str(bool(label))
     if not isinstance(label, str) and label == int(label):

@@ -1,8 +1,7 @@
-"""Examples on disk: written once from a stream as ArrayRecord, read by index.
+"""Examples on disk: an ArrayRecord file, written as a stream and read by index.
 
-A record holds the fixed-shape arrays of a row, concatenated as raw numpy bytes, followed by optional bytes of any length (a
-text, an encoded image). A batch is thus read by one call and split by another. Each scalar column (such as the labels) has its
-own file, because it is read as a whole.
+A record holds the fixed-shape arrays of a row as raw bytes, followed by an optional payload of variable length (a text, an
+encoded image). Each scalar column, such as the labels, has its own file, because it is read as a whole.
 """
 
 import json
@@ -15,11 +14,11 @@ import numpy as np
 from data.cache import damaged, read_json
 from data.dataset import Batch, Spec
 
-IN_MEMORY = 1 << 28  # bytes; stores whose fixed-shape arrays are smaller are read into memory
+IN_MEMORY = 1 << 28  # bytes; smaller fixed-shape arrays are read into memory
 
 
 class Writer:
-    """Appends rows to `path`. Use as a context manager; the store is valid only after a normal exit."""
+    """Writer of a store at `path`. Use as a context manager; the store is valid only after a normal exit."""
 
     def __init__(self, path: Path, columns: Mapping[str, Spec]):
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -29,13 +28,13 @@ class Writer:
         self.scalars = {name: _column_path(path, name).open("wb") for name, s in columns.items() if not s.shape}
         self.writer = ArrayRecordWriter(str(path), "group_size:1")
 
-    def append(self, row: Mapping[str, Any], rest: bytes = b"") -> bytes:
-        """Write a row and return its bytes. Raises OSError if writing fails (or `close` does, since writes are buffered)."""
+    def append(self, row: Mapping[str, Any], payload: bytes = b"") -> bytes:
+        """Write a row and return its bytes. Raises OSError if writing fails, which `close` may do later."""
         fixed = np.zeros((), self.dtype)
         for name in self.dtype.names or ():
             fixed[name] = row[name]
             assert np.array_equal(fixed[name], row[name]), f"{name} does not fit into {self.columns[name].dtype}"
-        record = fixed.tobytes() + rest
+        record = fixed.tobytes() + payload
         self.writer.write(record)
         if not self.writer.ok():
             self.close()
@@ -70,8 +69,7 @@ class Writer:
 class Stored:
     """The rows of a store, read by index.
 
-    `wanted` selects columns and their dtypes (None: all columns, unchanged). Small stores are read into memory; for large ones,
-    only the offsets of the rows are.
+    `wanted` selects columns and their dtypes (None: all columns, unchanged). Small stores are read into memory.
     """
 
     def __init__(self, path: Path, wanted: Mapping[str, Spec] | None = None):
@@ -107,8 +105,8 @@ class Stored:
         except (OSError, ValueError):
             raise damaged(_column_path(self.path, name)) from None
 
-    def rest(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Return the variable-length bytes of each row."""
+    def payloads(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Return the payload of each row."""
         return [record[self.dtype.itemsize :] for record in self._records(indices)]
 
     def _fixed(self, indices: np.ndarray) -> np.ndarray:

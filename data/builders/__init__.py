@@ -1,9 +1,9 @@
-"""Dataset builders: those of TFDS, and ours for raw files that TFDS cannot prepare without TensorFlow.
+"""Dataset builders for TFDS that work without TensorFlow, one per file.
 
-Each of our builders is the class `Builder` in `data/builders/NAME.py`. Its dataset is `tfds:NAME`, so NAME must differ from the
-names of TFDS. It reads manually downloaded files (`data prepare tfds:NAME --from FOLDER`) and lists them in
-MANUAL_DOWNLOAD_INSTRUCTIONS. It avoids the parts of TFDS that call TensorFlow: Python's libraries open the archives, images stay
-encoded, and audio is a numeric array.
+The class `Builder` in `data/builders/NAME.py` prepares the dataset `tfds:NAME`; TFDS must not have a dataset of this name. A
+builder reads manually downloaded files (`data prepare tfds:NAME --from FOLDER`) and lists them in MANUAL_DOWNLOAD_INSTRUCTIONS.
+It avoids the parts of TFDS that call TensorFlow: Python's libraries open the archives, images stay encoded, and audio is a
+numeric array.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from typing import Any
 from data.errors import DataError
 
 
-def ours() -> list[str]:
-    """Return the names of our builders, sorted."""
+def own() -> list[str]:
+    """Return the names of the builders in this package, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 @functools.cache
 def known() -> list[str]:
-    """Return the names of all datasets that can be prepared, sorted."""
+    """Return the names of all datasets, of TFDS and of this package, sorted."""
     import tensorflow_datasets as tfds
 
-    # Older builders register when their package is imported. TFDS itself would stop at the first package with a missing library.
+    # Older builders register on import. TFDS itself would stop at the first package with a missing library.
     for module in pkgutil.iter_modules(tfds.__path__):
         if module.ispkg and module.name not in ("core", "scripts", "testing"):
             with contextlib.suppress(ImportError):
                 importlib.import_module(f"tensorflow_datasets.{module.name}")
-    return sorted({*tfds.list_builders(with_community_datasets=False), *ours()})
+    return sorted({*tfds.list_builders(with_community_datasets=False), *own()})
 
 
 def find(name: str) -> Any:
-    """Return the builder class, or None if the name is unknown."""
+    """Return the builder class of a dataset, or None if the name is unknown."""
     import tensorflow_datasets as tfds
 
-    if name in ours():
+    if name in own():
         return importlib.import_module(f"data.builders.{name}").Builder
     return tfds.builder_cls(name) if name in known() else None
 

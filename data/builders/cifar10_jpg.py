@@ -40,5 +40,5 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, content in builders.unpacked(archive):
             match = re.fullmatch(rf"{split}/(\w+)/\d+\.jpg", name)
             if match:
-                # TFDS stores a file object unchanged, but would take bytes for a path.
+                # TFDS stores the content of a file object unchanged, but treats bytes as a path.
                 yield name, {"image": io.BytesIO(content), "label": match[1]}

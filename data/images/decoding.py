@@ -1,10 +1,10 @@
-"""Decoding of image files to the pixels that a viewer shows.
+"""Decoding of image files, with the colours and the orientation that image viewers show.
 
-The EXIF orientation is applied. Transparent pixels are composited over white. The ICC profile in the file converts colours to
-sRGB; as in browsers, a profile that is unreadable or meant for other pixels (RGB in a grey image) is ignored. The gamma of a PNG
-is applied. Of an animation or a file with several pages, the first image is decoded.
+EXIF orientation and the gamma of a PNG are applied. Transparent pixels are composited over white. ICC profiles convert colours to
+sRGB; as in browsers, a profile that is unreadable or for other pixels (RGB in a grey image) is ignored. Only the first frame of
+an animation, or the first page of a file, is decoded.
 
-Integers of 16 bits are divided by 65535; floats are unchanged, as their range is unknown.
+16-bit integers are divided by 65535. Floats are unchanged, since their range is unknown.
 """
 
 import io
@@ -17,7 +17,7 @@ from data.errors import DataError
 
 
 def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-    """Decode an image in a format that Pillow reads to `shape` [H, W, C]: uint8, or float32 for 16-bit and float grey images.
+    """Decode an image file with Pillow to `shape` [H, W, C]: uint8, or float32 for 16-bit and float grey images.
 
     Raises DataError if it cannot be decoded, or has another size and `resize` is off.
     """
@@ -42,7 +42,7 @@ def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool) -> np.ndar
 
 
 def has_more(image: Any) -> bool:
-    """Return whether an encoded image, or the file at a path, has further frames or pages, which are not decoded."""
+    """Return whether an encoded image, or the file at a path, has more than one frame or page."""
     from PIL import Image
 
     if not isinstance(image, bytes | str):
@@ -52,14 +52,14 @@ def has_more(image: Any) -> bool:
 
 
 def _deep(picture: Any) -> np.ndarray:
-    """Return the values of a grey image of more than 8 bits as float32 [H, W]."""
+    """Return a grey image of more than 8 bits as float32 [H, W]."""
     from PIL.ExifTags import Base
 
     values = np.asarray(picture)
     if picture.mode == "F":
         return values
     tags = getattr(picture, "tag_v2", {})  # of TIFF
-    if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # for those two, mode I has 16 bits
+    if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # in these two formats, mode I has 16 bits
         raise ValueError("integers of 32 or of signed 16 bits have no known range; convert it to unsigned 16 bits or floats")
     grey = values.astype(np.float32) / (2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1)
     if tags.get(Base.PhotometricInterpretation) == 0:  # white is 0
@@ -87,7 +87,7 @@ def _opaque(picture: Any) -> Any:
 
 
 def _gamma(info: dict) -> float | None:
-    """Return the exponent that converts the values of a PNG with a gamma to the usual gamma of 1/2.2; None for other images."""
+    """Return the exponent that converts a PNG to the usual gamma of 1/2.2, or None if no conversion is needed."""
     gamma = info.get("gamma")
     is_overridden = "srgb" in info or "icc_profile" in info
     return None if not gamma or is_overridden or abs(2.2 * gamma - 1) < 0.01 else 1 / (2.2 * gamma)
@@ -95,7 +95,7 @@ def _gamma(info: dict) -> float | None:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> Any:
-    """Return the transform of pixels of `mode` from an ICC profile to sRGB, or None if the profile is not usable."""
+    """Return the transform from an ICC profile to sRGB for pixels of `mode`, or None if the profile is not usable."""
     from PIL import ImageCms
 
     try:

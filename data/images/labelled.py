@@ -39,7 +39,7 @@ class Images(labelling.Labelled):
     shape: tuple[int, int, int] = (8, 8, 1)
     "height, width and channels (1: grey, 3: RGB)"
     resize: bool = False
-    "resize images of another size (bilinear); otherwise they are bad records"
+    "resize images of another size (bilinear); if off, they are bad records"
 
     def __post_init__(self):
         super().__post_init__()
@@ -89,14 +89,14 @@ class Images(labelling.Labelled):
         )
 
     def _write(self, folder: Path, reading: Reading) -> None:
-        """Write one store per split. Encoded images are stored as they are, others as arrays. Each is decoded to check it."""
+        """Write one store per split. Encoded images are stored encoded, others as arrays. All are decoded, as a check."""
         codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
         sizes, prints, more = {}, {}, 0
         for split, rows in reading.splits().items():
             digest, writer = hashlib.sha256(), None
             try:
                 for row in rows:
-                    image, encoded, wrong = row.get("image"), b"", ""
+                    image, encoded, problem = row.get("image"), b"", ""
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row[PART])}
                     try:
                         if isinstance(image, str):  # the fingerprint of the source would not cover the file
@@ -107,12 +107,12 @@ class Images(labelling.Labelled):
                         else:
                             fixed["image"] = np.asarray(image) if np.asarray(image).dtype == np.uint8 else decoded
                     except DataError as error:
-                        wrong = str(error)
+                        problem = str(error)
                     columns = {name: Spec(value.shape, value.dtype.type) for name, value in fixed.items()}
-                    if writer is not None and not wrong and columns != writer.columns:
-                        wrong = "its image is of a different kind (encoded, uint8 or float) from those before it"
-                    if wrong:
-                        reading.reject(wrong)
+                    if writer is not None and not problem and columns != writer.columns:
+                        problem = "its image is of a different kind (encoded, uint8 or float) from those before it"
+                    if problem:
+                        reading.reject(problem)
                         continue
                     if row.get("label") is not None:
                         fixed["label"] = np.int32(labels.setdefault(row["label"], len(labels)))
@@ -145,7 +145,7 @@ class Images(labelling.Labelled):
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Converts images to arrays of `shape`."""
+    """Conversion of images to arrays of `shape`."""
 
     shape: tuple[int, int, int]
     resize: bool
@@ -168,9 +168,9 @@ class ImageCodec:
         return {"image": np.stack(images)}, notes
 
     def decode(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Return the row's `image` as float32 [H, W, C]. It may be encoded bytes, a path or an array.
+        """Return the `image` of a row (encoded bytes, a path or an array) as float32 [H, W, C].
 
-        Raises DataError if it is none of these or has another shape.
+        Raises DataError if it has another type or shape.
         """
         if "image" not in row:
             raise DataError(f"it has no image; its fields: {', '.join(row) or 'nothing'}")
@@ -208,7 +208,7 @@ class ImageCodec:
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
-    """Convert to float32. Integers of 8 and 16 bits are divided by their maximum."""
+    """Convert to float32. 8-bit and 16-bit integers are divided by their maximum."""
     return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
 
 
@@ -224,7 +224,7 @@ class Decoded:
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
         if self.is_encoded:
-            return {"image": np.stack([scaled(self.codec.pixels(encoded)) for encoded in self.store.rest(indices)])}
+            return {"image": np.stack([scaled(self.codec.pixels(encoded)) for encoded in self.store.payloads(indices)])}
         return {"image": scaled(self.store[indices]["image"])}
 
 

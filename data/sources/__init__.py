@@ -2,21 +2,20 @@
 
 A source is a frozen dataclass with two methods:
 
-    stamp() -> {part: state}          Parts of the source (files, a version) and the state of each, such as size and time.
-                                      While the stamp is unchanged, the rows are unchanged and are not read again.
+    stamp() -> {part: state}          The parts of the source (files, a version) and the state of each, such as size and time.
+                                      Rows are read again only after the stamp changes.
     splits(wanted, names) -> {split: rows}
-                                      `wanted` maps our splits (`train`, `validation`, `test`) to the source's; if empty, the
-                                      source chooses. `names` maps our field names (`label`, `document`, …) to the source's. A
-                                      source may use it to choose held-out rows, but does not rename fields.
+                                      `wanted` maps our splits (`train`, `validation`, `test`) to splits of the source; if empty,
+                                      the source chooses. `names` maps our fields (`label`, `document`, …) to fields of the
+                                      source, which may use it to choose held-out rows, but does not rename fields.
 
 A source that changes its texts, such as by masking names, also has `prepared(text) -> text` for prediction.
 
-Rows are a re-iterable with a fixed order; they need not fit in memory. Each row is a dict of the source's fields, such as `text`,
-`image`, `audio`, `label` and `document` (consecutive rows with the same document belong together), and WHERE if the location is
-known. A row that cannot be read is a `Bad`, and the reader decides what to do about it. A source that is unusable as a whole
-raises DataError.
+Rows are iterables with a fixed order that can be iterated again; they need not fit in memory. A row is a dict with the fields of
+the source, such as `text`, `image`, `audio`, `label` and `document` (consecutive rows of one document), and WHERE if the location
+is known. An unreadable row is a `Bad`, which `data.reading` skips or reports. An unusable source raises DataError.
 
-An experiment holds either a source or its name: `NAME` or `NAME:ARGUMENT`, which calls `source(ARGUMENT)` in the module
+An experiment has a source object, or the name of one: `NAME` or `NAME:ARGUMENT` calls `source(ARGUMENT)` of the module
 `data.sources.NAME`.
 """
 
@@ -56,7 +55,7 @@ class Source(Protocol):
 
 
 def find(source: Any) -> Source:
-    """Return the source with the given name; a source is returned unchanged. Raises DataError for an unknown name."""
+    """Return the source with a given name, or a given source unchanged. Raises DataError for an unknown name."""
     if not isinstance(source, str):
         if not dataclasses.is_dataclass(source):
             raise DataError(f"data.source {source!r}: must be NAME, NAME:ARGUMENT or a source object")
@@ -78,13 +77,13 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
-    """Return the default value of `wanted` for a published dataset: its splits with our names or common ones (`dev`).
+    """Return the default `wanted` for a published dataset: its splits with our names or common names (`dev`).
 
-    Raises DataError if the names do not determine the splits. See `data.held_out` for a dataset with `train` only.
+    Raises DataError if the names do not determine the splits. For a dataset with `train` only, see `data.held_out`.
     """
     available = list(available)
     common = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-    found = {ours: theirs for ours in SPLITS for theirs in reversed(common[ours]) if theirs in available}
+    found = {split: name for split in SPLITS for name in reversed(common[split]) if name in available}
     if "train" not in found or len(found) < 2:
         raise DataError(
             f"data.source {source}: cannot infer which splits to train on and which to hold out; available: "
@@ -96,15 +95,15 @@ def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
 def file_state(status: os.stat_result) -> str:
     """Return the size, modification time and change time of a file.
 
-    The change time differs even after a file of the same size and modification time replaces it, such as from an archive.
+    The change time detects a replacement with the same size and modification time, such as from an archive.
     """
     return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ctime_ns}"
 
 
 def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -> Mapping[str, Rows]:
-    """Return the wanted splits, or the source's own splits if `wanted` is empty.
+    """Return the wanted splits, or all splits in `own` if `wanted` is empty.
 
-    Each is an expression over the source's own splits: NAME, NAME[FROM:TO] in rows or percent, or several joined by +.
+    A wanted split is an expression over the names in `own`: NAME, NAME[FROM:TO] in rows or percent, or several joined by +.
     Raises DataError for an invalid expression or an unknown split.
     """
     return {split: _Chosen(own, expression, source) for split, expression in wanted.items()} or own

@@ -1,8 +1,8 @@
 """Hugging Face datasets: `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG`, `hf:NAME/CONFIG` from the Hub, or `hf:FOLDER` of local files.
 
 The library `datasets` (extra `fmodels[hf]`) streams them. Rows have the features of the dataset: labels as names, images and
-audio as encoded bytes, lists of numbers as NumPy arrays. A label that is missing or -1 is omitted. The features of a folder of
-Parquet files come from their metadata. In a folder of images, `datasets` names a label after the innermost folder.
+audio as encoded bytes, lists of numbers as NumPy arrays. Missing labels and labels of -1 are omitted. The features of Parquet
+files come from their metadata. In a folder of images, `datasets` uses the innermost folder as the label.
 """
 
 import json
@@ -32,11 +32,11 @@ class HuggingFace:
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Return the wanted splits; see `default_splits` and `held_out` if `wanted` is empty.
 
-        Raises DataError if `datasets` is not installed, if the dataset is missing or cannot be reached, for an unknown split, or
-        if the default splits cannot be inferred.
+        Raises DataError if `datasets` is not installed, the dataset is missing or cannot be reached, a split is unknown, or the
+        default splits cannot be inferred.
         """
         streams = self._builder().as_streaming_dataset()
-        # Images stay encoded, which takes less memory. Streams of JSON and CSV have no features, and nothing to decode.
+        # Images stay encoded to save memory. Streams of JSON and CSV have no features and nothing to decode.
         encoded = {str(split): stream.decode(False) if stream.features else stream for split, stream in streams.items()}
         own = {split: _Rows(f"hf:{self.name}", stream) for split, stream in encoded.items()}
         if not wanted and list(own) == ["train"]:
@@ -49,7 +49,7 @@ class HuggingFace:
 
     @property
     def _is_folder(self) -> bool:
-        """Whether the name is an existing folder, or begins with a character that no name on the Hub begins with."""
+        """Whether the name is a folder: an existing one, or one with a first character that the Hub does not allow."""
         return self._folder.is_dir() or self.name[0] in "./~"
 
     def _builder(self) -> Any:
@@ -65,7 +65,7 @@ class HuggingFace:
         for name, config in [(str(self._folder), None)] if self._is_folder else _candidates(self.name):
             try:
                 builder: Any = datasets.load_dataset_builder(name, config)
-                if hasattr(builder.config, "keep_default_na"):  # of CSV: NA, None and null are words, and only "" is missing
+                if hasattr(builder.config, "keep_default_na"):  # CSV: only an empty field is missing; NA, None and null are text
                     builder.config.keep_default_na = False
                 return builder
             except ConnectionError:
@@ -87,7 +87,7 @@ def source(argument: str) -> HuggingFace:
 
 
 def _candidates(name: str) -> list[tuple[str, str | None]]:
-    """Return possible (name, config) pairs, likeliest first: `a/b` is dataset b of owner a, or config b of an old dataset a."""
+    """Return possible (name, config) pairs, most likely first: `a/b` is dataset b of owner a, or config b of an old dataset a."""
     parts = name.split("/")
     if len(parts) == 2:
         return [(name, None), (parts[0], parts[1])]

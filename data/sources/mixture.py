@@ -1,6 +1,6 @@
 """Weighted mixture of sources: `mixture:0.7*files:books.txt+0.3*pydocs`.
 
-The weights are each source's share of every training batch. Held-out splits are those of the sources, concatenated.
+Each weight is the share of a source in every training batch. Held-out splits are the concatenated splits of the sources.
 """
 
 import math

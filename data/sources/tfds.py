@@ -1,10 +1,10 @@
 """Prepared TensorFlow Datasets: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME/CONFIG:VERSION`.
 
 `fmodels data prepare tfds:NAME` writes them as ArrayRecord files to $TFDS_DATA_DIR (default: ~/tensorflow_datasets).
-Reading them does not need TensorFlow. The default version is the newest prepared one; a version may have wildcards, `3.*.*`.
+Reading them does not need TensorFlow. The default version is the newest prepared one. A version may have wildcards: `3.*.*`.
 
-Rows have the features of the dataset: labels as names, text as str, images as encoded PNG or JPEG, and arrays as NumPy arrays. A
-label of -1, as in GLUE's test splits, is omitted.
+Rows have the features of the dataset: labels as names, text as str, images as encoded PNG or JPEG, and arrays as NumPy arrays.
+Labels of -1, as in GLUE's test splits, are omitted.
 """
 
 import json
@@ -20,7 +20,7 @@ from data import builders, held_out
 from data.errors import DataError
 from data.sources import Bad, Row, Rows, check_slice, default_splits, file_state, near
 
-CHUNK = 128  # records per read: more is hardly faster, and records may be as large as videos
+CHUNK = 128  # records per read; more is hardly faster, and a record may be a whole video
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Tfds:
         folder = self.folder()
         try:
             return tfds.builder_from_directory(folder, file_format="array_record")
-        except Exception as error:  # json, protobuf and TFDS raise many types of error for a damaged metadata file
+        except Exception as error:  # damaged metadata raises many types of error
             raise DataError(
                 f"{folder}: cannot read a dataset of ArrayRecord files: {_first_line(error)}; "
                 f"remove the folder and run fmodels data prepare tfds:{self.name}"
@@ -166,8 +166,8 @@ class _Rows:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from google.protobuf.message import DecodeError
 
-        # Images stay encoded, which takes less memory. The reader decodes them if it needs pixels. TFDS stores the bits of floats
-        # as colours, which only TFDS can decode.
+        # Images stay encoded to save memory, except those of floats: only TFDS can decode them, since it stores their bits as
+        # colours.
         images = [name for name, feature in self.features.items() if isinstance(feature, tfds.features.Image)]
         decoders = {name: tfds.decode.SkipDecoding() for name in images if self.features[name].np_dtype != np.float32}
         for file in self.files:

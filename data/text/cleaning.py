@@ -1,6 +1,6 @@
-"""Text cleaning and deduplication: rows in, cleaned rows out, with a count of every change.
+"""Text cleaning and deduplication, with a count of every change.
 
-Hashes of the documents seen are kept on disk, so memory does not grow with the number of documents.
+Hashes of earlier documents are stored on disk, so memory does not grow with the number of documents.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from data.errors import DataError
 from data.text.minhash import Signatures
 
 ORDER = ("test", "validation", "train")
-"""The order in which to pass the splits to a Cleaner. Held-out splits come first, so that their texts are dropped from train.
-Duplicates in held-out splits are kept, so that results are comparable with published ones."""
+"""The order in which to clean the splits. Held-out splits come first, so that their texts are dropped from train. Duplicates
+within held-out splits are kept, so that results are comparable with published ones."""
 
-BREAK = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85]")  # line breaks; replaced, since removing them would join words
+BREAK = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85]")  # line breaks, replaced by newlines: removing them would join words
 CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # Unicode category Cc, and surrogates
 
 DROPPED = ("too long", "empty", "too short", "exact duplicates", "rejected by keep", "near duplicates")
@@ -37,17 +37,17 @@ class Cleaning:
     strip_control: bool = True
     "remove control characters except newline and tab; other line breaks become newlines"
     min_characters: int = 1
-    "minimum characters per document; shorter and blank documents are dropped"
+    "minimum number of characters; shorter and blank documents are dropped"
     max_characters: int | None = None
-    "maximum characters per document (None: no limit)"
+    "maximum number of characters (None: no limit)"
     too_long: Literal["cut", "drop"] = "cut"
-    "whether to cut or drop documents longer than max_characters"
+    "cut or drop documents longer than max_characters"
     duplicates: Literal["keep", "drop"] = "drop"
-    "whether to keep or drop training documents whose cleaned text occurred before, in train or a held-out split"
+    "keep or drop training documents with the same cleaned text as an earlier document, also of a held-out split"
     near_duplicates: float | None = None
     "drop training documents with at least this Jaccard similarity of 5-word shingles to an earlier document (None: off)"
     keep: str | None = None
-    "filter function, as PATH/TO/FILE.py:FUNCTION: documents are dropped if it returns False. The file must be self-contained"
+    "filter function PATH/TO/FILE.py:FUNCTION, in a self-contained file; documents are dropped if it returns False"
 
     def __post_init__(self):
         if self.min_characters < 1:
@@ -62,7 +62,7 @@ class Cleaning:
             raise ValueError(f"keep must be PATH/TO/FILE.py:FUNCTION, not {self.keep!r}")
 
     def stamp(self) -> dict[str, str]:
-        """Return {file: hash} for the file of `keep`, which the result depends on. Raises DataError if it cannot be read."""
+        """Return {file: hash} for the file of `keep`, if any. Raises DataError if it cannot be read."""
         if self.keep is None:
             return {}
         try:
@@ -73,9 +73,9 @@ class Cleaning:
 
 
 def cleaned(text: str, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
-    """Return the cleaned text, and what was done to it: counts by name in COUNTS. A name in DROPPED says why training drops it.
+    """Return the cleaned text and the changes, counted by name in COUNTS. A name in DROPPED means that training drops the text.
 
-    Control characters are removed before normalization, which may compose their neighbours. Cleaning is thus idempotent.
+    Control characters are removed before normalization, which may compose their neighbours, so cleaning is idempotent.
     """
     done = {}
     if cleaning.strip_control and CONTROL.search(text):
@@ -98,7 +98,7 @@ def cleaned(text: str, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
 
 
 def left_out(counts: Mapping[str, int]) -> str:
-    """Return a list of what was dropped and why, as text; empty if nothing was."""
+    """Return the numbers of dropped documents by reason, as text; empty if there are none."""
     return ", ".join(f"{counts[why]:,} {why}" for why in DROPPED if counts.get(why))
 
 
@@ -109,11 +109,11 @@ class Document(NamedTuple):
 
 
 class Cleaner:
-    """Cleans and deduplicates the splits of a source.
+    """Cleans and deduplicates the splits of a source. The result is deterministic.
 
-    Use as `with Cleaner(cleaning, folder) as cleaner:`, then `cleaner.clean(rows)` for each split, in ORDER. `counts` holds the
-    number of documents per action (for "control characters removed", of characters); "documents in" is the sum of DROPPED and
-    "documents out". `folder` is for scratch files, which are removed. The result is deterministic.
+    Use as `with Cleaner(cleaning, folder) as cleaner:`, then `cleaner.clean(rows, split)` for each split in ORDER. `counts` has
+    the number of documents per action ("control characters removed" counts characters). "documents in" is the sum of DROPPED and
+    "documents out". `folder` is for temporary files.
     """
 
     BATCH = 4096, 1 << 22  # documents and characters per batch
@@ -135,7 +135,7 @@ class Cleaner:
                 CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID;
                 CREATE TABLE kept (document INTEGER PRIMARY KEY, shingles BLOB);
                 CREATE TABLE bands (key INTEGER, document INTEGER, PRIMARY KEY (key, document)) WITHOUT ROWID;
-                BEGIN"""  # never committed: it is scratch
+                BEGIN"""  # never committed, since the database is temporary
             )
         return self
 
@@ -151,10 +151,10 @@ class Cleaner:
             raise DataError(f"{self.path}: {error}; cleaning needs a writable folder with enough space") from None
 
     def clean(self, rows: Iterable[dict[str, Any]], split: str = "data") -> Iterator[dict[str, Any]]:
-        """Yield the rows that are kept, in order, with `text` cleaned.
+        """Yield the remaining rows, in order, with cleaned `text`.
 
-        In the splits `test` and `validation`, duplicates are kept. Raises DataError if a row has no text, `keep` fails, or the
-        scratch folder cannot be written.
+        Duplicates in `test` and `validation` remain. Raises DataError if a row has no text, `keep` fails, or the folder cannot be
+        written.
         """
         batch, characters = list[Document](), 0
         for number, row in enumerate(rows):
@@ -174,7 +174,7 @@ class Cleaner:
         yield from self._filtered(batch, split)
 
     def _filtered(self, batch: list[Document], split: str) -> list[dict[str, Any]]:
-        """Return the kept rows. `keep` runs before near duplicates, so that rejected documents cannot displace accepted ones."""
+        """Return the remaining rows. `keep` comes before near duplicates: rejected documents displace no similar ones."""
         dropping = split not in ("test", "validation")
         if self.cleaning.duplicates == "drop":
             with self._disk():
@@ -194,7 +194,7 @@ class Cleaner:
         return [document for document, keep in zip(batch, kept, strict=True) if keep]
 
     def _new(self, batch: list[Document]) -> list[bool]:
-        """Return whether each text is new, by 16-byte hash: 10**12 texts have a collision with probability 10**-15."""
+        """Return whether each text is new, by a 16-byte hash; 10**12 texts collide with probability 10**-15."""
         hashes = [hashlib.blake2b(d.text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for d in batch]
         fresh, distinct = set(hashes), sorted(set(hashes))  # sorted, so that a batch traverses the tree once
         for at in range(0, len(distinct), 512):
@@ -218,10 +218,10 @@ class Cleaner:
         return bool(verdict)
 
     def _dissimilar(self, near: "Signatures", batch: list[Document]) -> list[bool]:
-        """Return whether each document differs from all documents kept so far.
+        """Return whether each document is dissimilar to all earlier remaining documents.
 
-        Candidates are compared exactly, so there are no false positives; a near duplicate is missed with probability at most
-        1 - RECALL. Many half-similar documents, such as those from a template, give many candidates and are slow.
+        Candidates are compared exactly, so there are no false positives. A near duplicate is missed with probability at most
+        1 - RECALL. Many half-similar documents, such as from a template, give many candidates and are slow.
         """
         kept = list[bool]()
         shingles = [near.shingles(document.text) for document in batch]

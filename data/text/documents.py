@@ -1,6 +1,6 @@
-"""The cleaned documents of a source, in the cache: the first of two cached stages of text data, before tokenized rows.
+"""Cleaned documents: the first of two cached stages of text data. The second is tokenized rows.
 
-A source is read as a stream. Its documents are stored as one ArrayRecord per split, used to train tokenizers, to build rows
+A source is read as a stream. Its documents are stored in one ArrayRecord file per split, to train tokenizers, to build rows
 (`data.text.packing`) and to display texts.
 """
 
@@ -41,15 +41,15 @@ class FromText(FromSource):
     cleaning: Cleaning = Cleaning()
 
     def prepared(self, text: str) -> tuple[str, dict[str, int]]:
-        """Return a text written by a user as training sees it, and what cleaning did to it, by name in `cleaning.COUNTS`.
+        """Prepare a user's text as in training. Return the text and the changes, counted by name in `cleaning.COUNTS`.
 
-        A source that changes its texts, such as by masking names, has a method `prepared(text)` that does the same.
+        A source that changes its texts, such as by masking names, has a method `prepared(text)` with the same change.
         """
         source = sources.find(self.source)
         return cleaned(source.prepared(text) if hasattr(source, "prepared") else text, self.cleaning)  # pyright: ignore
 
     def code(self) -> str | None:
-        """The file of the user's that chooses documents, if `cleaning.keep` names one."""
+        """Return the user's Python file in `cleaning.keep`, if any."""
         return self.cleaning.keep.rpartition(":")[0] if self.cleaning.keep else None
 
 
@@ -63,9 +63,9 @@ class Documents:
     def about(self) -> dict[str, Any]:
         """The contents of `about.json`.
 
-        `splits`: {split: number of documents}; `fields`: fields of the source; `labels`: in order of appearance; `counts`: counts
-        of the Cleaner; `bad`: skipped records; `fingerprint`: {split: hash}; `source`: stamp of the source; `weights`: weights
-        of the parts of a mixture.
+        `splits`: {split: number of documents}; `fields`: the fields of the source; `labels`: labels in order of appearance;
+        `counts`: counts of the Cleaner; `bad`: skipped records; `fingerprint`: {split: hash}; `source`: stamp of the source;
+        `weights`: weights of the parts of a mixture.
         """
         return read_json(self.folder / "about.json")
 
@@ -78,11 +78,11 @@ class Documents:
 
     @property
     def weights(self) -> list[float]:
-        """The weights of the parts of a mixture; a single weight for other sources."""
+        """The weights of the parts of a mixture (other sources: one weight)."""
         return self.about["weights"]
 
     def texts(self, split: str, chosen: np.ndarray | None = None) -> "Texts":
-        """Return the texts of a split, or of its rows `chosen`."""
+        """Return the texts of a split, or only of the rows `chosen`."""
         return Texts(self.store(split), chosen)
 
     def chunks(self, split: str, part: int) -> Iterator[list[str]]:
@@ -113,7 +113,7 @@ class Texts(Sequence[str]):
 
 
 def texts_of(store: Stored, indices: Sequence[int] | np.ndarray) -> list[str]:
-    return [text.decode("utf-8", "surrogatepass") for text in store.rest(indices)]
+    return [text.decode("utf-8", "surrogatepass") for text in store.payloads(indices)]
 
 
 def documents(config: FromText) -> Documents:
@@ -169,7 +169,7 @@ def _document_key(row: Row) -> tuple:
 
 
 def _joined(rows: Iterator[Row]) -> Iterator[Row]:
-    """Join consecutive rows with the same `document`; a row without one is a document by itself."""
+    """Join consecutive rows of the same `document`. A row without `document` is a document of its own."""
     current: dict[str, Any] | None = None
     parts: list[str] = []
     for row in rows:

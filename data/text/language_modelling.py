@@ -38,7 +38,7 @@ class FromTokens(FromText):
     tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     "algorithm of a tokenizer trained on the source"
     tokenizer: str | None = None
-    "path of a tokenizer.json, vocab.txt or SentencePiece model (None: use that of --init-from, else train one on the source)"
+    "path of a tokenizer.json, vocab.txt or SentencePiece model (None: from --init-from, or trained on the source)"
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,14 +54,14 @@ class FromTokens(FromText):
     def inherits(self, folder: Path, resumes: bool) -> Self:
         """Return this config with the tokenizer of the run in `folder`.
 
-        When resuming, it replaces `tokenizer`. Otherwise, raises ValueError if `tokenizer` names a different one.
+        Raises ValueError if `tokenizer` is another one, unless the run is resumed.
         """
-        kept = folder / TOKENIZER_FILE
-        if not kept.exists():
+        saved = folder / TOKENIZER_FILE
+        if not saved.exists():
             return self
-        if self.tokenizer and not resumes and Tokenizer.load(self.tokenizer).hash != Tokenizer.load(str(kept)).hash:
-            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {kept}; unset data.tokenizer to use the latter")
-        return replace(self, tokenizer=str(kept))
+        if self.tokenizer and not resumes and Tokenizer.load(self.tokenizer).hash != Tokenizer.load(str(saved)).hash:
+            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {saved}; unset data.tokenizer to use the latter")
+        return replace(self, tokenizer=str(saved))
 
     def amount(self, batch: Batch) -> tuple[str, int]:
         """Count the tokens that are not padding."""
@@ -78,9 +78,9 @@ class Text(FromTokens):
 
     Every batch has `tokens` and `words` [B, T] (index of the word within its row, -1 at special tokens). The layouts:
 
-    - `windows`: [CLS] text [SEP], consecutive windows of the concatenated documents, which [SEP] separates; no padding.
-    - `packed`: several [CLS] text [SEP] per row, each from one document. `sequences` [B, T] numbers them from 1 (0 at padding),
-      and `positions` [B, T] is the position within each.
+    - `windows`: [CLS] text [SEP]: consecutive windows of the documents, concatenated with [SEP] between them; no padding.
+    - `packed`: several [CLS] text [SEP] per row, each from one document. `sequences` [B, T] numbers them from 1 (0: padding), and
+      `positions` [B, T] counts from 0 in each.
     - `pairs`: [CLS] A [SEP] B [SEP], with `segments` and `mask` [B, T] (True at tokens, False at padding). A and B are
       consecutive in a document, except in half of the rows, where B is from another document and `is_random` [B] is 1.
     """
@@ -140,12 +140,12 @@ class Text(FromTokens):
             "pairs": lambda encoded, first: packing.stretches(encoded, self.length - 3, vocabulary.special["pad"], first),
         }
         token = np.uint16 if vocabulary.vocab_size <= 2**16 else np.int32
-        place = np.int16 if self.length < 2**15 else np.int32
+        index = np.int16 if self.length < 2**15 else np.int32
         size = self.length - 3 if self.layout == "pairs" else self.length
-        columns = {"tokens": Spec((size,), token), "words": Spec((size,), place), "part": Spec((), np.int16)}
+        columns = {"tokens": Spec((size,), token), "words": Spec((size,), index), "part": Spec((), np.int16)}
         columns |= {
             "windows": {},
-            "packed": {"sequences": Spec((size,), place), "positions": Spec((size,), place)},
+            "packed": {"sequences": Spec((size,), index), "positions": Spec((size,), index)},
             "pairs": {"size": Spec((), np.int32), "document": Spec((), np.int32)},
         }[self.layout]
 
@@ -209,15 +209,13 @@ class TextCodec:
 
     @property
     def files(self) -> dict[str, str]:
-        kept = {TOKENIZER_FILE: self.vocabulary.json}
-        return kept | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
+        return {TOKENIZER_FILE: self.vocabulary.json} | ({labelling.FILE: json.dumps(self.labels)} if self.labels else {})
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
-        """Return `tokens`, `words`, `segments` and `mask` [rows, T], and notes on texts that are cut or that training drops.
+        """Return `tokens`, `words`, `segments` and `mask` [rows, T], and notes on texts truncated or dropped in training.
 
-        Texts are prepared and cleaned as for training, except that none is dropped. `[MASK]` is the mask token, but in labelled
-        texts, which training does not mask, ordinary text, like the names of other special tokens. Raises DataError for a row
-        without text.
+        Texts are prepared and cleaned as in training, but not dropped. `[MASK]` is the mask token, except in labelled texts, for
+        which training has no masks. Names of other special tokens are ordinary text. Raises DataError for a row without text.
         """
         texts, counts = [], Counter[str]()
         for i, row in enumerate(rows):
@@ -231,7 +229,7 @@ class TextCodec:
         encoded = self.vocabulary.encode(texts) if self.labels else self.vocabulary.encode_masked(texts)
         notes, long = [], sum(len(ids) > self.length - 2 for ids, _ in encoded)
         if why := left_out(counts):
-            notes.append(f"data.cleaning drops such texts from training ({why} of {len(rows)}); they are predicted all the same")
+            notes.append(f"data.cleaning drops such texts from training ({why} of {len(rows)}); they are predicted nevertheless")
         if counts["cut"]:
             limit = self.config.cleaning.max_characters
             notes.append(
@@ -261,7 +259,7 @@ def about(texts: Documents, rows: Path) -> dict[str, Any]:
 
 
 def notes(texts: Documents) -> list[str]:
-    """Return a note on the documents that cleaning removed, if any."""
+    """Return a note on the documents removed by cleaning, if any."""
     counts = texts.about["counts"]
     why = left_out(counts)
     return [f"cleaning removed {why}, of {counts['documents in']:,} documents"] if why else []

@@ -12,10 +12,10 @@ WORD = re.compile(r"\w+")
 class Signatures:
     """MinHash signatures of texts (Broder 1997; Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, §3.4).
 
-    A document is represented by its set of shingles: S 32-bit hashes of 5 consecutive words, ignoring case and punctuation.
-    (Without spaces between words, as in Chinese, the text between punctuation marks counts as a word.) Two sets of Jaccard
-    similarity s have equal minima under a random hash with probability s, so they agree on all `rows` of at least one of `bands`
-    with probability 1 - (1 - s**rows)**bands.
+    A document is a set of S shingles: 32-bit hashes of 5 consecutive words, ignoring case and punctuation. (In a language without
+    spaces, such as Chinese, the text between punctuation marks counts as a word.) Two sets of Jaccard similarity s have the same
+    minimum under a random hash with probability s, so all `rows` of at least one of the `bands` are equal with probability
+    1 - (1 - s**rows)**bands.
     """
 
     HASHES, RECALL, SHINGLE = 128, 0.99, 5
@@ -52,6 +52,6 @@ class Signatures:
         return keys.T.astype(np.int64).tolist()
 
     def similar(self, a: np.ndarray, b: np.ndarray) -> bool:
-        """Return whether the Jaccard similarity of two sets of shingles reaches the threshold."""
+        """Return whether the Jaccard similarity of two shingle sets is at least the threshold."""
         common = len(np.intersect1d(a, b, assume_unique=True))
         return common >= self.threshold * (len(a) + len(b) - common)

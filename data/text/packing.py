@@ -1,8 +1,7 @@
-"""From tokenized documents to rows of fixed length: windows of a stream, packed documents, or stretches for sentence pairs.
+"""Rows of fixed length from tokenized documents: windows of a stream, packed documents, or stretches for sentence pairs.
 
-Rows are built once, before shuffling or sharding, and cached. A row is therefore identified by its index, and any order can be
-resumed exactly on any number of hosts. (Grain's packing carries half-filled rows between batches, so it can only be resumed with
-the same number of processes.)
+Rows are built and cached before shuffling and sharding. A row is identified by its index, so a run can resume exactly on any
+number of hosts. (Grain's packing carries half-filled rows between batches, so it needs the same number of processes.)
 
 Shapes: T length.
 """
@@ -21,7 +20,7 @@ OPEN_ROWS = 64  # rows that first-fit packing keeps open
 
 
 class Tally:
-    """Counts the documents, tokens and rows that pass through its iterators."""
+    """Counter of the documents, tokens and rows that pass through its iterators."""
 
     def __init__(self, vocabulary: Tokenizer, length: int):
         self.vocabulary, self.length = vocabulary, length
@@ -57,16 +56,16 @@ class Tally:
 
 
 def windows(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iterator[Row]:
-    """Yield rows [CLS] text [SEP], cut from the concatenated documents with [SEP] between them: `tokens` and `words` [T].
+    """Yield windows [CLS] text [SEP] of the documents, concatenated with [SEP] between them: `tokens` and `words` [T].
 
-    Every token occurs once, in order; an incomplete last window is dropped.
+    Windows do not overlap. An incomplete last window is dropped.
     """
     inner = length - 2
     tokens, begins = np.empty(0, np.int32), np.empty(0, bool)
     cls, separator = vocabulary.special["cls"], vocabulary.special["sep"]
     for ids, words in texts:
         tokens = np.concatenate([tokens, ids, [separator]]).astype(np.int32)
-        # A token begins a word if its word index differs from that of the token before.
+        # A token begins a word if its word index differs from the previous token's.
         begins = np.concatenate([begins, np.diff(words, prepend=-2) != 0, [True]])
         count = len(tokens) // inner
         for i in range(count):
@@ -138,9 +137,9 @@ def renumbered(words: np.ndarray, start: int) -> tuple[np.ndarray, int]:
 
 
 def stretches(texts: Iterable[Encoded], room: int, pad: int, first: int = 0) -> Iterator[Row]:
-    """Yield stretches of at least two tokens of the documents, from which `Pairs` builds examples.
+    """Yield stretches of at least two tokens of a document, for `Pairs`.
 
-    Each has `tokens` and `words` [room], padded; `size`, the number of its tokens; and `document`, numbered from `first`.
+    Each has `tokens` and `words` [room], padded; `size`, its number of tokens; and `document`, numbered from `first`.
     """
     for document, (ids, words) in enumerate(texts, first):
         for start in range(0, len(ids) - 1, room):

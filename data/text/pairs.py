@@ -17,9 +17,9 @@ VARIANTS = 10  # examples per stretch and epoch, with different cuts and partner
 
 
 class Pairs:
-    """Pairs of segments: a stretch cut in two, or the first part of a stretch and a segment of another document.
+    """Pairs of segments: the two parts of a stretch, or the first part and a random segment of another document.
 
-    Each example depends only on its index.
+    An example is a pure function of its index.
     """
 
     def __init__(self, stretches: Stored, length: int, vocabulary: Tokenizer, variants: int):

@@ -1,4 +1,4 @@
-"""SentencePiece models (Kudo & Richardson 2018), trained by their own library and converted to the `tokenizers` library."""
+"""SentencePiece models (Kudo & Richardson 2018): training, and conversion to the `tokenizers` library."""
 
 import io
 import re
@@ -12,11 +12,11 @@ SPACE = "▁"
 
 
 class TooSmall(ValueError):
-    """The vocabulary size is too small for the characters. The argument is the minimum size."""
+    """A vocabulary size below the number of characters. The argument is the minimum size."""
 
 
 def train(texts: Iterable[str], vocab_size: int, pad: str, unknown: str, begin: str, end: str, mask: str) -> bytes:
-    """Return a serialized unigram model whose first pieces are the special tokens.
+    """Train a unigram model and return it serialized. Its first pieces are the special tokens.
 
     Raises TooSmall, or ImportError if sentencepiece is not installed.
     """
@@ -51,9 +51,9 @@ def train(texts: Iterable[str], vocab_size: int, pad: str, unknown: str, begin: 
 
 
 def converted(content: bytes, special: Iterable[str]) -> Any:
-    """Return a `tokenizers.Tokenizer` with the same ids. Unknown and control pieces, and those in `special`, are special tokens.
+    """Convert a model to a `tokenizers.Tokenizer` with the same ids. Unknown, control and `special` pieces are special tokens.
 
-    Raises ValueError for other models than unigram and BPE, or ImportError if sentencepiece is not installed.
+    Raises ValueError if the model is neither unigram nor BPE, or ImportError if sentencepiece is not installed.
     """
     from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Regex as Pattern

@@ -29,13 +29,13 @@ def lines(batch: Mapping[str, np.ndarray], seen: Mapping[str, Any], vocabulary: 
     for row, (was_T, is_T, hidden_T) in enumerate(zip(tokens_BT, seen_BT, hidden_BT, strict=True)):
         line = Text(f"{row}: ")
         filled = int(np.flatnonzero((was_T != was_T[-1]) | hidden_T).max(initial=-1)) + 1  # the rest repeats one token
-        for place, (new, old) in enumerate(zip(is_T[:filled], was_T[:filled], strict=True)):
-            if hidden_T[place]:
+        for position, (new, old) in enumerate(zip(is_T[:filled], was_T[:filled], strict=True)):
+            if hidden_T[position]:
                 kind = "masked" if new == vocabulary.special["mask"] else "random" if new != old else "kept"
                 line.append(vocabulary.token(int(new)), COLOURS[kind])
                 line.append(f"({vocabulary.token(int(old))}) ", "yellow")
             else:
-                line.append(f"{vocabulary.token(int(new))} ", "dim" if batch["words"][row, place] < 0 else "")
+                line.append(f"{vocabulary.token(int(new))} ", "dim" if batch["words"][row, position] < 0 else "")
         if filled < len(is_T):
             line.append(f"{vocabulary.token(int(is_T[-1]))} x {len(is_T) - filled}", "dim")
         found.append(line)

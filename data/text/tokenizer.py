@@ -1,4 +1,4 @@
-"""Tokenizers, based on the `tokenizers` library: trained on the source, or loaded from the file of a published model."""
+"""Tokenizers of the `tokenizers` library, trained on the source or loaded from a file."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ ROLES = {
     "sep": (SEP, "<sep>", "</s>", "<eos>", "<|endoftext|>"),
     "mask": (MASK, "<mask>"),
 }
-"""The names of special tokens in published tokenizers, by role. The first name in the vocabulary is used."""
+"""Names of special tokens in published tokenizers, by role. The first one in the vocabulary is used."""
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 METASPACE = "▁"  # SentencePiece's space
@@ -40,12 +40,12 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, kind: Kind = "wordpiece") -> "Tokenizer":
-        """Train a tokenizer. Special tokens have the first ids. Training is deterministic, for any number of threads.
+        """Train a tokenizer, deterministically for any number of threads. Special tokens have the first ids.
 
         wordpiece: lower-cased and without accents, as in BERT (Schuster & Nakajima 2012; Devlin et al. 2019); tokens in
-        alphabetical order. Reads the texts twice; an iterator is read into memory.
-        bpe: byte-level, as in GPT-2 and RoBERTa (Radford et al. 2019); tokens in merge order. There are no unknown tokens, and
-        decoding restores the text exactly.
+        alphabetical order. Reads the texts twice, so an iterator is first read into memory.
+        bpe: byte-level, as in GPT-2 and RoBERTa (Radford et al. 2019); tokens in merge order. It has no unknown tokens, and
+        decoding is exact.
         unigram: SentencePiece (Kudo 2018); tokens in order of probability. Few texts may give fewer tokens. Trained by the
         SentencePiece library, because the trainer of the `tokenizers` library is not deterministic.
 
@@ -61,7 +61,7 @@ class Tokenizer:
     def load(cls, path: str) -> "Tokenizer":
         """Load a `tokenizer.json`, a BERT `vocab.txt` (one token per line), or a SentencePiece `.model`.
 
-        Raises DataError if the file is missing or invalid, or lacks the special token of a role.
+        Raises DataError if the file is missing or invalid, or lacks a special token.
         """
         kinds = {".json": _from_json, ".txt": _from_vocabulary, ".model": _from_sentencepiece}
         if (suffix := Path(path).suffix) not in kinds:
@@ -92,7 +92,7 @@ class Tokenizer:
 
     @cached_property
     def _filling(self) -> Any:
-        """The implementation for texts with masks. It encodes what is beside a mask like the same text beside a word."""
+        """The implementation for texts with masks. It encodes text next to a mask like text next to a word."""
         parts, mask = json.loads(self.json), self.special["mask"]
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
         others = [token for token in parts["added_tokens"] if token["id"] != mask]
@@ -101,13 +101,13 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the JSON, independent of its formatting."""
+        """The first 16 hex digits of the SHA-256 of the JSON, independent of formatting."""
         canonical = json.dumps(json.loads(self.json), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """The token of each id; unused ids, which published vocabularies may have, are `[ID]`."""
+        """The token of each id. Unused ids, which published vocabularies may have, are shown as `[ID]`."""
         known = {i: token for token, i in self.implementation.get_vocab().items()}
         return tuple(known.get(i, f"[{i}]") for i in range(max(known) + 1))
 
@@ -181,13 +181,13 @@ class Tokenizer:
         return self._encode(self.implementation, texts)
 
     def encode_masked(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Like `encode`, but `[MASK]`, or the tokenizer's own name of it, is the mask token.
+        """Encode like `encode`, but `[MASK]`, or the tokenizer's own name for it, is the mask token.
 
-        It stands for a word with the space before it, which is how tokens of text are hidden in training.
+        It replaces a word and the space before it, as in training.
         """
         name = self.token(self.special["mask"])
         masks = re.compile(rf" ?(?:{re.escape(MASK)}|{re.escape(name)})")
-        if '"Strip"' in self.json:  # which `_filling` does not do
+        if '"Strip"' in self.json:  # `_filling` does not strip
             texts = [" ".join(text.split()) for text in texts]
         return self._encode(self._filling, [masks.sub(lambda _: name, text) for text in texts])
 
@@ -206,7 +206,7 @@ class Tokenizer:
 
 
 def _implementation(content: str) -> Any:
-    """Return the tokenizer of a `tokenizer.json`, which encodes the names of special tokens in a text as ordinary text."""
+    """Return the tokenizer of a `tokenizer.json`, changed to encode names of special tokens in a text as ordinary text."""
     from tokenizers import Regex, pre_tokenizers
     from tokenizers import Tokenizer as Implementation
 
@@ -217,7 +217,7 @@ def _implementation(content: str) -> Any:
     special = {token.content for token in implementation.get_added_tokens_decoder().values() if token.special}
     special |= {name for names in ROLES.values() for name in names if implementation.token_to_id(name) is not None}
     found = set(implementation.encode(" ".join(special), add_special_tokens=False).tokens)
-    if special & found - set(ROLES["unknown"]):  # the model finds them as it finds words: split them after their first bracket
+    if special & found - set(ROLES["unknown"]):  # the model encodes them as one token: split them after their first bracket
         halves = [found.groups() for name in sorted(special) if (found := re.fullmatch(r"(\W+|.)(.+)", name))]
         inside = "|".join(f"{re.escape(first)}(?={re.escape(second)})" for first, second in halves)
         split = pre_tokenizers.Split(Regex(inside), "merged_with_previous")
@@ -227,7 +227,7 @@ def _implementation(content: str) -> Any:
 
 
 def _without_edges(part: Any) -> Any:
-    """Return a part of a `tokenizer.json` that neither strips a text nor, except at its start, inserts a space before it."""
+    """Return a part of a `tokenizer.json` without stripping, and with a space inserted only at the start of a text."""
     if isinstance(part, list):
         return [_without_edges(one) for one in part if not (isinstance(one, dict) and one.get("type") == "Strip")]
     if isinstance(part, dict):
@@ -255,10 +255,10 @@ def _bert(vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | Non
 
 
 def _wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train WordPiece in two rounds: the first finds the letters, the second gets them in sorted order.
+    """Train WordPiece twice: first to find the letters, then with the letters in sorted order.
 
-    Otherwise the trainer numbers continuation letters in hash table order and breaks ties between equally frequent pairs by these
-    numbers, which is not deterministic.
+    A single training is not deterministic: the trainer numbers continuation letters in hash table order and breaks ties between
+    equally frequent pairs by these numbers.
     """
     from tokenizers import trainers
 
@@ -296,9 +296,9 @@ def _from_json(content: bytes) -> Any:
 
 
 def _from_vocabulary(content: bytes) -> Any:
-    """Return a BERT tokenizer. It is cased if any token has a capital, and keeps accents if any token has one.
+    """Return a BERT tokenizer. It is cased if any token has a capital letter, and keeps accents if any token has one.
 
-    Special tokens and those in brackets, such as `[unused0]`, do not count. A cased tokenizer always keeps accents.
+    Special tokens and tokens in brackets, such as `[unused0]`, do not count. A cased tokenizer always keeps accents.
     """
     tokens = content.decode("utf-8").removesuffix("\n").split("\n")
     tokens = [token.removesuffix("\r") for token in tokens]

@@ -42,9 +42,9 @@ def test_our_builder_names_are_unique():
     import tensorflow_datasets as tfds
 
     builders.known()
-    assert not set(builders.ours()) & set(tfds.list_builders(with_community_datasets=False))
-    assert set(builders.ours()) < set(builders.known())
-    for name in builders.ours():
+    assert not set(builders.own()) & set(tfds.list_builders(with_community_datasets=False))
+    assert set(builders.own()) < set(builders.known())
+    for name in builders.own():
         builder = importlib.import_module(f"data.builders.{name}").Builder
         assert builder.name == name and builder.MANUAL_DOWNLOAD_INSTRUCTIONS
 

@@ -111,7 +111,7 @@ def test_rows_round_trip_in_any_order(monkeypatch, in_memory):
     read = stored[np.array([7, 0, 7, 49])]
     assert {name: (x.dtype, x.shape) for name, x in read.items()} == {"tokens": (np.int32, (4, 4))}
     assert read["tokens"][:, 0].tolist() == [7, 0, 7, 49]
-    assert stored.rest([3, 1]) == [b"text 3", b"text 1"]
+    assert stored.payloads([3, 1]) == [b"text 3", b"text 1"]
     assert stored.column("label").tolist() == [i % 3 for i in range(50)]
 
 

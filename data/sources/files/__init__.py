@@ -10,12 +10,12 @@
 Text, .csv, .tsv, .jsonl and idx files may be compressed (.gz, .xz, .zst). Images and audio files may be in a .tar, compressed or
 not, which is read as a stream. In a folder or an archive, hidden files and files named README, LICENSE or COPYING are ignored.
 
-The class of an image or a sound is the folder at the top: day for day/monday/1.png, night for night/2.png. Folders that contain
-all files, and those of splits, are skipped: data/train/cat/1.png has the class cat. A single folder is not a class.
+The class of an image or a sound is its top folder: day for day/monday/1.png, night for night/2.png. Folders that contain all
+files, and folders of splits, are skipped: data/train/cat/1.png has the class cat. A single folder is not a class.
 
-File and folder names determine the splits: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. If no name mentions a
-split, about one row in ten is held out as `validation`; rows with a document are held out by whole documents. In data.splits, a
-split may also be a file or a glob in the folder or archive: train=reviews.tsv,validation=more/*.tsv.
+File and folder names determine the splits: train.tsv, dev.tsv and test_2016.tsv, or train/CLASS/NAME.jpg. If no name contains a
+split, about one row in ten is held out as `validation`, or whole documents if rows have documents. In data.splits, a split may
+also be a file or a glob in the folder or archive: train=reviews.tsv,validation=more/*.tsv.
 """
 
 import re
@@ -41,14 +41,14 @@ class Files:
     path: str
 
     def stamp(self) -> Mapping[str, str]:
-        """Return the size and times (if remote: the checksum) of each file. Raises DataError if there is no file."""
+        """Return the size and times of each file, or the checksum of a remote one. Raises DataError if there is no file."""
         files = self._files()
         names = [(file, PurePosixPath(file.path).name) for file in files]
         labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
         return {file.where: file.stamp() for file in [*files, *labels]}
 
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
-        """Return the splits named by files or by `wanted`, else a random `train` and `validation`.
+        """Return the splits in `wanted`, or those in the file names, or a random `train` and `validation`.
 
         Raises DataError if there is no readable file, or if only some files belong to a split.
         """
@@ -83,8 +83,8 @@ class Files:
                 raise DataError(f"data.splits: no file {name!r} in {self}{near(name, parts)}")
         # `choose` cannot parse paths and globs.
         whole: dict[str, Rows] = {split: own[name] for split, name in wanted.items() if name in own}
-        rest = {split: expression for split, expression in wanted.items() if split not in whole}
-        chosen = {**whole, **choose(own, rest, self)} if rest else whole or own
+        expressions = {split: expression for split, expression in wanted.items() if split not in whole}
+        chosen = {**whole, **choose(own, expressions, self)} if expressions else whole or own
         return {split: chosen[split] for split in wanted or own}
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Files:
         kept = [file for file in found if self.path.endswith(file.name) or not _NO_DATA.search(file.name)]
         if not kept:
             raise DataError(f"data.source {self}: no data files, only ignored ones such as {found[0].name}")
-        # Members of a single archive are named relative to it, as the files of a folder are.
+        # Members of a single archive are named relative to it, like the files of a folder.
         return [replace(kept[0], name="")] if len(kept) == 1 and kept[0].is_archive else kept
 
     def _parts(self) -> dict[str, File]:
@@ -111,7 +111,7 @@ def _members(archive: File) -> list[str]:
     names: list[str] = []
     try:
         names.extend(member.name for member in places.members(archive) if not _NO_DATA.search(member.name))
-    except (*DAMAGE, OSError) as error:  # if there are intact members, reading reports the damage after them
+    except (*DAMAGE, OSError) as error:  # reading reports the damage after the intact members, if any
         if not names:
             raise DataError(f"{archive.where}: not a readable archive: {error}") from None
     if not names:
@@ -127,7 +127,7 @@ class FileRows:
     parts: Mapping[str, File]
     "files and archive members by name"
     classes: Mapping[str, str]
-    "the class of each part that has one"
+    "class of each part, if it has one"
 
     def check(self) -> str:
         """Return the kind of all files. Raises DataError for an unknown format or for several kinds."""
@@ -196,7 +196,7 @@ def _split(name: str) -> str | None:
 
 
 def _classes(parts: Mapping[str, File]) -> dict[str, str]:
-    """Return the class of each part: its first folder below those that all parts share, except splits and archives.
+    """Return the class of each part: its first folder below the folders that all parts share, ignoring splits and archives.
 
     Empty if there are fewer than two classes.
     """

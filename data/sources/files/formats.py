@@ -50,7 +50,7 @@ class Part(Protocol):
 class Format:
     kind: Literal["texts", "objects", "tables", "images", "audio"]
     read: Callable[[Any], Iterator[Row | Bad]]
-    "yields the rows of a Part (of a File unless `streamed`); if the file is damaged, raises one of DAMAGE after the good rows"
+    "yields the rows of a Part (a File unless `streamed`); raises one of DAMAGE after the good rows of a damaged file"
     packed: bool = False
     "also readable from .gz, .xz and .zst"
     streamed: bool = False
@@ -58,7 +58,7 @@ class Format:
 
 
 def find(name: str, where: str) -> Format:
-    """Return the format of a file with the given name. Raises DataError if the suffix is unknown."""
+    """Return the format of a file by its name. Raises DataError if the suffix is unknown."""
     plain, suffix = splitext(name.lower())
     packed = suffix if suffix in PACKED else ""
     if packed:
@@ -71,8 +71,8 @@ def find(name: str, where: str) -> Format:
         suffix += packed
         raise DataError(
             f"{where}: unknown format {suffix or '(no suffix)'}; "
-            f"supported: {', '.join(FORMATS)}, …-idx3-ubyte, a language code (.en) for one sentence per line, "
-            f".tar; {', '.join(PACKED)} of texts and archives"
+            f"supported: {', '.join(FORMATS)}, …-idx3-ubyte, a language code (.en) for one sentence per line, .tar; "
+            f"texts and archives may be compressed ({', '.join(PACKED)})"
         )
     return found
 
@@ -126,7 +126,7 @@ def documents(part: Part) -> Iterator[Row | Bad]:
 
 
 def _has_blank_lines(part: Part) -> bool:
-    """Return whether a blank line separates other lines. Reads only as far as needed."""
+    """Return whether there is a blank line between other lines. Reads no further than needed."""
     above = blank = False
     with part.open() as stream:
         try:
@@ -299,7 +299,7 @@ def idx(file: File) -> Iterator[Row | Bad]:
 
 
 def labels_of(name: str) -> str:
-    """Return the name of the labels file of an idx images file; any other name unchanged."""
+    """Return the name of the labels file of an idx images file, or any other name unchanged."""
     return name.replace("images", "labels").replace("idx3-ubyte", "idx1-ubyte") if "idx3-ubyte" in name else name
 
 

@@ -21,7 +21,7 @@ from data.errors import DataError
 
 
 class Damaged(Exception):
-    """A file that is truncated or has invalid content. The data read before is good."""
+    """A truncated file, or one with invalid content. The data before the damage is good."""
 
 
 DAMAGE = (Damaged, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfile.TarError)
@@ -74,7 +74,7 @@ class File:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive. It can be opened once, before the iteration over the archive continues."""
+    """A file in an archive. Can be opened once, before the iteration over the archive continues."""
 
     archive: str
     name: str
@@ -184,7 +184,7 @@ def _unpacked(raw: BinaryIO, path: str) -> BinaryIO:
 
 
 class _Zstd(io.RawIOBase):
-    """Reader of Zstandard frames. Unlike the library's own reader, it detects a truncated file."""
+    """Reader of Zstandard frames that, unlike the library's own, detects a truncated file."""
 
     def __init__(self, raw: BinaryIO):
         import zstandard
@@ -215,7 +215,7 @@ class _Zstd(io.RawIOBase):
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that raises Damaged where tarfile would take a damaged header for the end of the archive."""
+    """A tar header that raises Damaged if it is damaged; tarfile would take it for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":

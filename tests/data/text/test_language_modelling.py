@@ -179,7 +179,7 @@ def test_a_text_that_cleaning_drops_is_predicted(path):
     for tokens, mask, (ids, _) in zip(batch["tokens"], batch["mask"], expected, strict=True):
         assert tokens[mask][1:-1].tolist() == ids.tolist()
     assert notes == [
-        "data.cleaning drops such texts from training (1 too long, 1 too short of 3); they are predicted all the same"
+        "data.cleaning drops such texts from training (1 too long, 1 too short of 3); they are predicted nevertheless"
     ]
 
 

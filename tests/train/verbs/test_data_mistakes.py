@@ -53,7 +53,7 @@ MISTAKES = {
     "empty slice": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' is an empty slice"),
     "same split twice": (rows(), ["--data.splits=train=train,test=train"], "must differ: train and test are both train"),
     "line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
-    "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be OURS=THEIRS,…, not 'text'"),
+    "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be NAME=SOURCE_NAME,…, not 'text'"),
     "unknown split name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must map train, validation, test"),
     "no training split": (rows(), ["--data.splits=test=train"], "data.splits must include train"),
     "misspelt source split": (rows(), ["--data.splits=train=trian,test=validation"], "did you mean train?"),

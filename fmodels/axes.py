@@ -64,12 +64,12 @@ def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) 
 
 
 def target() -> str | None:
-    """The target platform of the trace; None outside of `traced_for`."""
+    """Return the target platform of the trace, or None outside of `traced_for`."""
     return _layout.get().platform
 
 
 def platform() -> str:
-    """Return the platform that the trace targets; it may differ from that of the local devices."""
+    """Return the target platform of the trace, which may differ from the local platform."""
     return _layout.get().platform or jax.default_backend()
 
 

@@ -60,14 +60,14 @@ def main(arguments: list[str]) -> int:
 
         if not cluster.is_lost(error):
             raise
-        time.sleep(MISSED)  # meanwhile the watch, which knows the lost process, normally ends this one
+        time.sleep(MISSED)  # normally, the watch ends this process meanwhile and reports the lost one
         reason = (str(error).splitlines() or [""])[0][:200]
         print(f"error: another process of the run {IS_GONE}; runtime error: {reason}", file=sys.stderr)
         return 1
 
 
 def report_write_error(error: OSError) -> int:
-    """Print a failed write and return the exit status. A reader that closed the pipe is no error and prints nothing."""
+    """Print a failed write and return the exit status. Print nothing if the reader of a pipe has closed it."""
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
     print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
@@ -85,7 +85,7 @@ def flush_output(status: int) -> int:
 
 
 def open_closed_streams() -> None:
-    """Connect standard streams that the caller closed to /dev/null; else the next opened file would take their number."""
+    """Open closed standard streams as /dev/null. Otherwise, the next opened file would get their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -93,7 +93,7 @@ def open_closed_streams() -> None:
 
 
 def is_first(_record: logging.LogRecord) -> bool:
-    """Filter for log records that only the first process shows."""
+    """Filter that drops log records on all processes but the first."""
     from train import cluster
 
     return cluster.is_first()

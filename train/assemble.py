@@ -49,7 +49,7 @@ def assemble(experiment: Experiment) -> Job:
 
 
 def check_references(job: Job) -> None:
-    """Raises UserError if the objective scores predictions against references that the data does not have."""
+    """Raises UserError if `objective.score` needs references that the data does not have."""
     for split in job.dataset.held_out_splits if parts.scores(job.experiment.objective) else []:
         references, rows = job.dataset.references.get(split, ()), len(job.dataset.splits[split])
         if len(references) != rows:
@@ -58,9 +58,9 @@ def check_references(job: Job) -> None:
 
 
 def inherited(experiment: Experiment) -> Any:
-    """Return the data config completed from the run directory when resuming, or from that of the `init_from` run.
+    """Return the data config, completed from the files of the run to resume, or else of the `init_from` run.
 
-    Raises UserError if they contradict each other.
+    Raises UserError if the config contradicts these files.
     """
     own = Path(experiment.run.dir)
     cluster.refresh_folder(own)

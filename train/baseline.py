@@ -6,8 +6,8 @@ from data.dataset import Dataset
 
 
 def tfidf(dataset: Dataset, split: str) -> np.ndarray:
-    """Train logistic regression on TF-IDF of words and word pairs, on the training rows of the network. Return the confusion
-    matrix on a split, [C, C] (rows are labels)."""
+    """Fit logistic regression to TF-IDF features of words and word pairs, with the same training rows as the network. Return the
+    confusion matrix of a split, [labels, predictions]."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import confusion_matrix

@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """Return the contents of `environment.json`; `fingerprint` is that of the data."""
+    """Return the contents of `environment.json`. `fingerprint` is the fingerprint of the data."""
     import jax
 
     def git(*arguments: str) -> str | None:

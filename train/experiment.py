@@ -1,4 +1,4 @@
-"""Experiments: trees of frozen dataclasses that define a run completely and round-trip through JSON."""
+"""Experiments: trees of frozen dataclasses that define a run completely and convert to and from JSON."""
 
 import dataclasses
 import importlib
@@ -18,7 +18,7 @@ PACKAGES = ("fmodels", "train", "data")
 
 
 def how(default: Any) -> Any:
-    """Return a field that does not change what is learned. It may differ when a run is resumed."""
+    """Return a field that does not affect what is learned, so it may change when a run is resumed."""
     return dataclasses.field(default=default, metadata={"how": True})
 
 
@@ -191,7 +191,7 @@ def fields(experiment: Experiment) -> dict[str, str]:
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:
-    """Return a line `NAME: saved A, requested B` for every field that changes what is learned and differs between `a` and `b`."""
+    """Return a line `NAME: saved A, requested B` for every field, except `how` fields, that differs between `a` and `b`."""
     saved, requested = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))
     absent = object()
     return [

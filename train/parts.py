@@ -62,7 +62,7 @@ def inherits(data: Any, folder: Path, resumes: bool) -> Any:
 
 
 def adapted(model: Any, params: Any, wanted: Any) -> Any:
-    """`model.adapted(params, wanted)`: return the parameters of another run in the form of `wanted`, such as with stacked layers.
+    """`model.adapted(params, wanted)`: return the parameters of another run with the structure of `wanted` (stacked layers).
 
     The default returns them unchanged.
     """
@@ -86,7 +86,7 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
 
 
 def code(data: Any) -> str | None:
-    """`data.code()`: return the path of a user's Python file that building the data runs. The default is None."""
+    """`data.code()`: return the path of the user's Python file that `data.build` runs. The default is None."""
     return data.code() if hasattr(data, "code") else None
 
 
@@ -96,12 +96,12 @@ def accept_changed(data: Any) -> bool:
 
 
 def seen(objective: Any, batch: Mapping[str, Any], rng: Any) -> Mapping[str, Any]:
-    """`objective.seen(batch, rng)`: return the batch as the network sees it in training. The default is the batch unchanged."""
+    """`objective.seen(batch, rng)`: return the batch after corruption, as in training. The default is no change."""
     return objective.seen(batch, rng) if hasattr(objective, "seen") else batch
 
 
 def frozen(optimizer: Any, params: Any) -> frozenset[str]:
-    """`optimizer.frozen(params)`: return the names of the parameters that training does not change. The default is none."""
+    """`optimizer.frozen(params)`: return the names of the frozen parameters. The default is none."""
     return optimizer.frozen(params) if hasattr(optimizer, "frozen") else frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Device meshes, the rules that map logical axes to mesh axes, and the shardings that follow from them.
+"""Device meshes, rules that map logical axes to mesh axes, and the resulting shardings.
 
 Nothing is replicated by accident: a logical axis without a rule, or a dimension not divisible by its mesh axes, is an error.
 """
@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from fmodels.axes import Layout, Names, vectors
 from train.errors import UserError, nearest
 
-# Ordered from the axis that tolerates the slowest network to the axis that needs the fastest.
+# From the axis with the least communication to the axis with the most.
 AXES = ("replica", "data", "fsdp", "tensor")
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -37,8 +37,8 @@ RULES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Number of devices along each mesh axis; one axis may be -1, which takes the remaining devices. A model with a new logical
-    axis needs a rule for it: `Mesh(rules={**RULES, "experts": ("tensor",)})`.
+    """Number of devices along each mesh axis. One axis may be -1: all remaining devices. A model with a new logical axis needs a
+    rule for it: `Mesh(rules={**RULES, "experts": ("tensor",)})`.
 
     With several slices (TPU) or nodes (GPU), the first axes cross the slow network between them. For example, `replica` over the
     slices and `fsdp` within each slice gives every slice one sharded copy of the model."""
@@ -133,7 +133,7 @@ def spec(mesh: jax.sharding.Mesh, rules: Rules, names: Names, shape: tuple[int, 
 
 
 def why_replicated(mesh: jax.sharding.Mesh, rules: Rules, names: Names) -> str:
-    """Return why no mesh axis shards an array with logical axes `names`."""
+    """Return the reason why an array with logical axes `names` is replicated."""
 
     def reason(name: str | None) -> str:
         if name is None:
@@ -153,7 +153,7 @@ def shardings(mesh: jax.sharding.Mesh, rules: Rules, shapes: Any, names: Any) ->
 
 
 def like_params(tree: Any, params: Any, placed: Any, replicated: NamedSharding) -> Any:
-    """Return the shardings of an optimizer state: moments are sharded as their parameters, other leaves as `replicated`."""
+    """Return the shardings of an optimizer state: moments like their parameters, other leaves `replicated`."""
     owners = moments(tree, params)
     param_shardings = dict(zip(by_name(params), jax.tree.leaves(placed), strict=True))
     leaves = [param_shardings.get(owners[name], replicated) for name in by_name(tree)]
@@ -161,8 +161,8 @@ def like_params(tree: Any, params: Any, placed: Any, replicated: NamedSharding) 
 
 
 def moments(tree: Any, params: Any) -> dict[str, str]:
-    """Map each leaf of an optimizer state to the name of its parameter, or to "" if there is none. The path of a moment ends in
-    the name of its parameter, and the shapes are equal."""
+    """Map each leaf of an optimizer state to the name of its parameter, or to "" if it is not a moment. The path of a moment ends
+    in the parameter name, and the shapes are equal."""
     shapes, found = {name: leaf.shape for name, leaf in by_name(params).items()}, {}
     for name, leaf in by_name(tree).items():
         parts = name.split("/")
@@ -178,13 +178,13 @@ def by_name(tree: Any) -> dict[str, Any]:
 
 
 def check_rules(rules: Rules, used: set[str | None]) -> None:
-    """Raise UserError for a rule outside `RULES` with a logical axis that is not in `used`."""
+    """Raise UserError for a user's rule with a logical axis that is not in `used`."""
     for name in sorted(rules.keys() - RULES.keys() - used):
         raise UserError(f"mesh.rules: no array has the logical axis {name!r}{nearest(name, {*RULES, *used} - {None})}")
 
 
 def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str | None]]:
-    """Return the layout for tracing a step, and the set of logical axes of activations, filled by traces for several devices."""
+    """Return the layout for tracing a step, and a set. A trace for several devices adds the logical axes of activations to it."""
     platform, used = mesh.devices.flat[0].platform, set[str | None]()
     if mesh.size == 1:
         return Layout(platform), used
@@ -194,13 +194,14 @@ def activations(mesh: jax.sharding.Mesh, rules: Rules) -> tuple[Layout, set[str 
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, rules, names, x.shape, "activation")))
 
     def look_up(table_VD: jax.Array, names: Names, ids: jax.Array, batch_size: int) -> jax.Array:
-        """Look up vectors per device with `shard_map`, since the partitioner finds no good layout.
+        """Look up vectors with `shard_map`, since the partitioner chooses an inefficient layout.
 
-        Each device gathers the table along batch axes and looks up its own rows; gradients are scattered back before they are
-        summed over copies. If other axes shard the rows, each device looks up its shard, and a sum combines the results."""
+        A table sharded over batch axes is gathered, and each device looks up the ids of its own batch rows. Gradients are
+        reduce-scattered, then summed over copies. If other axes shard its rows, it is not gathered: each device looks up ids
+        in its shard, and the results are summed."""
         batch = rules["batch"]
         placed = [(axes,) if isinstance(axes, str) else axes or () for axes in spec(mesh, rules, names, table_VD.shape, "table")]
-        gathered, width = (tuple(axis for axis in axes if axis in batch) for axes in placed)  # the partitioner gathers the rest
+        gathered, width = (tuple(axis for axis in axes if axis in batch) for axes in placed)  # the partitioner gathers others
         split = () if gathered else placed[0]
         copies = tuple(axis for axis in batch if axis not in (*gathered, *width))
 

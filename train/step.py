@@ -120,8 +120,8 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
     def gradient(params, model_state, batch: Batch, rng) -> tuple[Any, Sums, Any]:
         """Return the gradient, the sums and the model state of a whole batch, computed in `accumulation` microbatches.
 
-        Denominators do not depend on the parameters. A first pass sums those of the whole batch (the compiler drops the rest of
-        it), and each microbatch divides its numerators by them.
+        A first pass computes the denominators of the whole batch, which do not depend on the parameters (the compiler removes its
+        other results). Each microbatch divides its numerators by them.
         """
 
         def differentiate(*args: Any) -> tuple[Any, Any]:

@@ -36,7 +36,7 @@ def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"]) ->
 def alibi(heads: int, positions_BT: Int[Array, "#B T"]) -> Float[Array, "#B N T T"]:
     """Return a penalty linear in the distance, with one slope per head (Press et al. 2022, §3), in the symmetric encoder form.
 
-    If `heads` is not a power of two, the slopes are those of the next lower power, then every other slope of twice that power.
+    If `heads` is not a power of two, take the slopes for the next lower power P, then every other slope for 2 P.
     """
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
@@ -88,6 +88,6 @@ class RelativeBias(nn.Module):
             log = np.log(distance / exact) / np.log(self.max_distance / exact) * (one_way - exact)
         far = np.minimum(exact + np.maximum(log, 0).astype(np.int32), one_way - 1)
         bucket_TT = np.where(distance < exact, distance, far) + one_way * (offset_TT > 0)
-        # Multiply by one-hot buckets: the gradient is a matrix product as well, while that of a gather is a slow scatter.
+        # A product with one-hot buckets instead of a gather, because the gradient of a gather is a slow scatter.
         one_hot = jax.nn.one_hot(bucket_TT.reshape(-1), self.buckets, dtype=table.dtype)
         return (one_hot @ table).T.reshape(1, self.heads, length, length)

@@ -1,1 +1,1 @@
-"""Measurement: FLOPs, and the speed of steps and of the data loader."""
+"""Benchmarks: FLOPs, and the speed of the data loader."""

@@ -12,8 +12,8 @@ BATCH, LENGTH, JPEG_SIDE, JPEGS, THREADS = 64, 512, 224, 256, 2
 
 
 def measure() -> dict[str, Any]:
-    """Measure tokens per second from packed rows of the built-in corpus, images per second from memory, and JPEGs decoded per
-    second, by the loader and by a bare Pillow loop with as many threads, in turns. Each figure is the best of `ROUNDS`."""
+    """Measure packed tokens per second of the built-in corpus, images per second from memory, and decoded JPEGs per second of the
+    loader and of a plain Pillow loop with the same number of threads. Each figure is the best of `ROUNDS`."""
     return {**tokens(), **images(), **jpegs()}
 
 
@@ -82,7 +82,7 @@ def jpegs() -> dict[str, Any]:
 
 
 def rate(examples: Any, batch_size: int) -> float:
-    """Measure how many rows per second the loader yields."""
+    """Measure the rows per second of the loader."""
     from data.loader import Batches, Loader
 
     with Loader(Batches(examples, batch_size, 0), threads=THREADS) as loader:

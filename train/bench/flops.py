@@ -43,7 +43,7 @@ def _inner(params: dict) -> list[Any]:
 
 
 def training(objective: Any, model: Any, params: Any, state: Any, batch: Any) -> int:
-    """Count the FLOPs of a training step: three times the forward pass, since each product has two gradients. Ignores remat."""
+    """Count the FLOPs of a training step: three forward passes, since each product has two gradients. Ignores remat."""
     rng = jax.eval_shape(lambda: jax.random.key(0))
     loss = lambda params, state, batch, rng: objective.loss(model.apply, params, state, batch, rng, True)
     return 3 * count(loss, params, state, batch, rng)

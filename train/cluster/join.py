@@ -16,8 +16,8 @@ from train.cluster.roll_call import disconnect, exit_alone, is_watching, roll_ca
 from train.environment import versions
 from train.errors import UserError
 
-EXIT_TOGETHER = 5  # seconds that processes wait for each other when all exit with an error
-MISSED = 5  # seconds within which the watch ends a process that has lost another
+EXIT_TOGETHER = 5  # seconds to wait for the other processes when all exit with an error
+MISSED = 5  # seconds until the watch has ended all processes after one is lost
 MAX_TIMEOUT = 7 * 24 * 3600  # seconds
 HEARTBEAT = 30  # seconds without a heartbeat after which the runtime considers a process dead
 
@@ -51,8 +51,8 @@ class Cluster:
 
     def join(self, user_files: Sequence[Path] = ()) -> None:
         """Wait for all processes and initialize `jax.distributed`; do nothing in a run of one process. Must be called before any
-        device is used. Raises UserError that names the processes which did not connect in time, or which differ in command, code
-        (that of the project and of `user_files`) or versions."""
+        device is used. Raises UserError with the numbers of processes that do not connect in time, or that run another command,
+        other library versions, or other code (of the project or `user_files`)."""
         if self.processes == 1:
             return
         coordinator, processes, process = self.coordinator, self.processes, self.process
@@ -102,9 +102,9 @@ def _detect(timeout: int) -> tuple[str | None, int | None, int | None]:
 
 
 def _shut_down() -> None:
-    """Run JAX's shutdown, in which the processes wait for each other, then disconnect.
+    """Run JAX's shutdown, which waits for the other processes, then disconnect.
 
-    The watch notices a process that dies before."""
+    Until then, the watch detects a process that dies."""
     from jax._src.api import clean_up
 
     clean_up()

@@ -1,6 +1,7 @@
-"""The roll call at which the processes of a run connect, and the watch that ends all of them when one is lost.
+"""Connection of the processes of a run (roll call), and detection of lost ones (watch).
 
-`jax.distributed` does both too, but it does not name missing processes, and it aborts when a process is lost.
+`jax.distributed` also does both, but it does not report which process is missing, and it aborts the others when one is lost. The
+watch ends them with one line.
 
 Protocol: every process connects to the first and sends its number and its properties. The first replies with an error message,
 empty on success. Later, each side may send GOODBYE, or the number of a lost process (null if a signal stops the run) and the
@@ -144,7 +145,7 @@ def _accept(port: int, processes: int, parts: Mapping[str, Any], timeout: int) -
 
 
 def _missing(processes: int, joined: set[int]) -> str:
-    """Return an error message that names the processes which did not connect, empty if all did."""
+    """Return an error message with the numbers of missing processes, empty if there are none."""
     missing = processes - 1 - len(joined)
     named = ", ".join(map(str, islice((i for i in range(1, processes) if i not in joined), MAX_NAMED)))
     more = f" and {missing - MAX_NAMED} more" if missing > MAX_NAMED else ""
@@ -154,7 +155,7 @@ def _missing(processes: int, joined: set[int]) -> str:
 def _connect(host: str, port: int, process: int, parts: Mapping[str, Any], timeout: int) -> tuple[Peers, str]:
     """Connect to the first process and wait for its result. Return (connections, error message).
 
-    The first process may start its own timeout when that of this process is nearly over, so the wait is twice as long."""
+    The first process may start its timeout shortly before this process's ends, so the wait is twice as long."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -184,7 +185,7 @@ def _reply(connection: Connection, end: float) -> list[Any] | None:
 
 
 def difference(number: int, other: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """Return an error message that lists where process `number` differs from the first, empty if it does not."""
+    """Return an error message with the differences of process `number` from the first, empty if there are none."""
     changed = [name for name in sorted(first.keys() | other.keys()) if first.get(name) != other.get(name)]
     shown = "; ".join(f"{name} is {other.get(name, 'absent')}, not {first.get(name, 'absent')}" for name in changed[:5])
     return f"process {number} differs from process 0: {shown}" if changed else ""
@@ -264,7 +265,7 @@ def _on_abort(_signal: int) -> None:
     """Report an abort of the runtime, which aborts if another process is gone or does not respond.
 
     This is a C handler, because Python's own handlers run on the main thread, too late for an abort on another thread. It would
-    deadlock if the aborting thread had stopped all others, which the runtime's threads do not."""
+    deadlock if the aborting thread had stopped all others, but the runtime's threads do not do so."""
     time.sleep(ABORT_DELAY)
     _print_error("the JAX runtime aborted this process: see its message above, or another process of the run does not respond")
     os._exit(1)

@@ -1,4 +1,4 @@
-"""A table of the sharding of every parameter of a run, and of its bytes per device."""
+"""A table of the sharding and the bytes per device of every parameter."""
 
 import math
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from train.step import Program
 
 
 def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> str:
-    """Return one row per parameter: shape, logical axes, mesh axes, bytes per device, and why it is replicated if it is.
+    """Return one row per parameter: shape, logical axes, mesh axes, bytes per device, and the reason if it is replicated.
 
-    Optimizer state that is not sharded like a parameter has rows of its own. `spec` is that of a batch."""
+    Optimizer arrays that are not sharded like a parameter have their own rows. `spec` has the shapes of a batch."""
     rows = [("parameter", "shape", "logical axes", "mesh axes", "bytes per device", "replicated because")]
 
     def add(name: str, leaf: Any, placement: Any, logical: tuple[str | None, ...], reason: str) -> None:

@@ -1,6 +1,6 @@
 """Recipes: named experiments. Every public function in these modules that returns an `Experiment` is a recipe.
 
-`bert_tiny` is called `bert-tiny` on the command line. The first line of its docstring says what it does. The other lines, or the
+`bert_tiny` is called `bert-tiny` on the command line. The first line of its docstring is its description. The other lines, or the
 module's docstring, give the command, the hardware and the expected results.
 """
 
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def recipes_of(module: ModuleType) -> dict[str, Recipe]:
-    """Return the recipes that `module` defines, by command-line name."""
+    """Return the recipes of a module, by command-line name."""
     functions = inspect.getmembers(module, inspect.isfunction)
     return {
         name.replace("_", "-"): function
@@ -54,7 +54,7 @@ def find(name: str) -> tuple[str, Recipe]:
 
 
 def import_file(path: str) -> ModuleType:
-    """Import a Python file of the user, with its folder on `sys.path`. Raises UserError if the import fails."""
+    """Import a user's Python file, and add its folder to `sys.path`. Raises UserError if the import fails."""
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"{path}: no such Python file")
@@ -66,7 +66,7 @@ def import_file(path: str) -> ModuleType:
     folder = file.resolve().parent
     for name in ("fmodels", "train", "data"):
         spec = PathFinder.find_spec(name, [str(folder)])
-        # A folder without __init__.py has no origin, and hides nothing.
+        # A folder without __init__.py has no origin, and does not hide a package.
         if spec is not None and spec.origin is not None and Path(spec.origin) != PROJECT / name / "__init__.py":
             raise UserError(f"{path}: {Path(spec.origin).relative_to(folder)} in its folder hides our package {name}; rename it")
     sys.path.insert(0, str(folder))
@@ -77,7 +77,7 @@ def import_file(path: str) -> ModuleType:
 
 
 def modules_beside(path: str) -> dict[str, Path]:
-    """Return the imported modules in the folder of the user's file, and their files. The user trusts them by naming the file."""
+    """Return the files of all imported modules in the folder of a user's file, by module name. Giving the file means trust."""
     folder = Path(path).resolve().parent
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     return {name: Path(file) for name, file in files.items() if file and Path(file).parent == folder}

@@ -40,9 +40,8 @@ def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
     """Return HTML with one panel per metric over steps: `train/loss` and `validation/loss` share a panel; held-out splits have
     dots.
 
-    Runs named NAME-0, NAME-1, … with consecutive numbers are seeds of one configuration: each is a thin line, and their mean, at
-    the steps that all of them logged, a thick one. Values that are None or not finite are gaps, also in the mean. `caption` is
-    plain text.
+    Runs named NAME-0, NAME-1, … are seeds of one configuration: thin lines, and a thick line for the mean over common steps.
+    None and non-finite values are gaps, also in the mean. `caption` is plain text.
     """
     panels = _panels(runs, names)
     series = [one for panel in panels.values() for one in panel]
@@ -167,7 +166,7 @@ def _draw(axes: "Axes", metric: str, panel: Sequence[Series]) -> None:
 
 
 def _alone(values: np.ndarray) -> list[int]:
-    """Return the indices of finite values without a finite neighbour, which no line would show."""
+    """Return the indices of finite values without finite neighbours, which a line does not show."""
     finite = np.concatenate([[False], np.isfinite(values), [False]])
     return np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:]).tolist()
 
@@ -197,7 +196,7 @@ def _finite(value: Any) -> float:
 
 
 def number(value: Any) -> str:
-    """Format a number as it is if that is short, else with four decimals or three significant digits."""
+    """Format a number in full if that is short, else with four decimals or three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, int) or 1000 <= abs(value) < math.inf:

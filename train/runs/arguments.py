@@ -25,7 +25,7 @@ class MeshSizes:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """The arguments that all commands on a run share."""
+    """Arguments common to all commands on a run."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     "run directory, or name of a run in runs/"
@@ -46,7 +46,7 @@ class RunArguments:
         return recipes.modules_beside(self.import_file)
 
     def read(self) -> Experiment:
-        """Read the resolved experiment, with the current place of the run as `run.dir`. Raises UserError if it cannot be read."""
+        """Read the resolved experiment, with `run.dir` set to the current path. Raises UserError if it cannot be read."""
         path = rundir.find(self.run)
         experiment = rundir.read_experiment(path, tuple(self.imported_modules()))
         sizes = {axis: size for axis, size in vars(self.mesh).items() if size is not None}
@@ -58,7 +58,7 @@ class RunArguments:
 
 
 def assemble_run(wanted: RunArguments) -> Any:
-    """Assemble the run with its data. Raises UserError if the data is not what the run was trained on."""
+    """Assemble the run with its data. Raises UserError if the data changed since training."""
     from train.assemble import assemble
 
     experiment = wanted.read()

@@ -47,8 +47,8 @@ def initialise_from(
     like = by_name({"params": state.params, "model_state": state.model_state})
     params, model_state = read_model(run_dir, job.program.mesh, like)
     given = by_name({**parts.adapted(job.experiment.model, params, state.params), "state": model_state})
-    ours = {**state.params, "state": state.model_state}
-    wanted = by_name(ours)
+    tree = {**state.params, "state": state.model_state}
+    wanted = by_name(tree)
     loaded = [name for name in wanted if name in given and not name.startswith(unfit)]
     missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
@@ -57,19 +57,19 @@ def initialise_from(
             "the models differ, see its experiment.json"
         )
 
-    wrong = [
+    unequal = [
         f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}"
         for name in loaded
         if given[name].shape != wanted[name].shape
     ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"init_from {run_dir}: shapes differ: {'; '.join(wrong[:3])}{more}")
+    if unequal:
+        more = f", and {len(unequal) - 3} more" if len(unequal) > 3 else ""
+        raise UserError(f"init_from {run_dir}: shapes differ: {'; '.join(unequal[:3])}{more}")
 
     placed = by_name({**job.program.shardings.params, "state": job.program.shardings.model_state})
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in loaded})
     moved = move({name: given[name] for name in loaded})
-    found = jax.tree.unflatten(jax.tree.structure(ours), [moved.get(name, leaf) for name, leaf in wanted.items()])
+    found = jax.tree.unflatten(jax.tree.structure(tree), [moved.get(name, leaf) for name, leaf in wanted.items()])
     matches = {"loaded": loaded, "new": sorted(wanted.keys() - loaded), "unused": sorted(given.keys() - loaded)}
     return replace(state, model_state=found.pop("state"), params=found), matches
 
@@ -77,8 +77,8 @@ def initialise_from(
 def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> tuple[dict, dict]:
     """Return (params, model state) of the newest checkpoint of a run of any experiment.
 
-    An array with the name and the shape of one in `like` gets its sharding; others (also layers that are yet to be stacked) are
-    sharded over `mesh`. Raises UserError if there is no checkpoint, or if it is damaged.
+    An array with the name and the shape of one in `like` gets its sharding; other arrays, such as layers before
+    stacking, are sharded over `mesh`. Raises UserError if there is no checkpoint, or if it is damaged.
     """
     directory = run_dir / "checkpoints"
     with open_manager(directory, read_only=True) as manager:

@@ -21,7 +21,7 @@ class Best:
         return f"{self.mode}:{self.metric}"
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether `value` is better than `best`, the best so far. NaN never is."""
+        """Return whether `value` is better than `best`, the best so far. NaN is never better."""
         if best is None:
             return value == value
         return value < best if self.mode == "min" else value > best

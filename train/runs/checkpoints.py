@@ -44,12 +44,12 @@ class NewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of a run directory. A context manager that waits for pending writes on exit."""
+    """The checkpoints of a run directory. Use as a context manager; the exit waits for pending writes."""
 
     def __init__(self, run_dir: Path, say: Callable[[str], None], best: Best | None = None, keep: int = 1):
-        """Open the checkpoints to read them, or to write them if `best` gives the metric that chooses the best.
+        """Open the checkpoints for reading, or for writing if `best`, the metric that chooses the best checkpoint, is given.
 
-        A writer keeps the newest `keep`, and the best. A reader changes nothing, since the run may be writing at the same time.
+        A writer keeps the newest `keep` checkpoints and the best. A reader changes nothing, since the run may be in progress.
         """
         self.directory, self.say, self.choice, self.read_only = run_dir / "checkpoints", say, best, best is None
         read_only = self.read_only
@@ -140,8 +140,8 @@ class Checkpoints:
             if cluster.is_lost(error):
                 raise
             saved = [int(folder.name) for folder in self.directory.glob("*") if folder.name.isdigit()]
-            kept = f"the checkpoint of step {max(saved)} is intact" if saved else "there is no earlier checkpoint"
-            raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {kept}") from None
+            earlier = f"the checkpoint of step {max(saved)} is intact" if saved else "there is no earlier checkpoint"
+            raise UserError(f"{self.directory}: a checkpoint could not be written ({reason(error)}); {earlier}") from None
 
     def restore(self, program: Program) -> State | None:
         """Return the newest intact checkpoint, sharded for the program's mesh, or None if there is no checkpoint.
@@ -177,7 +177,7 @@ class Checkpoints:
         return found
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
-        """Return the result of `read` for the newest checkpoint that it can read, or None if there is no checkpoint.
+        """Return the result of `read` for the newest readable checkpoint, or None if there is no checkpoint.
 
         Damaged checkpoints are moved to damaged/, but only if an intact one was found.
         """
@@ -208,8 +208,8 @@ class Checkpoints:
         """Return the saved steps in ascending order, damaged ones included, as the first process sees them."""
         return cluster.gather(sorted(int(step) for step in self.manager.all_steps()))[0]
 
-    def wrong(self, step: int, mesh: jax.sharding.Mesh) -> str:
-        """Return what is wrong with a checkpoint, or "" if it is intact. It is read sharded over `mesh`."""
+    def damage(self, step: int, mesh: jax.sharding.Mesh) -> str:
+        """Return the damage of a checkpoint, or another reason that it cannot be read; "" if it is intact. Reads it onto `mesh`."""
         folder = self.directory / str(step)
         try:
             for item in ("model", "optimizer"):

@@ -19,7 +19,7 @@ from train.errors import UserError
 from train.sharding import by_name
 
 FORMAT = 1  # version of the checkpoint format; increment when older code cannot read it
-# Errors of the operating system that do not mean that a file is damaged.
+# Errors of the operating system other than damage.
 NOT_DAMAGE = "EACCES EPERM EIO ESTALE ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENOTCONN ECONNRESET EREMOTEIO EMFILE ENFILE ENOMEM"
 UNREADABLE = {os.strerror(getattr(errno, name)) for name in NOT_DAMAGE.split() if hasattr(errno, name)}
 
@@ -137,7 +137,7 @@ def reason(error: BaseException) -> str:
 def _silence_threads() -> None:
     """Suppress the tracebacks that the threads of Orbax and TensorStore print when a read or write fails.
 
-    The error that they raise reports the failure once.
+    The raised error reports the failure once.
     """
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)

@@ -44,7 +44,7 @@ class MetricsLog:
         self.events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        """Write buffered TensorBoard events to disk. Call before a checkpoint, so that a killed run loses none before it.
+        """Write buffered TensorBoard events to disk. Call before a checkpoint, so that a killed run loses no events before it.
 
         Raises OSError if they cannot be written.
         """
@@ -68,8 +68,8 @@ class MetricsLog:
 
 def cut_metrics(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl after a step."""
-    kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-    write_atomically(path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+    lines = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
+    write_atomically(path / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[str]:

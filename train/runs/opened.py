@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 class OpenRun:
-    """A run directory that this process writes, together with the other processes of the run.
+    """A run directory open for training, on all processes of the run.
 
     `state` is the state to start from, and `position` its step.
     """
@@ -52,7 +52,7 @@ class OpenRun:
             self.metrics_log.write(window.step, {**window.values, **scalars(results or {})})
 
     def save(self, state: State, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Start to write a checkpoint. The metrics in `results`, if any, decide whether it is the best."""
+        """Start to write a checkpoint. `results` decides whether it is the best, if it has the metric."""
         if self.metrics_log:
             self.metrics_log.flush()
         self.checkpoints.save(state, self.job.dataset.fingerprint, mesh_text(self.job.program.mesh.shape), scalars(results))
@@ -155,7 +155,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
 
 
 def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
-    """Prepare the directory of a run to resume. `state` is that of its last checkpoint, or None.
+    """Prepare the directory for a resumed run. `state` is from the last checkpoint, or None.
 
     Raises UserError if the run has lost its checkpoints, or its log is damaged.
     """
@@ -194,7 +194,7 @@ def schedule_change(job: Job, log: Sequence[Mapping[str, Any]], position: int) -
 
 
 def check_not_lost(path: Path, step: int) -> None:
-    """Raises UserError if a run without checkpoints had some: it is finished, or has logged a step after `step`."""
+    """Raises UserError if checkpoints were lost: a run without any is finished, or has logged a step after `step`."""
     if (path / "result.json").exists() or any(row["step"] > step for row in read_metrics(path)):
         raise UserError(f"{path}: its checkpoints are missing; restore them, or choose another --run.dir")
 

@@ -5,12 +5,12 @@ environment.json   versions, devices, git revision, fingerprint of the data
 metrics.jsonl      one JSON object per logged step
 events.*           the same metrics for TensorBoard
 result.json        the metrics of each held-out split after the last step
-checkpoints/       Orbax checkpoints; damaged/ has those that could not be read
+checkpoints/       Orbax checkpoints; damaged/ holds unreadable ones
 best.json          the step of the best checkpoint, and its metric
-shardings.txt      on several devices: the sharding of every parameter, and why it is replicated if it is
+shardings.txt      on several devices: the sharding of every parameter, and the reason if it is replicated
 bad_records.jsonl  rows of the source that were skipped
 report.html        the report, if it was written
-lock               locked by the process that trains
+lock               locked while a process trains the run
 
 The data adds the files of its codec, named by `Codec.files`.
 """
@@ -58,8 +58,8 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
 def saved_experiment(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
     """Return the experiment that the run directory was last started with, or None if the run has not begun.
 
-    experiment.json is written last, so a run that has it is complete enough to resume. Raises UserError if the directory belongs
-    to an experiment that differs in more than resuming may change, or holds other files.
+    experiment.json is written last, so a run that has it can resume. Raises UserError if the directory holds other files, or an
+    experiment that differs in fields that must not change.
     """
     path = Path(experiment.run.dir)
     check_name(path)

@@ -1,4 +1,4 @@
-"""Signals that stop a run: the state is saved first, and the exit status tells the caller."""
+"""Signals that stop a run: save the state first, and exit with a status for the caller."""
 
 import contextlib
 import os
@@ -46,11 +46,11 @@ def interruptions(start: int) -> Iterator[dict[str, int | None]]:
 
 
 def stoppable(work: Callable[[], int]) -> int:
-    """Run `work` and return its exit status. If a signal stops it, print what is saved and return 0 for SIGTERM, which asks
-    for a saved state, or 128 + the number of another signal."""
+    """Run `work` and return its exit status. After a signal, print what was saved, and return 0 for SIGTERM or 128 + the number of
+    another signal."""
     def stop(number, _frame):
-        """End the process at once; used outside of training, when all progress is saved. An exception instead could be raised
-        inside a callback that swallows it."""
+        """End the process at once. Active outside of the training loop, where all progress is saved. A callback could swallow an
+        exception."""
         cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # a progress bar hides it
         os.write(sys.stderr.fileno(), f"{cursor}stopped; {RERUN}\n".encode())
         roll_call.stop_all(0 if number == signal.SIGTERM else 128 + number)

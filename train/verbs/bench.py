@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(job: Job, name: str) -> dict[str, Any]:
     """Time real training steps on real batches. Matrix products are timed between the steps, so that both rates are measured
-    under the same load of the machine."""
+    under the same machine load."""
     jax.config.update("jax_enable_compilation_cache", False)  # compile time is measured
     program, spec = job.program, job.spec
     began = time.perf_counter()

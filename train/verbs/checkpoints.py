@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> int:
     if not wanted.json:
         print(f"{'step':>10}  {'MiB':>10}  {'mesh':40}  state")
         for row in rows:
-            state = row["wrong"] or (f"valid, best by {row['best']}" if row["best"] else "valid")
+            state = row["damage"] or (f"valid, best by {row['best']}" if row["best"] else "valid")
             print(f"{row['step']:>10,}  {row['bytes'] / 2**20:>10,.1f}  {row['mesh'] or '':40}  {state}")
-    if damaged := [str(row["step"]) for row in rows if row["wrong"]]:
+    if damaged := [str(row["step"]) for row in rows if row["damage"]]:
         errors.insert(0, f"{path}: damaged checkpoints: {', '.join(damaged)}")
     if errors:
         raise UserError("; ".join(errors))
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def describe(checkpoints: Any, step: int, mesh: Any) -> dict[str, Any] | None:
     """Return the row of a checkpoint, or None if a run in progress has deleted it."""
-    wrong = checkpoints.wrong(step, mesh)
+    damage = checkpoints.damage(step, mesh)
     try:
         files = [file.stat() for file in (checkpoints.directory / str(step)).rglob("*") if file.is_file()]
     except FileNotFoundError:
@@ -74,5 +74,5 @@ def describe(checkpoints: Any, step: int, mesh: Any) -> dict[str, Any] | None:
         "step": step,
         "bytes": sum(file.st_size for file in files),
         "mesh": checkpoints.mesh(step),
-        "wrong": wrong,
+        "damage": damage,
     }

@@ -10,7 +10,7 @@ from train.experiment import to_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """List the recipes: what each does, its number of parameters, and its data."""
+    """List the recipes with their descriptions, numbers of parameters, and data."""
 
     json: bool = False
     "print one JSON value and nothing else"

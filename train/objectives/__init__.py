@@ -23,6 +23,7 @@ An objective with metrics that need a whole evaluation set at once (BLEU, span F
         of the data; called in the first process only
 
 It may also define `check`, `resolved`, `unfit`, `seen`, `panels`, `minimized`, `render` and `sections`; see `train/parts.py`.
+`sections` builds its HTML with the functions of `train/report/page.py`.
 """
 
 from typing import NamedTuple

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from train.allocator import keep_freed_memory
+
 VERBS = {
     "run": "train a recipe: pretraining, fine-tuning, or from scratch",
     "evaluate": "compute the metrics of a run on a held-out split",
@@ -110,6 +112,7 @@ def entry_point() -> int:
     """Run the command in sys.argv as a process: set up signals, streams and logging, and return the exit status."""
     signal.signal(signal.SIGINT, exit_on_interrupt)
     open_closed_streams()
+    keep_freed_memory()
     project = str(Path(__file__).parents[1])
     if project not in sys.path:  # in an editable install, where a folder named data on sys.path would hide our package
         sys.path.append(project)

@@ -109,7 +109,7 @@ class Optimizer:
         # The warmup starts above 0, so the first update is not wasted; the rate reaches the peak after `warmup` updates.
         return optax.join_schedules([lambda step: peak * (step + 1) / (warmup + 1), after], [warmup])
 
-    def build(self, params: Any, steps: int) -> optax.GradientTransformation:
+    def build(self, params: Any, steps: int) -> "Gated":
         """Return the transformation for a tree of arrays or shapes. Raises UserError for a parameter that no rule matches."""
         rules = {name: self.rule(name) for name in by_name(params)}
         rates = {
@@ -121,14 +121,14 @@ class Optimizer:
                 lambda path, update, param: function(_name(path), update, param), updates, params))  # fmt: skip
 
         moving = optax.chain(
-            *([optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm is not None else []),
-            self.direction(),
+            *([clip(self.clip_norm)] if self.clip_norm is not None else []),
+            gated(self.direction()),
             by_parameter(lambda name, update, param: update + self.weight_decay * rules[name].weight_decay * param),
             by_parameter(lambda name, update, param: update * rates[name]),
-            optax.scale_by_learning_rate(self.rate(steps)),
+            gated(optax.scale_by_learning_rate(self.rate(steps))),
         )
         groups = jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if rules[_name(path)].freeze else "moving", params)
-        return optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, groups)
+        return Gated(*optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, groups))
 
     def frozen(self, params: Any) -> frozenset[str]:
         """Return the names of the frozen parameters."""
@@ -145,7 +145,7 @@ class Optimizer:
         """Return the optimizer `name` without learning rate and weight decay."""
         match self.name:
             case "adam" | "adamw":
-                return optax.scale_by_adam(self.b1, self.b2, self.eps)
+                return adam(self.b1, self.b2, self.eps)
             case "sgd":
                 return optax.identity()
             case "momentum":
@@ -179,6 +179,62 @@ class Optimizer:
             return self.layer_decay ** (depth + 1) if "embedding" in name else 1.0
 
         return [rate(name, leaf) for name, leaf in leaves]
+
+
+class Gated(optax.GradientTransformationExtraArgs):
+    """A transformation whose `update(…, good=…)` returns its state unchanged if `good` is False."""
+
+
+def gated(transformation: optax.GradientTransformation) -> Gated:
+    """Return any transformation as a `Gated` one."""
+    if isinstance(transformation, Gated):
+        return transformation
+    inner = optax.with_extra_args_support(transformation)
+
+    def update(updates: Any, state: Any, params: Any = None, *, good: jax.Array, **extra: Any) -> tuple[Any, Any]:
+        updates, new = inner.update(updates, state, params, **extra)
+        return updates, jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+
+    return Gated(inner.init, update)  # pyright: ignore[reportArgumentType]
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Return the L2 norm of all leaves together. The sums of the leaves are stacked, so the compiler does not fuse, and thereby
+    repeat, their addition in every use of the norm."""
+    return jnp.sqrt(squares(tree).sum())
+
+
+def squares(tree: Any) -> jax.Array:
+    """Return the sum of squares of each leaf."""
+    return jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)])
+
+
+def clip(limit: float) -> optax.GradientTransformation:
+    """Return `optax.clip_by_global_norm` as a product with one scalar, which is fused into the next transformation."""
+
+    def update(updates: Any, _params: Any) -> Any:
+        factor = limit / jnp.maximum(global_norm(updates), limit)
+        return jax.tree.map(lambda u: u * factor, updates)
+
+    return optax.stateless(update)
+
+
+def adam(b1: float, b2: float, eps: float) -> Gated:
+    """Return `optax.scale_by_adam` (Kingma and Ba 2015), gated in the pass that computes the moments.
+
+    The update is computed from the gated moments, so the compiler overwrites the old moments without copying them first."""
+
+    def update(grads: Any, state: Any, _params: Any = None, *, good: jax.Array, **_: Any) -> tuple[Any, Any]:
+        def moment(decay: float, order: int, old: Any) -> Any:
+            return jax.tree.map(lambda g, m: jnp.where(good, (1 - decay) * g**order + decay * m, m), grads, old)
+
+        mu, nu = moment(b1, 1, state.mu), moment(b2, 2, state.nu)
+        count = jnp.where(good, optax.safe_increment(state.count), state.count)
+        mu_scale, nu_scale = 1 / (1 - b1**count), 1 / (1 - b2**count)
+        updates = jax.tree.map(lambda m, v: m * mu_scale / (jnp.sqrt(v * nu_scale) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return Gated(optax.scale_by_adam(b1, b2, eps).init, update)  # pyright: ignore[reportArgumentType]
 
 
 _LAYER = re.compile(r"/layer_(\d+)/")

@@ -20,6 +20,7 @@ from train import parts, sharding
 from train.errors import UserError
 from train.frozen import frozen_state, keeping
 from train.objectives import Sums
+from train.optim import gated, global_norm, squares
 from train.sharding import by_name
 
 Batch = dict[str, Any]
@@ -151,21 +152,19 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
         with axes.traced_for(layout):
             grads, sums, model_state = gradient(state.params, state.model_state, batch, rng)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        guard, apply = check(state, sums, grads, run.guard)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
+        guard, good = check(state, sums, grads, run.guard)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, good=good)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         new = State(
             step=state.step + 1,
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
+            params=keep(optax.apply_updates(state.params, updates), state.params),
+            opt_state=opt_state,
             model_state=keep(model_state, state.model_state),
             seed=state.seed,
             guard=guard,
         )
-        one = jnp.ones(())
-        norms = {"gradient_norm": (optax.tree.norm(grads), one), "update_norm": (optax.tree.norm(updates), one)}
-        return new, {"sums": Sums(sums.terms, {**sums.metrics, **norms}), "guard": guard}
+        norm = {"gradient_norm": (global_norm(grads), jnp.ones(()))}
+        return new, {"sums": Sums(sums.terms, {**sums.metrics, **norm}), "guard": guard}
 
     def evaluate(params, model_state, batch: Batch, train: bool = False) -> Sums:
         with axes.traced_for(layout):
@@ -196,7 +195,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         raise UserError(f"{pair} reads {missing}, which is not in the batches ({', '.join(spec)}) or model outputs") from None
     (param_shapes, names), (state_shapes, state_names) = map(axes.split, boxed)
     frozen = frozen_state(parts.frozen(experiment.optimizer, param_shapes), param_shapes, state_shapes)
-    tx = experiment.optimizer.build(param_shapes, run.steps)
+    tx = gated(experiment.optimizer.build(param_shapes, run.steps))
     shapes = jax.eval_shape(init)
     whole = NamedSharding(mesh, PartitionSpec())
     param_shardings = sharding.shardings(mesh, rules, shapes.params, names)
@@ -225,9 +224,9 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
 def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardState, jax.Array]:
     """Return (new guard state, whether to apply this update). After an abort no update is applied, which preserves the state."""
     old = state.guard
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)])
+    finite = jnp.isfinite(squares(grads))  # a pass over the gradients that the norm shares
     loss = sum(n / jnp.maximum(d, 1e-9) for n, d in sums.terms.values())
-    norm = optax.tree.norm(grads)
+    norm = global_norm(grads)
     good = finite.all() & jnp.isfinite(loss) & jnp.isfinite(norm)
     if guard.spike is not None:
         good &= (state.step < WARM_STEPS) | (norm <= guard.spike * old.mean_norm)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fmodels.axes import constrain, named
-from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, LayerNorm
+from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, LayerNorm, add_bias
 
 
 class MaskedLMHead(nn.Module):
@@ -22,7 +22,7 @@ class MaskedLMHead(nn.Module):
         x_BKD = LayerNorm(name="norm")(constrain(x_BKD, "batch", None, None))
         bias_V = self.param("bias", named(nn.initializers.zeros, "vocab"), (embedding_VD.shape[0],))
         logits_BKV = jnp.einsum("BKD,VD->BKV", x_BKD, embedding_VD, preferred_element_type=jnp.float32)
-        return constrain(logits_BKV + bias_V.astype(jnp.float32), "batch", None, "vocab")
+        return constrain(add_bias(logits_BKV, bias_V.astype(jnp.float32)), "batch", None, "vocab")
 
 
 class ClassifierHead(nn.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from fmodels.axes import look_up, named
+from fmodels.axes import look_up, named, platform
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -27,23 +27,47 @@ GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"]}
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, for ReLU
 
 
+def bias_gradient(g: Float[Array, "*batch F"]) -> Float[Array, " F"]:
+    """Return the sum of `g` over all but the last dimension, as a matrix product with ones: several times faster than the column
+    sum that XLA emits on CPU, and not slower elsewhere."""
+    rows = g.reshape(-1, g.shape[-1])
+    return jnp.ones((rows.shape[0],), g.dtype) @ rows
+
+
 @jax.custom_vjp
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Return `x + bias` over the last dimension. The bias gradient is a matrix product with ones: several times faster than
-    the column sum that XLA emits on CPU, and not slower elsewhere."""
+def add_bias(x: Float[Array, "*batch F"], bias: Float[Array, " F"]) -> Float[Array, "*batch F"]:
+    """Return `x + bias`. The gradient of the bias is `bias_gradient`."""
     return x + bias
 
 
-def _add_bias_forward(x, bias):
-    return x + bias, None
+add_bias.defvjp(lambda x, bias: (x + bias, None), lambda _, g: (g, bias_gradient(g)))
 
 
-def _add_bias_backward(_, g):
-    rows = g.reshape(-1, g.shape[-1])
-    return g, jnp.ones((rows.shape[0],), g.dtype) @ rows
+@jax.custom_vjp
+def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None) -> Float[Array, "*batch F"]:
+    """Return `x @ kernel + bias`, without the bias if it is None.
+
+    On CPU the incoming gradient is computed behind a barrier and contracted as it is stored. XLA would otherwise write the
+    gradient of the activation a second time, transposed, for the gradient of the kernel."""
+    y = x @ kernel
+    return y if bias is None else y + bias
 
 
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+def _linear_forward(x, kernel, bias):
+    return linear(x, kernel, bias), (x, kernel, bias is not None)
+
+
+def _linear_backward(saved, g):
+    x, kernel, has_bias = saved
+    if platform() == "cpu":
+        g = jax.lax.optimization_barrier(g)
+    rows = tuple(range(x.ndim - 1))
+    narrow_first = x.shape[-1] > g.shape[-1]  # XLA:CPU transposes the first factor, so it should be the narrower one
+    kernel_gradient = jnp.tensordot(g, x, (rows, rows)).T if narrow_first else jnp.tensordot(x, g, (rows, rows))
+    return g @ kernel.T, kernel_gradient, bias_gradient(g) if has_bias else None
+
+
+linear.defvjp(_linear_forward, _linear_backward)
 
 
 class Dense(nn.Module):
@@ -57,10 +81,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         kernel = self.param("kernel", named(self.init, *self.axes), (x.shape[-1], self.features))
-        y = x @ kernel
-        if self.use_bias:
-            y = add_bias(y, self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,)))
-        return y
+        bias = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,)) if self.use_bias else None
+        return linear(x, kernel, bias)
 
 
 class Embed(nn.Module):
@@ -125,12 +147,28 @@ def frozen_batch_norms(paths: Collection[str]) -> Iterator[None]:
         yield
 
 
-class Dropout(nn.Module):
-    """Zero a fraction `rate` of the entries and scale up the rest, in training only.
+def mixed(x: jax.Array) -> jax.Array:
+    """Return a bijective hash of uint32 numbers (`lowbias32` of Wellons, https://nullprogram.com/blog/2018/07/31/)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
-    Draws 8 random bits per entry instead of 32, since threefry dominates the cost of dropout. The rate is therefore rounded to a
-    multiple of 1/256, at least 1/256. The scale uses the rounded rate, so the expectation is exact.
-    """
+
+def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return uint32 random numbers: a hash of the index of each entry and of two words drawn from `key`.
+
+    Far cheaper than `jax.random.bits`, which dominates the cost of dropout on CPU, and good enough for dropout. The numbers do
+    not depend on the sharding."""
+    iota = lambda axis: jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    first, second = jax.random.bits(key, (2,))
+    row = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape) - 1):
+        row = row * jnp.uint32(shape[axis]) + iota(axis)
+    return mixed(mixed(iota(len(shape) - 1) ^ mixed(row ^ first)) + mixed(row ^ second))
+
+
+class Dropout(nn.Module):
+    """Zero a fraction `rate` of the entries and scale up the rest, in training only."""
 
     rate: float
 
@@ -138,6 +176,5 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not train or self.rate == 0:
             return x
-        dropped = min(max(round(256 * self.rate), 1), 255)
-        kept = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint8) >= dropped
-        return jnp.where(kept, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype))
+        is_kept = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(round(self.rate * 2**32))
+        return jnp.where(is_kept, x * (1 / (1 - self.rate)), jnp.zeros((), x.dtype))

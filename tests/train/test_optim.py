@@ -14,7 +14,7 @@ from fmodels.axes import split
 from fmodels.bert import BertConfig
 from fmodels.nn.transformer import stack_layers, unstack_layers
 from train.errors import UserError
-from train.optim import Optimizer, Rule
+from train.optim import Optimizer, Rule, adam, clip, gated
 from train.sharding import by_name
 
 HINTS = get_type_hints(Optimizer)
@@ -39,7 +39,7 @@ def toy_params() -> dict:
 
 def first_update(optimizer: Optimizer, params, gradients=None):
     tx = optimizer.build(params, 100)
-    update = jax.jit(lambda gradients, params: tx.update(gradients, tx.init(params), params)[0])
+    update = jax.jit(lambda gradients, params: tx.update(gradients, tx.init(params), params, good=True)[0])
     return update(jax.tree.map(jnp.ones_like, params) if gradients is None else gradients, params)
 
 
@@ -61,7 +61,7 @@ def test_every_optimizer_and_schedule_lowers_a_loss(name, schedule):
         def step(carry, _):
             params, state = carry
             value, gradients = jax.value_and_grad(loss)(params)
-            updates, state = tx.update(gradients, state, params)
+            updates, state = tx.update(gradients, state, params, good=True)
             return (jax.tree.map(jnp.add, params, updates), state), value
 
         return jax.lax.scan(step, (params, tx.init(params)), length=steps)
@@ -123,7 +123,7 @@ def test_updates_follow_the_schedule():
     tx = optimizer.build(params, 12)
     state, found = tx.init(params), []
     for _ in range(12):
-        updates, state = tx.update({"w": jnp.ones(())}, state, params)
+        updates, state = tx.update({"w": jnp.ones(())}, state, params, good=True)
         found.append(-float(updates["w"]))
     assert found == pytest.approx([float(optimizer.rate(12)(step)) for step in range(12)])
 
@@ -156,6 +156,32 @@ def bert_params(scan: bool = False) -> dict:
 
 def unscanned(params: dict) -> dict:
     return {**params, "model": {**params["model"], "encoder": unstack_layers(params["model"]["encoder"])}}
+
+
+GRADIENTS = [{"w": jnp.float32([3.0, -4.0, 1e-6]), "b": jnp.float32([[12.0]])}, {"w": jnp.zeros(3), "b": -jnp.ones((1, 1))}]
+
+
+def test_adam_matches_optax():
+    ours, theirs = adam(0.9, 0.999, 1e-8), optax.scale_by_adam(0.9, 0.999, 1e-8)
+    state, reference = ours.init(GRADIENTS[0]), theirs.init(GRADIENTS[0])
+    for gradients in GRADIENTS * 3:
+        found, state = ours.update(gradients, state, good=True)
+        want, reference = theirs.update(gradients, reference)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), (found, state), (want, reference))
+
+
+@pytest.mark.parametrize("transformation", [adam(0.9, 0.999, 1e-8), gated(optax.trace(0.9))], ids=["adam", "momentum"])
+def test_a_refused_update_leaves_the_state_unchanged(transformation):
+    state = transformation.update(GRADIENTS[0], transformation.init(GRADIENTS[0]), good=True)[1]
+    bad = jax.tree.map(lambda g: g * jnp.nan, GRADIENTS[0])
+    after = jax.jit(transformation.update)(bad, state, good=jnp.asarray(False))[1]
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+@pytest.mark.parametrize("limit", [1.0, 13.0, 100.0])
+def test_clip_matches_optax(limit):
+    (found, _), (want, _) = (t.update(GRADIENTS[0], t.init(None)) for t in (clip(limit), optax.clip_by_global_norm(limit)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, want)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -213,7 +239,7 @@ def test_frozen_parameters_do_not_change_and_have_no_moments(name):
     tx = optimizer.build(params, 10)
     state, moved = tx.init(params), params
     for _ in range(2):
-        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, moved)
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, moved, good=True)
         moved = jax.tree.map(jnp.add, moved, updates)
     before, after = arrays(params), arrays(moved)
     for leaf in before:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fmodels.axes import constrain
 from fmodels.model import Model
+from fmodels.nn.cross_entropy import cross_entropy
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from train.objectives import Sums, means
 from train.parts import Rendering
@@ -73,15 +73,13 @@ class MaskedLM:
         outputs, state = apply(params["model"], state, {**batch, "tokens": corrupted_BT}, rng=dropout_rng, train=train)
         targets_BK = jnp.take_along_axis(batch["tokens"], positions_BK, axis=1)
         logits_BKV = self.logits(params, outputs, positions_BK)
-        losses_BK = optax.softmax_cross_entropy_with_integer_labels(logits_BKV, targets_BK)
-        right_BK = logits_BKV.argmax(-1) == targets_BK
+        losses_BK, right_BK = cross_entropy(logits_BKV, targets_BK)
         count = weights_BK.sum()
         terms = {"masked_lm": ((losses_BK * weights_BK).sum(), count)}
         metrics = {"masked_lm_accuracy": ((right_BK * weights_BK).sum(), count)}
         if self.next_sentence:
             logits_B2, _ = _SENTENCE.apply(params["head"]["next_sentence"], {}, outputs["pooled"])
-            losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_B2, batch["is_random"])
-            right_B = logits_B2.argmax(-1) == batch["is_random"]
+            losses_B, right_B = cross_entropy(logits_B2, batch["is_random"])
             rows = batch["valid"].sum()
             terms["next_sentence"] = ((losses_B * batch["valid"]).sum(), rows)
             metrics["next_sentence_accuracy"] = ((right_B * batch["valid"]).sum(), rows)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, Embed, LayerNorm, RMSNorm, add_bias
+from fmodels.nn.layers import ACTIVATIONS, Dense, Dropout, Embed, LayerNorm, RMSNorm, add_bias, linear, random_bits
 
 
 @pytest.fixture
@@ -46,9 +46,24 @@ def test_dense_and_its_gradients_match_plain_jax(rows):
     dense = Dense(7, ("embed", "mlp"))
     ours = lambda p, x: jnp.sin(dense.apply({"params": p}, x)).sum()
     plain = lambda p, x: jnp.sin(x @ p["kernel"] + p["bias"]).sum()
-    got = jax.value_and_grad(ours, (0, 1))(params, rows)
-    want = jax.value_and_grad(plain, (0, 1))(params, rows)
+    x = jnp.asarray(rows)
+    got = jax.value_and_grad(ours, (0, 1))(params, x)
+    want = jax.value_and_grad(plain, (0, 1))(params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), got, want)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("widths", [(5, 9), (9, 5)])
+@pytest.mark.parametrize("batch", [(), (7,), (2, 3, 4)])
+def test_linear_and_its_gradients_match_plain_jax(batch, widths, use_bias):
+    draw = np.random.default_rng(0).normal
+    x, kernel, g = (jnp.asarray(draw(size=shape), jnp.float32) for shape in ((*batch, widths[0]), widths, (*batch, widths[1])))
+    bias = jnp.asarray(draw(size=widths[1]), jnp.float32) if use_bias else None
+    want, plain_vjp = jax.vjp(lambda x, kernel, bias: x @ kernel + (0 if bias is None else bias), x, kernel, bias)
+    found, vjp = jax.vjp(linear, x, kernel, bias)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    same(found, want)
+    jax.tree.map(same, vjp(g), plain_vjp(g))
 
 
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 4, 6)])
@@ -88,21 +103,43 @@ class TestDropout:
     def dropped(self, rate: float, seed: int = 0, dtype=jnp.float32, train: bool = True) -> jax.Array:
         return Dropout(rate).apply({}, jnp.ones(self.SHAPE, dtype), train, rngs={"dropout": jax.random.key(seed)})
 
-    @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9, 0.999])
+    @pytest.mark.parametrize("rate", [0.001, 0.1, 0.25, 0.5, 0.9, 0.999])
     def test_share_and_scale(self, rate):
         y = np.asarray(self.dropped(rate))
-        share = min(round(256 * rate), 255) / 256
-        assert abs(share - rate) <= 1 / 256
-        assert set(np.unique(y)) == {0.0, np.float32(1 / (1 - share))}, "the scale uses the rounded rate: exact expectation"
-        std = np.sqrt(share * (1 - share) / y.size)
-        assert abs((y == 0).mean() - share) < 4 * std
-        by_row = (y == 0).mean(1)  # rows have equal drop rates
-        assert np.abs(by_row - share).max() < 6 * std * np.sqrt(len(y))
+        assert set(np.unique(y)) == {0.0, np.float32(1 / (1 - rate))}
+        std = np.sqrt(rate * (1 - rate) / y.size)
+        assert abs((y == 0).mean() - rate) < 4 * std
+        for axis, count in ((1, 200), (0, 1000)):  # rows and columns have equal drop rates
+            assert np.abs((y == 0).mean(axis) - rate).max() < 6 * std * np.sqrt(count) + 1 / (y.size / count)
 
-    def test_the_key_determines_the_dropped_entries(self):
-        np.testing.assert_array_equal(self.dropped(0.3, seed=1), self.dropped(0.3, seed=1))
-        both = np.asarray((self.dropped(0.3, seed=1) == 0) & (self.dropped(0.3, seed=2) == 0))
-        assert abs(both.mean() - (77 / 256) ** 2) < 0.005, "different keys are independent"
+    @pytest.mark.parametrize("shift", [(0, 1), (1, 0), (1, 1), (0, 64), (0, 512), (128, 0)])
+    def test_entries_are_independent_of_their_neighbours(self, shift):
+        dropped = np.asarray(self.dropped(0.3)) == 0
+        both = dropped & np.roll(dropped, shift, (0, 1))
+        assert abs(both.mean() - 0.3**2) < 4 * np.sqrt(0.09 * 0.91 / both.size)
+
+    @pytest.mark.parametrize(
+        "fold", [lambda k: jax.random.fold_in(k, 1), lambda k: jax.random.split(k)[1]], ids=["step", "layer"]
+    )
+    def test_keys_give_independent_entries(self, fold):
+        """The train step folds the step number into the key, and Flax the path of the module."""
+        key = jax.random.key(0)
+        first, second = (np.asarray(random_bits(k, self.SHAPE)) < 0.3 * 2**32 for k in (key, fold(key)))
+        both = first & second
+        assert abs(both.mean() - 0.3**2) < 4 * np.sqrt(0.09 * 0.91 / both.size)
+        np.testing.assert_array_equal(random_bits(key, self.SHAPE), random_bits(key, self.SHAPE))
+
+    def test_every_bit_is_uniform(self):
+        bits = np.asarray(random_bits(jax.random.key(3), self.SHAPE))
+        shares = np.array([(bits >> bit & 1).mean() for bit in range(32)])
+        assert np.abs(shares - 0.5).max() < 4.5 * 0.5 / np.sqrt(bits.size)
+        assert len(np.unique(bits)) > 0.9999 * bits.size, "no more collisions than among random numbers of 32 bits"
+
+    def test_rows_of_large_arrays_differ(self):
+        """Attention dropout numbers its rows over three dimensions."""
+        bits = np.asarray(random_bits(jax.random.key(0), (8, 4, 64, 32))).reshape(-1, 32)
+        assert len(np.unique(bits, axis=0)) == len(bits)
+        assert len(np.unique(np.sort(bits, axis=1)[:, 0])) > 0.999 * len(bits), "rows are not permutations of one another"
 
     def test_dtype_is_preserved(self):
         assert self.dropped(0.1, dtype=jnp.bfloat16).dtype == jnp.bfloat16

@@ -32,7 +32,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     with open_run(job, trusted) as run, job.batches(run.position) as batches:
         state, step, results, pending = run.state, run.position, {}, None
         meter = Meter(job.experiment, program, job.spec)
-        for step in range(run.position + 1, settings.steps + 1):
+        for step in range(run.position + 1, run.end + 1):
             with meter.waiting():
                 batch = next(batches)
             state, metrics = program.step(state, program.place(batch))
@@ -41,20 +41,22 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
                 run.log(pending.read())
                 pending = None
 
-            is_last, should_stop = step == settings.steps, run.should_stop_after(step)
-            should_evaluate = is_due(step, settings.evaluate_every)
+            is_last, should_stop = step == run.end, run.should_stop_after(step)
+            should_evaluate = is_last or is_due(step, settings.evaluate_every)
             should_save = is_last or should_stop or is_due(step, settings.checkpoint_every)
             if should_evaluate or should_save:
                 window = meter.close(step).read()
-                splits = job.dataset.held_out_splits if is_last else [job.dataset.held_out] if should_evaluate else []
-                results = evaluate_splits(splits)
+                results = evaluate_splits([job.dataset.held_out] if should_evaluate else [])
+                is_last = run.ends_at(step, results)
+                if is_last:
+                    results |= evaluate_splits([split for split in job.dataset.held_out_splits if split not in results])
                 run.log(window, results)
-                if should_save:
+                if should_save or is_last:
                     run.save(state, results)
                 meter.restart()
             elif is_due(step, settings.log_every):
                 pending = meter.close(step)
-            if should_stop:
+            if should_stop or is_last:
                 break
         return run.finish(step, results, lambda: evaluate_splits(job.dataset.held_out_splits))
 

@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int:
     from train import loop
     from train.assemble import assemble
     from train.runs import rundir
+    from train.runs.progress import metrics_line
 
     if dry_run:
         from train.plan.summary import describe
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     def work() -> int:
         result = loop.train(experiment, trusted)
         for split, metrics in result.items():
-            print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+            print(metrics_line(split, metrics))
         print(f"saved in {experiment.run.dir}; to write a report: fmodels report {experiment.run.dir}")
         return 0
 

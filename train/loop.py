@@ -3,7 +3,8 @@
 Locks, signals, damaged files, lost processes and resumption are handled in `train/runs/opened.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,9 +19,12 @@ from train.runs.meter import Meter
 from train.runs.opened import open_run
 
 
-def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
+def train(
+    experiment: Experiment, trusted: tuple[str, ...] = (), origin: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Train to the last step, resuming from the newest checkpoint. Return the metrics of each held-out split.
 
+    `trusted` lists modules outside of the project that the saved experiment may use; `origin` is written to environment.json.
     Raises UserError for errors that the user can fix, and Interrupted after a signal, with the state saved.
     """
     job = assemble(experiment)
@@ -29,7 +33,7 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     def evaluate_splits(splits: Sequence[str]) -> dict[str, Any]:
         return {split: evaluate(job, state.params, state.model_state, split) for split in splits}
 
-    with open_run(job, trusted) as run, job.batches(run.position) as batches:
+    with open_run(job, trusted, origin) as run, job.batches(run.position) as batches:
         state, step, results, pending = run.state, run.position, {}, None
         meter = Meter(job.experiment, program, job.spec)
         for step in range(run.position + 1, run.end + 1):

@@ -40,7 +40,14 @@ class OpenRun:
     """
 
     def __init__(
-        self, job: Job, state: State, checkpoints: Checkpoints, log: MetricsLog | None, progress: Progress, signals: dict, best: Best
+        self,
+        job: Job,
+        state: State,
+        checkpoints: Checkpoints,
+        best: Best,
+        log: MetricsLog | None,
+        progress: Progress,
+        signals: dict,
     ):
         self.job, self.state, self.position = job, state, int(state.step)
         self.checkpoints, self.metrics_log, self.progress, self.signals = checkpoints, log, progress, signals
@@ -55,8 +62,8 @@ class OpenRun:
         """End training at this step if the last `run.patience` evaluations brought no new best value."""
         if step < self.steps and self.patience is not None and self.best.since_best(self.values) >= self.patience:
             self.end = step
-            metric, patience = self.best.metric, self.patience
-            self.progress.say(f"{self.job.path.name}: ends at step {step}: no better {metric} in {patience} evaluations (run.patience)")
+            reason = f"no better {self.best.metric} in {self.patience} evaluations (run.patience)"
+            self.progress.say(f"{self.job.path.name}: ends at step {step}: {reason}")
 
     def ends_at(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether training ends after this step: the last one, or earlier by `run.patience`. `results` are those of this step."""
@@ -120,11 +127,12 @@ def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
+def open_run(job: Job, trusted: tuple[str, ...], origin: Mapping[str, Any]) -> Iterator[OpenRun]:
     """Open the run directory of an assembled experiment to train it.
 
-    `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory belongs to
-    another experiment, is being trained, cannot be written, or has lost its checkpoints.
+    `trusted` are modules outside of the project that its saved experiment may use, and `origin` says how the run is started.
+    Raises UserError if the directory belongs to another experiment, is being trained, cannot be written, or has lost its
+    checkpoints.
     """
     experiment, path = job.experiment, job.path
     with contextlib.ExitStack() as stack:
@@ -136,7 +144,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
             rundir.same_data(path, job.dataset.fingerprint, parts.accept_changed(experiment.data), progress.say)
         cluster.check_equal({"the run directory": "begun" if before is not None else "new"})
         fresh = initial(job, progress.say) if before is None else None  # before writing anything, since it may raise
-        lock = cluster.on_first(lambda: write(job, before is not None, progress.say))
+        lock = cluster.on_first(lambda: write(job, before is not None, origin, progress.say))
         if lock is not None:
             stack.callback(os.close, lock)
         cluster.check_shared_folder(path)
@@ -146,7 +154,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         state = checkpoints.restore(job.program) if before is not None else None
         if before is not None:
             restored = state
-            cluster.on_first(lambda: resume(job, before, restored, progress.say))
+            cluster.on_first(lambda: resume(job, before, restored, origin, progress.say))
         if state is None:
             state = fresh or initial(job, progress.say)
         position = int(state.step)
@@ -156,10 +164,10 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
             stack.callback(log.close)
         if position:
             progress.say(f"{path.name}: resumes at step {position} of {experiment.run.steps}")
-        yield OpenRun(job, state, checkpoints, log, progress, signals, best)
+        yield OpenRun(job, state, checkpoints, best, log, progress, signals)
 
 
-def write(job: Job, is_begun: bool, say: Say) -> int:
+def write(job: Job, is_begun: bool, origin: Mapping[str, Any], say: Say) -> int:
     """Lock the run directory and write its files before the first step.
 
     Return the file descriptor that holds the lock while open. Raises UserError if another process began the run meanwhile.
@@ -170,7 +178,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
         os.close(lock)
         raise UserError(f"another process started a run in {path} meanwhile; {RERUN}")
     if not is_begun:
-        rundir.write_environment(path, job.dataset.fingerprint)
+        rundir.write_environment(path, job.dataset.fingerprint, origin)
     for name, text in job.dataset.codec.files.items():
         rundir.write_atomically(path / name, text)
     if bad := job.dataset.bad_records:
@@ -184,7 +192,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
     return lock
 
 
-def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
+def resume(job: Job, before: Experiment, state: State | None, origin: Mapping[str, Any], say: Say) -> None:
     """Prepare the directory for a resumed run. `state` is from the last checkpoint, or None.
 
     Raises UserError if the run has lost its checkpoints, or its log is damaged.
@@ -199,7 +207,7 @@ def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
     rundir.write_experiment(job.experiment)  # fields marked `how` may differ, and run.steps may grow
     if position < run.steps:
         (path / "result.json").unlink(missing_ok=True)  # result of a shorter run
-        rundir.write_environment(path, job.dataset.fingerprint)
+        rundir.write_environment(path, job.dataset.fingerprint, origin)
     changed = schedule_change(job, [row for row in log if row["step"] <= position], position)
     if changed:
         say(f"{path.name}: {changed}")

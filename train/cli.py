@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import tyro
 from train import recipes
 from train.cluster.join import Cluster
 from train.errors import UserError, nearest
-from train.experiment import Experiment, with_run
+from train.experiment import Experiment, leaves, with_run
 
 T = TypeVar("T")
 
@@ -64,6 +65,15 @@ def parse_recipe(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, 
     prog = f"fmodels {verb} {arguments[0]}"
     experiment, cluster = override(experiment, arguments[1:], prog, recipe.__doc__ or "")
     return experiment, cluster, recipes.modules_beside(file) if file else {}
+
+
+def origin(arguments: list[str], experiment: Experiment) -> dict[str, Any]:
+    """Return what environment.json says of the start of a run: its `command`, and `overrides`, the fields that differ from the
+    recipe, as {name: [value of the recipe, value of the run]}."""
+    recipe, own = ({name: str(value) for name, value, _ in leaves(e)} for e in (recipes.find(arguments[0])[1](), experiment))
+    changed = [name for name in {**recipe, **own} if name != "run.dir" and recipe.get(name) != own.get(name)]
+    overrides = {name: [recipe.get(name, "absent"), own.get(name, "absent")] for name in changed}
+    return {"command": shlex.join(["fmodels", "run", *arguments]), "overrides": overrides}
 
 
 def options_of(experiment: Experiment) -> set[str]:

@@ -22,8 +22,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """Return the contents of `environment.json`. `fingerprint` is the fingerprint of the data."""
+def environment(fingerprint: Mapping[str, str], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contents of `environment.json`. `origin` is the start of the run (`train.cli.origin`)."""
     import jax
 
     def git(*arguments: str) -> str | None:
@@ -36,6 +36,7 @@ def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     except FileNotFoundError:  # git is not installed
         revision, dirty = None, False
     return {
+        **origin,
         "versions": versions(),
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
         "git": {"revision": revision, "modified": dirty},

@@ -44,6 +44,8 @@ class Run:
     "number of newest checkpoints to keep, besides the best"
     best: str | None = how(None)
     "metric that chooses the best checkpoint, as [min:|max:]SPLIT/METRIC (default: loss of the held-out split)"
+    patience: int | None = how(None)
+    "stop after this many evaluations without a new best value of run.best's metric (None: train all steps)"
     read_threads: int = how(2)
     "threads that prefetch batches"
     read_workers: int = how(0)
@@ -57,6 +59,9 @@ class Run:
         for name in ("evaluate_every", "read_threads", "read_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.patience is not None and (self.patience < 1 or not self.evaluate_every):
+            what = f"{self.patience} with evaluate_every {self.evaluate_every}"
+            raise ValueError(f"patience must be at least 1, and needs evaluations; it is {what}")
         if self.best is not None and not re.fullmatch(r"((min|max):)?[^/:]+/.+", self.best):
             raise ValueError(f"best must be SPLIT/METRIC, min:SPLIT/METRIC or max:SPLIT/METRIC, not {self.best!r}")
         if not 0 <= self.seed < 2**32:

@@ -3,7 +3,8 @@
 Locks, signals, damaged files, lost processes and resumption are handled in `train/runs/opened.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,9 +19,12 @@ from train.runs.meter import Meter
 from train.runs.opened import open_run
 
 
-def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
+def train(
+    experiment: Experiment, trusted: tuple[str, ...] = (), origin: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Train to the last step, resuming from the newest checkpoint. Return the metrics of each held-out split.
 
+    `trusted` lists modules outside of the project that the saved experiment may use; `origin` is written to environment.json.
     Raises UserError for errors that the user can fix, and Interrupted after a signal, with the state saved.
     """
     job = assemble(experiment)
@@ -29,10 +33,10 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
     def evaluate_splits(splits: Sequence[str]) -> dict[str, Any]:
         return {split: evaluate(job, state.params, state.model_state, split) for split in splits}
 
-    with open_run(job, trusted) as run, job.batches(run.position) as batches:
+    with open_run(job, trusted, origin) as run, job.batches(run.position) as batches:
         state, step, results, pending = run.state, run.position, {}, None
         meter = Meter(job.experiment, program, job.spec)
-        for step in range(run.position + 1, settings.steps + 1):
+        for step in range(run.position + 1, run.end + 1):
             with meter.waiting():
                 batch = next(batches)
             state, metrics = program.step(state, program.place(batch))
@@ -41,20 +45,22 @@ def train(experiment: Experiment, trusted: tuple[str, ...] = ()) -> dict[str, An
                 run.log(pending.read())
                 pending = None
 
-            is_last, should_stop = step == settings.steps, run.should_stop_after(step)
-            should_evaluate = is_due(step, settings.evaluate_every)
+            is_last, should_stop = step == run.end, run.should_stop_after(step)
+            should_evaluate = is_last or is_due(step, settings.evaluate_every)
             should_save = is_last or should_stop or is_due(step, settings.checkpoint_every)
             if should_evaluate or should_save:
                 window = meter.close(step).read()
-                splits = job.dataset.held_out_splits if is_last else [job.dataset.held_out] if should_evaluate else []
-                results = evaluate_splits(splits)
+                results = evaluate_splits([job.dataset.held_out] if should_evaluate else [])
+                is_last = run.ends_at(step, results)
+                if is_last:
+                    results |= evaluate_splits([split for split in job.dataset.held_out_splits if split not in results])
                 run.log(window, results)
-                if should_save:
+                if should_save or is_last:
                     run.save(state, results)
                 meter.restart()
             elif is_due(step, settings.log_every):
                 pending = meter.close(step)
-            if should_stop:
+            if should_stop or is_last:
                 break
         return run.finish(step, results, lambda: evaluate_splits(job.dataset.held_out_splits))
 

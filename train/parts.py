@@ -22,6 +22,8 @@ class Rendering(NamedTuple):
     lines: Sequence[str]
     is_right: bool | None = None
     "whether it agrees with the reference (None: not applicable)"
+    confidence: float = 0.0
+    "probability of the prediction; the report shows the most confident mistakes"
 
 
 def check(experiment: Any) -> None:
@@ -145,6 +147,23 @@ def score(objective: Any, predictions: Sequence[Any], references: Sequence[Any],
     if found.keys() != set(objective.scores):
         raise UserError(f"{name}.score returns {', '.join(found)}, but its `scores` are {', '.join(objective.scores)}")
     return {metric: float(value) for metric, value in found.items()}
+
+
+def chance(objective: Any, references: Sequence[Any]) -> Mapping[str, float]:
+    """`objective.chance(references)`: return the value of each metric without learning, from the references of a split.
+
+    The default is none.
+    """
+    return objective.chance(references) if hasattr(objective, "chance") else {}
+
+
+def questions(
+    objective: Any, batch: Mapping[str, Any], codec: Any
+) -> tuple[Mapping[str, Any], Sequence[Any], Sequence[Any]] | None:
+    """`objective.questions(batch, codec)`: return a held-out batch changed to be predicted, its rows as shown in the report, and
+    their references. The default is None: the batch is predicted as it is, and the data shows its rows.
+    """
+    return objective.questions(batch, codec) if hasattr(objective, "questions") else None
 
 
 def render(objective: Any, described: Any, reference: Any = None) -> Rendering:

@@ -4,9 +4,11 @@ Shapes: B batch, T length.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -246,6 +248,13 @@ class TextCodec:
 
     def token(self, index: int) -> str:
         return self.vocabulary.token(index)
+
+    def text(self, ids: np.ndarray) -> str:
+        """Return the text of a row, with its mask tokens numbered as [MASK 1], [MASK 2], …, and without [CLS] and padding."""
+        special, number = self.vocabulary.special, count(1)
+        shown = [int(index) for index in ids if index not in (special.get("cls"), special.get("pad"))]
+        text = self.vocabulary.implementation.decode(shown, skip_special_tokens=False)
+        return re.sub(re.escape(self.token(special["mask"])), lambda _: f"[MASK {next(number)}]", text)
 
 
 def about(texts: Documents, rows: Path) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def test_types_that_do_not_exist_are_errors(type_, message):
 
 HOW = {
     *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep", "run.best"),
-    *("run.read_threads", "run.read_workers", "data.accept_changed"),
+    *("run.read_threads", "run.read_workers", "run.patience", "data.accept_changed"),
     *("mesh.replica", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
 
@@ -258,10 +258,11 @@ def test_differences_ignore_how_fields():
             dir="elsewhere",
             precision="bf16",
             log_every=1,
-            evaluate_every=0,
+            evaluate_every=7,
             checkpoint_every=3,
             keep=9,
             best="validation/accuracy",
+            patience=3,
             read_threads=1,
             read_workers=3,
         ),

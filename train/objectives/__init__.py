@@ -22,7 +22,8 @@ An objective with metrics that need a whole evaluation set at once (BLEU, span F
         `predictions` are the rows of `describe` for a whole split and `references` are `Dataset.references`, both in the order
         of the data; called in the first process only
 
-It may also define `check`, `resolved`, `unfit`, `seen`, `panels`, `minimized`, `render` and `sections`; see `train/parts.py`.
+It may also define `check`, `resolved`, `unfit`, `seen`, `panels`, `minimized`, `chance`, `questions`,
+`render` and `sections`; see `train/parts.py`.
 `sections` builds its HTML with the functions of `train/report/page.py`.
 """
 

@@ -3,6 +3,8 @@
 Shapes: B batch, D model width, C classes.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +136,13 @@ class Classification:
         lines = [f"{probability:6.1%}  {label}" for label, probability in list(described["probabilities"].items())[:5]]
         if reference is None:
             return Rendering(lines)
-        return Rendering([*lines, f"label: {reference}"], described["label"] == reference)
+        confidence = described["probabilities"][described["label"]]
+        return Rendering([*lines, f"label: {reference}"], described["label"] == reference, confidence)
+
+    def chance(self, references: Sequence[str]) -> dict[str, float]:
+        """Return the loss of equal probabilities, and the accuracy of the most frequent label."""
+        assert self.classes is not None, "an experiment is resolved before it runs"
+        return {"loss": math.log(self.classes), "accuracy": Counter(references).most_common(1)[0][1] / len(references)}
 
     def sections(self, result: Mapping[str, Any], codec: Any) -> list[tuple[str, str]]:
         if "confusion" not in result:
@@ -151,7 +159,7 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
     """Return an HTML table of precision, recall, F1 and support, from the `per_class` of a result."""
     columns = [result["per_class"][name] for name in ("precision", "recall", "f1", "support")]
     rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", f"{n:,.0f}") for label, p, r, f, n in zip(labels, *columns, strict=True)]
-    return page.table(("label", "precision", "recall", "F1", "support"), rows)
+    return page.table(("label", "precision", "recall", "f1", "support"), rows)
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Shapes: B batch, T length, K predicted positions per row, D model width, V vocab
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,10 +155,24 @@ class MaskedLM:
             rows.append({"masks": masks})
         return rows
 
-    def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
-        """Show one line per mask token: the most probable tokens."""
+    def questions(self, batch: Mapping[str, np.ndarray], codec) -> tuple[dict[str, Any], list[str], list[list[str]]]:
+        """Hide the tokens that an evaluation hides, all by the mask token. The references are the hidden tokens of each row."""
+        _, positions_BK, weights_BK = self.corrupt(jax.tree.map(jnp.asarray, dict(batch)), jax.random.key(0), False)
+        hidden = [np.sort(row[weights > 0]) for row, weights in zip(*map(np.asarray, (positions_BK, weights_BK)), strict=True)]
+        tokens_BT, truths = np.array(batch["tokens"]), []
+        for tokens_T, positions in zip(tokens_BT, hidden, strict=True):
+            truths.append([codec.token(int(token)) for token in tokens_T[positions]])
+            tokens_T[positions] = self.mask_id
+        return {**batch, "tokens": tokens_BT}, [codec.text(tokens_T) for tokens_T in tokens_BT], truths
+
+    def render(self, described: Mapping[str, Any], reference: Sequence[str] | None = None) -> Rendering:
+        """Show one line per mask token: the most probable tokens, and the hidden token if it is known."""
         fills = [", ".join(f"{fill['token']} {fill['probability']:.1%}" for fill in mask) for mask in described["masks"]]
-        return Rendering([f"[MASK]: {fill}" for fill in fills] or ["no [MASK] to fill"])
+        if reference is None:
+            return Rendering([f"[MASK]: {fill}" for fill in fills] or ["no [MASK] to fill"])
+        verdicts = ["✓" if mask[0]["token"] == truth else "✗" for mask, truth in zip(described["masks"], reference, strict=True)]
+        rows = zip(verdicts, reference, fills, strict=True)
+        return Rendering([f"{mark} [MASK {number}] {truth}: {fill}" for number, (mark, truth, fill) in enumerate(rows, 1)])
 
 
 _LM = Model(MaskedLMHead())

@@ -49,7 +49,7 @@ def pydocs() -> Experiment:
 def pydocs_topics() -> Experiment:
     """Classify passages by library (eight classes) with 20 labels per class; --init-from RUN fine-tunes.
 
-    `fmodels run pydocs-topics --init-from runs/pydocs`: half a minute on two CPU cores. Macro-F1 over three seeds:
+    `fmodels run pydocs-topics --init-from runs/pydocs`: half a minute on two CPU cores. macro_f1 over three seeds:
     0.443 ± 0.008 fine-tuned, 0.353 ± 0.007 from scratch. `fmodels` runs and compares both.
     """
     return Experiment(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,9 @@ THEME = {  # name: (light, dark)
     **{"c0": ("#2a78d6", "#4a90e8"), "c1": ("#e2571f", "#ee7440"), "c2": ("#0f9a6c", "#27b585"), "c3": ("#45309c", "#b3a6ff")},
 }
 COLOURS, DASHES = ("c0", "c1", "c2", "c3"), {"-": "", "--": "6 3", ":": "2 2"}
+CHANCE = "chance"
+CHANCE_LOOK: dict[str, Any] = {"color": THEME["muted"][0], "linewidth": 1.0, "linestyle": (0, (1.5, 2.5))}
+NO_CHANCE: Mapping[str, float] = MappingProxyType({})
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 "{run name: logged rows, as `train.runs.log.read_metrics` returns them}"
 STYLE: dict[Any, Any] = {
@@ -36,12 +40,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
+def curves(runs: Runs, names: Sequence[str], caption: str = "", chance: Mapping[str, float] = NO_CHANCE) -> str:
     """Return HTML with one panel per metric over steps: `train/loss` and `validation/loss` share a panel; held-out splits have
     dots.
 
     Runs named NAME-0, NAME-1, … are seeds of one configuration: thin lines, and a thick line for the mean over common steps.
-    None and non-finite values are gaps, also in the mean. `caption` is plain text.
+    None and non-finite values are gaps, also in the mean. `caption` is plain text. `chance` maps metrics to their values without
+    learning, drawn as dotted lines.
     """
     panels = _panels(runs, names)
     series = [one for panel in panels.values() for one in panel]
@@ -49,7 +54,9 @@ def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
     notes = [caption] * bool(caption) + [f"Not logged: {', '.join(missing)}."] * bool(missing)
     keys = {one.legend: f"<li>{_swatch(one)}{escape(one.legend)}</li>" for one in series}
     columns = _columns(len(panels))
-    svgs = [_svg(metric, panel, 4.2 if columns == 2 else 3.1) for metric, panel in panels.items()]
+    svgs = [_svg(metric, panel, chance.get(metric), 4.2 if columns == 2 else 3.1) for metric, panel in panels.items()]
+    if chance.keys() & panels.keys():
+        keys[CHANCE] = f"<li>{_line('var(--muted)', 1.4, '1.5 2.5')}{CHANCE}</li>"
     figcaption = f"<figcaption>{escape(' '.join(notes))}</figcaption>" if notes else ""
     grid = f'<div class="panels" style="--columns:{columns}">{"".join(svgs)}</div>'
     return (
@@ -57,7 +64,7 @@ def curves(runs: Runs, names: Sequence[str], caption: str = "") -> str:
     )
 
 
-def curves_png(path: Path, runs: Runs, names: Sequence[str]) -> None:
+def curves_png(path: Path, runs: Runs, names: Sequence[str], chance: Mapping[str, float] = NO_CHANCE) -> None:
     """Write the figure of `curves` as a PNG on white. Raises ValueError if no run logged any of the names."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -71,9 +78,15 @@ def curves_png(path: Path, runs: Runs, names: Sequence[str]) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(10 if columns > 1 else 6, 2.6 * rows + 0.5), layout="constrained", dpi=160)
         for i, (metric, panel) in enumerate(panels.items()):
-            _draw(figure.add_subplot(rows, columns, i + 1), metric, panel)
-        keys = {one.legend: Line2D([], [], **one.look, label=one.legend) for panel in panels.values() for one in panel}
-        figure.legend(handles=list(keys.values()), loc="outside upper left", ncols=columns, frameon=False)
+            _draw(figure.add_subplot(rows, columns, i + 1), metric, panel, chance.get(metric))
+        looks = {one.legend: one.look for panel in panels.values() for one in panel}
+        looks |= {CHANCE: CHANCE_LOOK} if chance.keys() & panels.keys() else {}
+        figure.legend(
+            handles=[Line2D([], [], **look, label=name) for name, look in looks.items()],
+            loc="outside upper left",
+            ncols=columns,
+            frameon=False,
+        )
         figure.savefig(path, facecolor=THEME["paper"][0])
 
 
@@ -141,9 +154,11 @@ def _columns(panels: int) -> int:
     return 2 if panels in (1, 2, 4) else 3
 
 
-def _draw(axes: "Axes", metric: str, panel: Sequence[Series]) -> None:
+def _draw(axes: "Axes", metric: str, panel: Sequence[Series], chance: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    if chance is not None:
+        axes.axhline(chance, **CHANCE_LOOK)
     for i, one in enumerate(panel):
         for steps, values in one.seeds:
             axes.plot(steps, values, **{**one.look, "linewidth": 0.8, "markersize": 2}, markevery=_alone(values), alpha=0.4)
@@ -156,7 +171,7 @@ def _draw(axes: "Axes", metric: str, panel: Sequence[Series]) -> None:
         axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=THEME["muted"][0])
     if metric.endswith("_per_second"):
         axes.set_ylim(bottom=0)
-    axes.set_title(metric.replace("_", " "), loc="left")
+    axes.set_title(metric, loc="left")
     axes.set_xlabel("step", loc="right")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
@@ -171,17 +186,18 @@ def _alone(values: np.ndarray) -> list[int]:
     return np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:]).tolist()
 
 
-def _svg(metric: str, panel: Sequence[Series], inches: float) -> str:
+def _svg(metric: str, panel: Sequence[Series], chance: float | None, inches: float) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(inches, 2.4), layout="constrained")
-        _draw(figure.add_subplot(), metric, panel)
+        _draw(figure.add_subplot(), metric, panel, chance)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = written.getvalue()
-    label = f"{metric.replace('_', ' ')} by step. {'; '.join(one.description for one in panel)}"
+    described = [one.description for one in panel] + ([] if chance is None else [f"{CHANCE}: {number(chance)}"])
+    label = f"{metric} by step. {'; '.join(described)}"
     box = re.findall(r'viewBox="[^"]*"', text)[0]
     drawing = re.sub(r"<style.*?</style>", "", text[text.index(">", text.index("<svg")) + 1 :], flags=re.DOTALL)
     for name, (light, _) in THEME.items():
@@ -214,5 +230,9 @@ def _swatch(one: Series) -> str:
     colour = next(f"var(--{name})" for name in COLOURS if THEME[name][0] == one.look["color"])
     dash, width = DASHES[one.look["linestyle"]], one.look["linewidth"] + 0.4
     dot = f'<circle cx="12" cy="5" r="3.2" fill="{colour}"/>' if one.look["marker"] else ""
-    line = f'<path d="M0 5H24" stroke="{colour}" stroke-width="{width:.1f}" stroke-dasharray="{dash or "none"}"/>'
+    return _line(colour, width, dash or "none", dot)
+
+
+def _line(colour: str, width: float, dashes: str, dot: str = "") -> str:
+    line = f'<path d="M0 5H24" stroke="{colour}" stroke-width="{width:.1f}" stroke-dasharray="{dashes}"/>'
     return f'<svg class="swatch" width="24" height="10" viewBox="0 0 24 10" aria-hidden="true">{line}{dot}</svg>'

@@ -18,6 +18,7 @@ import numpy as np
 
 from train.parts import Rendering
 from train.report.curves import THEME, number
+from train.runs.progress import distinct
 
 TEXT_SHOWN = 480  # characters of a passage
 
@@ -51,11 +52,19 @@ def page(title: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Show the scalars of a result in large type, except copies of `loss` (the term of a loss with a single term)."""
-    numbers = {name: value for name, value in result.items() if isinstance(value, int | float)}
-    shown = {name: value for name, value in numbers.items() if name == "loss" or value != numbers.get("loss")}
-    tiles = (f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number(value)}</dd></div>" for name, value in shown.items())
+    """Show the scalars of a result in large type, without copies of the loss."""
+    tiles = (f"<div><dt>{escape(name)}</dt><dd>{number(value)}</dd></div>" for name, value in distinct(result).items())
     return f'<dl class="headline">{"".join(tiles)}</dl>'
+
+
+def facts(values: Mapping[str, str]) -> str:
+    """Return a list of names and texts."""
+    lines = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items())
+    return f'<dl class="about">{lines}</dl>'
+
+
+def warning(text: str) -> str:
+    return f'<p class="warning">{escape(text)}</p>'
 
 
 def beside(*pieces: str) -> str:
@@ -97,8 +106,11 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     return f"<figure>{_scroll(heat, 'confusion matrix')}<figcaption>{caption}</figcaption></figure>"
 
 
-def predictions(rows: Sequence[tuple[Any, Rendering]]) -> str:
-    """Return a card for each row: the example (a text, or an image [H, W, 1 or 3]) and its rendered prediction."""
+def predictions(rows: Sequence[tuple[Any, Rendering]], caption: str = "") -> str:
+    """Return a card for each row: the example (a text, or an image [H, W, 1 or 3]) and its rendered prediction.
+
+    The default caption counts the right ones.
+    """
     cards = []
     for shown, rendering in rows:
         lines = [f"<span>{escape(line.strip())}</span>" for line in rendering.lines]
@@ -106,11 +118,13 @@ def predictions(rows: Sequence[tuple[Any, Rendering]]) -> str:
         if kind:
             lines.insert(0, f'<span class="verdict">{"✓" if rendering.is_right else "✗"} {kind}</span>')
         example = _image(shown) if isinstance(shown, np.ndarray) else _passage(str(shown))
-        cards.append(f'<li class="{kind}">{example}<p class="facts">{"".join(lines)}</p></li>')
+        long = " long" * any(len(line) > 40 for line in rendering.lines)
+        cards.append(f'<li class="{kind}">{example}<p class="facts{long}">{"".join(lines)}</p></li>')
     verdicts = [rendering.is_right for _, rendering in rows if rendering.is_right is not None]
-    count = f"<figcaption>{sum(verdicts)} of these {len(verdicts)} are right.</figcaption>" if verdicts else ""
+    caption = caption or (f"{sum(verdicts)} of these {len(verdicts)} are right." if verdicts else "")
+    figcaption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = "images" if rows and isinstance(rows[0][0], np.ndarray) else "texts"
-    return f'<figure><ul class="cards {kind}">{"".join(cards)}</ul>{count}</figure>'
+    return f'<figure><ul class="cards {kind}">{"".join(cards)}</ul>{figcaption}</figure>'
 
 
 def details(experiment_json: Mapping[str, Any], environment_json: Mapping[str, Any]) -> str:
@@ -184,6 +198,9 @@ ul{list-style:none;margin:0;padding:0}
 .headline div,.panels svg,.cards li,details{background:var(--card);border:1px solid var(--line);border-radius:.6rem}
 .headline{display:flex;flex-wrap:wrap;gap:.75rem;margin:0}.headline div{flex:1 1 8rem;padding:.8rem 1rem}
 dt{font-size:.85rem;color:var(--muted)}dd{margin:0;font-size:1.5rem;font-weight:600;line-height:1.3}
+.about{flex:1 1 22rem;margin:0;font-size:.92rem}.about div{display:flex;gap:1rem;padding:.15rem 0}
+.about dt{flex:0 0 6rem;font-size:inherit}.about dd{font-size:inherit;font-weight:400;line-height:inherit;overflow-wrap:anywhere}
+.warning{margin:0 0 1rem;padding:.6rem 1rem;border-left:4px solid var(--wrong);background:var(--card);border-radius:.3rem}
 .keys{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;margin-bottom:.75rem;font-size:.9rem}.swatch{margin-right:.5rem;fill:none}
 .panels{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:1rem}
 .panels svg{display:block;width:100%;height:auto;padding:.5rem;stroke-linejoin:round}.panels text{font-family:inherit!important}
@@ -205,7 +222,7 @@ thead th{color:var(--muted);font-weight:500;vertical-align:bottom}tbody th{font-
 .images{grid-template-columns:repeat(auto-fill,minmax(10rem,1fr))}
 .images img{display:block;width:100%;max-width:7rem;margin-bottom:.6rem;border-radius:.3rem;image-rendering:pixelated}
 blockquote{margin:0 0 .6rem;overflow-wrap:anywhere;white-space:pre-line}
-.facts{display:flex;flex-wrap:wrap;gap:.1rem 1.25rem;margin:0;font-size:.9rem}.facts em{font-style:normal;color:var(--muted)}
+.facts{display:flex;flex-wrap:wrap;gap:.1rem 1.25rem;margin:0;font-size:.9rem}.facts.long{flex-direction:column}
 .right .verdict{color:var(--right)}.wrong .verdict{color:var(--wrong)}.verdict{font-weight:700}
 details{margin-bottom:.6rem;padding:.6rem 1rem}summary{cursor:pointer;font-weight:500}
 .settings{width:100%;margin-top:.6rem;font-size:.85rem}.settings tr:last-child>*{border:0}

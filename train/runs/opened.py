@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from train.plan import layout
 from train.runs.progress import Progress
 from train.runs import rundir
 from train.runs.begin import initial
-from train.runs.best import best_of
+from train.runs.best import Best, best_of, overfitting
 from train.runs.checkpoints import Checkpoints
 from train.runs.log import MetricsLog, cut_metrics, read_metrics
 from train.runs.signals import RERUN, Interrupted, interruptions
@@ -35,21 +36,49 @@ Say = Callable[[str], None]
 class OpenRun:
     """A run directory open for training, on all processes of the run.
 
-    `state` is the state to start from, and `position` its step.
+    `state` is the state to start from, `position` its step, and `end` the step at which training ends.
     """
 
     def __init__(
-        self, job: Job, state: State, checkpoints: Checkpoints, log: MetricsLog | None, progress: Progress, signals: dict
+        self,
+        job: Job,
+        state: State,
+        checkpoints: Checkpoints,
+        best: Best,
+        log: MetricsLog | None,
+        progress: Progress,
+        signals: dict,
     ):
         self.job, self.state, self.position = job, state, int(state.step)
         self.checkpoints, self.metrics_log, self.progress, self.signals = checkpoints, log, progress, signals
-        self.steps = job.experiment.run.steps
+        self.best = best
+        self.values, seconds = cluster.gather(cluster.on_first(lambda: before(job.path, best)))[0]
+        self.began = time.monotonic() - seconds
+        self.steps, self.patience = job.experiment.run.steps, job.experiment.run.patience
+        self.end = self.steps
+        self.end_early(self.position)
+
+    def end_early(self, step: int) -> None:
+        """End training at this step if the last `run.patience` evaluations brought no new best value."""
+        if step < self.steps and self.patience is not None and self.best.since_best(self.values) >= self.patience:
+            self.end = step
+            reason = f"no better {self.best.metric} in {self.patience} evaluations (run.patience)"
+            self.progress.say(f"{self.job.path.name}: ends at step {step}: {reason}")
+
+    def ends_at(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether training ends after this step: the last one, or earlier by `run.patience`. `results` are those of this step."""
+        if found := [value for name, value in scalars(results).items() if name == self.best.metric]:
+            self.values += found
+            self.end_early(step)
+        return step == self.end
 
     def log(self, window: Window, results: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Write one line with the metrics of the last steps and of the evaluated splits."""
         self.progress.update(window.step, window.values)
+        self.progress.evaluated(window.step, results or {})
         if self.metrics_log:
-            self.metrics_log.write(window.step, {**window.values, **scalars(results or {})})
+            seconds = {"train/wall_seconds": time.monotonic() - self.began}
+            self.metrics_log.write(window.step, {**window.values, **seconds, **scalars(results or {})})
 
     def save(self, state: State, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Start to write a checkpoint. `results` decides whether it is the best, if it has the metric."""
@@ -69,7 +98,7 @@ class OpenRun:
         """
         self.checkpoints.wait()
         name = self.job.path.name
-        if step < self.steps:
+        if step < self.end:
             by = self.signals["by"] or signal.SIGTERM  # default: another process got the signal
             raise Interrupted(by, f"{name}: stopped and saved at step {step} of {self.steps}; {RERUN}")
         file = self.job.path / "result.json"
@@ -77,9 +106,17 @@ class OpenRun:
             return rundir.read_result(self.job.path)
         results = results or evaluate()
         cluster.on_first(lambda: rundir.write_atomically(file, json.dumps(results, indent=2) + "\n"))
+        if warning := overfitting(read_metrics(self.job.path), self.best, self.checkpoints.best().get("step"), self.patience):
+            self.progress.say(f"{name}: {warning}")
         if self.signals["by"] is not None:
             raise Interrupted(self.signals["by"], f"{name}: stopped, finished and saved; {RERUN}")
         return results
+
+
+def before(path: Path, best: Best) -> tuple[list[float], float]:
+    """Return the logged values of the best metric, and the seconds that the run has taken."""
+    log = read_metrics(path)
+    return list(best.logged(log).values()), max((row.get("train/wall_seconds", 0.0) for row in log), default=0.0)
 
 
 def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -90,11 +127,12 @@ def scalars(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
+def open_run(job: Job, trusted: tuple[str, ...], origin: Mapping[str, Any]) -> Iterator[OpenRun]:
     """Open the run directory of an assembled experiment to train it.
 
-    `trusted` are modules outside of the project that its saved experiment may use. Raises UserError if the directory belongs to
-    another experiment, is being trained, cannot be written, or has lost its checkpoints.
+    `trusted` are modules outside of the project that its saved experiment may use, and `origin` says how the run is started.
+    Raises UserError if the directory belongs to another experiment, is being trained, cannot be written, or has lost its
+    checkpoints.
     """
     experiment, path = job.experiment, job.path
     with contextlib.ExitStack() as stack:
@@ -106,7 +144,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
             rundir.same_data(path, job.dataset.fingerprint, parts.accept_changed(experiment.data), progress.say)
         cluster.check_equal({"the run directory": "begun" if before is not None else "new"})
         fresh = initial(job, progress.say) if before is None else None  # before writing anything, since it may raise
-        lock = cluster.on_first(lambda: write(job, before is not None, progress.say))
+        lock = cluster.on_first(lambda: write(job, before is not None, origin, progress.say))
         if lock is not None:
             stack.callback(os.close, lock)
         cluster.check_shared_folder(path)
@@ -116,7 +154,7 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
         state = checkpoints.restore(job.program) if before is not None else None
         if before is not None:
             restored = state
-            cluster.on_first(lambda: resume(job, before, restored, progress.say))
+            cluster.on_first(lambda: resume(job, before, restored, origin, progress.say))
         if state is None:
             state = fresh or initial(job, progress.say)
         position = int(state.step)
@@ -126,10 +164,10 @@ def open_run(job: Job, trusted: tuple[str, ...] = ()) -> Iterator[OpenRun]:
             stack.callback(log.close)
         if position:
             progress.say(f"{path.name}: resumes at step {position} of {experiment.run.steps}")
-        yield OpenRun(job, state, checkpoints, log, progress, signals)
+        yield OpenRun(job, state, checkpoints, best, log, progress, signals)
 
 
-def write(job: Job, is_begun: bool, say: Say) -> int:
+def write(job: Job, is_begun: bool, origin: Mapping[str, Any], say: Say) -> int:
     """Lock the run directory and write its files before the first step.
 
     Return the file descriptor that holds the lock while open. Raises UserError if another process began the run meanwhile.
@@ -140,7 +178,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
         os.close(lock)
         raise UserError(f"another process started a run in {path} meanwhile; {RERUN}")
     if not is_begun:
-        rundir.write_environment(path, job.dataset.fingerprint)
+        rundir.write_environment(path, job.dataset.fingerprint, origin)
     for name, text in job.dataset.codec.files.items():
         rundir.write_atomically(path / name, text)
     if bad := job.dataset.bad_records:
@@ -154,7 +192,7 @@ def write(job: Job, is_begun: bool, say: Say) -> int:
     return lock
 
 
-def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
+def resume(job: Job, before: Experiment, state: State | None, origin: Mapping[str, Any], say: Say) -> None:
     """Prepare the directory for a resumed run. `state` is from the last checkpoint, or None.
 
     Raises UserError if the run has lost its checkpoints, or its log is damaged.
@@ -169,7 +207,7 @@ def resume(job: Job, before: Experiment, state: State | None, say: Say) -> None:
     rundir.write_experiment(job.experiment)  # fields marked `how` may differ, and run.steps may grow
     if position < run.steps:
         (path / "result.json").unlink(missing_ok=True)  # result of a shorter run
-        rundir.write_environment(path, job.dataset.fingerprint)
+        rundir.write_environment(path, job.dataset.fingerprint, origin)
     changed = schedule_change(job, [row for row in log if row["step"] <= position], position)
     if changed:
         say(f"{path.name}: {changed}")

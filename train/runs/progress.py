@@ -50,6 +50,22 @@ class Progress:
             left = f"  {seconds * (self.steps - step):.0f} s left" if seconds is not None else ""
             print(f"{self.name}  step {step}/{self.steps}  {text}{left}", file=sys.stderr, flush=True)
 
+    def evaluated(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """Print one line of metrics per evaluated split."""
+        for split, metrics in results.items():
+            self.say(f"{self.name}  step {step}/{self.steps}  {metrics_line(split, metrics)}")
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def metrics_line(split: str, metrics: Mapping[str, Any]) -> str:
+    """Return the name of a split and its scalar metrics, without copies of the loss (the term of a loss with a single term)."""
+    return "  ".join([split, *(f"{name} {value:.4f}" for name, value in distinct(metrics).items())])
+
+
+def distinct(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scalar metrics, without copies of the loss."""
+    scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    return {name: value for name, value in scalars.items() if name == "loss" or value != scalars.get("loss")}

@@ -1,7 +1,7 @@
 """The run directory. It is enough to resume, evaluate, predict, report or repeat a run.
 
 experiment.json    the resolved experiment
-environment.json   versions, devices, git revision, fingerprint of the data
+environment.json   command, versions, devices, git revision, fingerprint of the data
 metrics.jsonl      one JSON object per logged step
 events.*           the same metrics for TensorBoard
 result.json        the metrics of each held-out split after the last step
@@ -118,8 +118,8 @@ def write_experiment(experiment: Experiment) -> None:
     write_atomically(Path(experiment.run.dir) / "experiment.json", json.dumps(to_json(experiment, Experiment), indent=2) + "\n")
 
 
-def write_environment(path: Path, fingerprint: Mapping[str, str]) -> None:
-    write_atomically(path / "environment.json", json.dumps(environment(fingerprint), indent=2) + "\n")
+def write_environment(path: Path, fingerprint: Mapping[str, str], origin: Mapping[str, Any]) -> None:
+    write_atomically(path / "environment.json", json.dumps(environment(fingerprint, origin), indent=2) + "\n")
 
 
 def read_json(file: Path) -> dict[str, Any]:

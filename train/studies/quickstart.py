@@ -1,10 +1,14 @@
 """Pretrain, fine-tune with several seeds, and compare with training from scratch and with TF-IDF."""
 
+import shlex
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from train import loop
 from train.assemble import assemble
@@ -13,7 +17,7 @@ from train.experiment import Experiment, with_run
 from train.objectives.classification import per_class, scores
 from train.recipes import pydocs
 from train.report import curves, page
-from train.report.run import samples
+from train.report.run import predicted
 from train.runs import rundir
 from train.runs.log import read_metrics
 from train.runs.trained import Predictor, load
@@ -36,7 +40,8 @@ def quickstart(directory: Path) -> None:
     began = time.monotonic()
 
     def trained(experiment: Experiment, name: str, seed: int = 0) -> dict[str, Any]:
-        return loop.train(with_run(experiment, dir=str(directory / name), seed=seed))
+        command = shlex.join(["fmodels", "quickstart", "--dir", str(directory)])
+        return loop.train(with_run(experiment, dir=str(directory / name), seed=seed), origin={"command": command})
 
     trained(pydocs.pydocs(), "pretrain")
     topics, vocabulary = pydocs.pydocs_topics(), str(directory / "pretrain" / "tokenizer.json")
@@ -57,19 +62,18 @@ def quickstart(directory: Path) -> None:
     )
     verdict = _verdict(results, topics.data.labels_per_class, len(job.dataset.splits["test"]))
     logs = {path.parent.name: read_metrics(path.parent) for path in sorted(directory.glob("*/metrics.jsonl"))}
-    first = results["pretrained, then fine-tuned"][0]
+    chance = job.experiment.objective.chance(job.dataset.references["validation"])
+    chosen = predicted(job, predictor)
     html = page.page(
         "Quickstart",
         verdict,
         [
             ("Result", page.table(header, rows, emphasised=0)),
             ("Pretraining", curves.curves({"pretrain": logs.pop("pretrain")}, PRETRAINING)),
-            ("Fine-tuning and training from scratch", curves.curves(logs, FINE_TUNING)),
-            (
-                "The first fine-tuned run",
-                page.beside(page.confusion(first["confusion"], labels), per_class(first, labels)),
-            ),
-            ("A few test passages", page.predictions(samples(job, predictor))),
+            ("Fine-tuning and training from scratch", curves.curves(logs, FINE_TUNING, chance=chance)),
+            *((f"Classes: {name}", _classes(found, labels)) for name, found in results.items()),
+            ("Mistakes of the first fine-tuned run", page.predictions(chosen.mistakes, "The most confident mistakes.")),
+            ("A few test passages", page.predictions(chosen.examples)),
         ],
     )
     rundir.write_atomically(directory / "report.html", html)
@@ -78,6 +82,13 @@ def quickstart(directory: Path) -> None:
     print_table(header, rows)
     print(verdict)
     print(f"{time.monotonic() - began:.0f} s; curves, confusion matrix and predictions: {directory / 'report.html'}")
+
+
+def _classes(found: list[dict[str, Any]], labels: Sequence[str]) -> str:
+    """Return the confusion matrix, summed over seeds, and the scores of its classes."""
+    total = np.sum([result["confusion"] for result in found], axis=0)
+    caption = curves.note(f"Sum over {len(found)} seeds.") if len(found) > 1 else ""
+    return caption + page.beside(page.confusion(total.tolist(), labels), per_class(scores(total), labels))
 
 
 def _spread(found: list[dict[str, Any]], column: str) -> str:
@@ -93,7 +104,7 @@ def _verdict(results: dict[str, list[dict[str, Any]]], labels_per_class: int | N
     lead = statistics.mean(tuned) - statistics.mean(baseline)
     times = abs(gain) / max(spread, 1e-9)
     return (
-        f"{labels_per_class} labels per class, {rows:,} test passages from held-out modules: pretraining changes macro-F1 by "
+        f"{labels_per_class} labels per class, {rows:,} test passages from held-out modules: pretraining changes macro_f1 by "
         f"{100 * gain:+.1f} points, {times:.1f} times the larger standard deviation over seeds; "
         f"TF-IDF is {100 * abs(lead):.1f} points {'behind' if lead > 0 else 'ahead'}."
     )

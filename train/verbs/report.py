@@ -15,14 +15,14 @@ class Arguments(RunArguments):
 def main(arguments: list[str]) -> int:
     wanted = cli.parse(Arguments, arguments, "fmodels report")
     wanted.join()
-    from train.report.run import report, samples
+    from train.report.run import predicted, report
     from train.runs.trained import Predictor, load
 
     job = assemble_run(wanted)
-    codec, objective, examples = job.dataset.codec, job.experiment.objective, []
+    samples, page = None, job.path / "report.html"
     if cluster.gather((job.path / "result.json").exists())[0]:
-        examples = samples(job, Predictor(job.experiment, codec, job.program, *load(job.path, job.program, cluster.say)))
-    page = job.path / "report.html"
-    cluster.on_first(lambda: rundir.write_atomically(page, report(job.path, objective, codec, examples)))
+        model = load(job.path, job.program, cluster.say)
+        samples = predicted(job, Predictor(job.experiment, job.dataset.codec, job.program, *model))
+    cluster.on_first(lambda: rundir.write_atomically(page, report(job, samples)))
     print(page)
     return 0

@@ -12,10 +12,12 @@ def main(arguments: list[str]) -> int:
         print("fmodels recipes lists the recipes; fmodels run RECIPE --help lists the fields of one.")
         return 0
     dry_run = "--dry-run" in arguments
-    experiment, trusted = cli.join_recipe([a for a in arguments if a != "--dry-run"], "run")
+    arguments = [a for a in arguments if a != "--dry-run"]
+    experiment, trusted = cli.join_recipe(arguments, "run")
     from train import loop
     from train.assemble import assemble
     from train.runs import rundir
+    from train.runs.progress import metrics_line
 
     if dry_run:
         from train.plan.summary import describe
@@ -30,9 +32,9 @@ def main(arguments: list[str]) -> int:
         return 0
 
     def work() -> int:
-        result = loop.train(experiment, trusted)
+        result = loop.train(experiment, trusted, cli.origin(arguments, experiment))
         for split, metrics in result.items():
-            print(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+            print(metrics_line(split, metrics))
         print(f"saved in {experiment.run.dir}; to write a report: fmodels report {experiment.run.dir}")
         return 0
 

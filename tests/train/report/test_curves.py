@@ -26,7 +26,7 @@ def test_curves_share_a_panel_by_metric():
     labels = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
     assert labels == [
         "loss by step. train: 3.0 at step 10 to 1.0 at step 30; validation: 2.5 at step 30",
-        "learning rate by step. train: 0.001 at step 10 to 0.0001 at step 20",
+        "learning_rate by step. train: 0.001 at step 10 to 0.0001 at step 20",
     ]
     assert page.within("li") == ["train", "validation"]
     assert page.within("figcaption") == ["Not logged: test/loss."]
@@ -74,6 +74,18 @@ def test_overlapping_lines_are_dashed():
     dashed = r"stroke-dasharray: [\d.]+,[\d.]+; stroke-dashoffset: [\d.]+; stroke: var\(--c1\)"
     assert re.search(dashed, curves({"a": losses(2, 1), "b": losses(2, 1)}, ["train/loss"]))
     assert not re.search(dashed, curves({"a": losses(2, 1), "b": losses(2, 3)}, ["train/loss"]))
+
+
+def test_chance_is_a_dotted_line_in_its_panel():
+    log = losses(3, 2) + losses(0.4, 0.6, name="validation/accuracy")
+    html = curves({"run": log}, ["train/loss", "validation/accuracy"], chance={"accuracy": 0.5, "macro_f1": 0.1})
+    page = checked(html)
+    assert page.within("li") == ["train", "validation", "chance"]
+    labels = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
+    assert "chance" not in labels[0] and labels[1].endswith("validation: 0.4 at step 10 to 0.6 at step 20; chance: 0.5")
+    assert len(re.findall(r"stroke-dasharray: 1.5,2.5; stroke-dashoffset: 0; stroke: var\(--muted\)", html)) == 1
+    without = checked(curves({"run": log}, ["train/loss"], chance={"accuracy": 0.5}))
+    assert "chance" not in without.text
 
 
 def test_no_curves():

@@ -50,7 +50,7 @@ def test_page_follows_the_theme_of_the_reader():
 
 def test_table_formats_and_aligns_numbers():
     rows = [["a", 0.5, "0.315 ± 0.005", 19000, 18123.4], ["b", 0.98328691, "-", 3, math.nan], ["c", None, "+1.5", 0, 2e-5]]
-    page = checked(report.table(["model", "accuracy", "macro F1", "rows", "rate"], rows, emphasised=1))
+    page = checked(report.table(["model", "accuracy", "macro_f1", "rows", "rate"], rows, emphasised=1))
     assert page.within("td") == ["0.5", "0.315 ± 0.005", "19,000", "18,123", "0.9833", "-", "3", "nan", "-", "+1.5", "0", "2e-05"]
     assert all(attrs == {"class": "n"} for attrs in page.all("td"))
     assert [attrs.get("class") for attrs in page.all("tr")] == [None, None, "best", None]
@@ -77,7 +77,7 @@ def test_confusion_matrix():
 def test_per_class():
     result = {"per_class": {"precision": [1.0, 0.25], "recall": [0.5, 0.1234], "f1": [2 / 3, 0.2], "support": [1234.0, 8.0]}}
     page = checked(per_class(result, ["a", "b"]))
-    assert page.within("thead") == ["label", "precision", "recall", "F1", "support"]
+    assert page.within("thead") == ["label", "precision", "recall", "f1", "support"]
     assert page.within("tbody") == ["a", "1.000", "0.500", "0.667", "1,234", "b", "0.250", "0.123", "0.200", "8"]
 
 
@@ -110,6 +110,12 @@ def test_predictions_of_images(channels):
     want = np.broadcast_to(pixels / pixels.max() * 255, (5, 7, 3))
     np.testing.assert_allclose(decoded[..., :3], want, atol=1)
     assert "✓ right" in page.text
+
+
+def test_predictions_with_a_caption_and_long_lines():
+    page = checked(report.predictions([("a text", Rendering(["x" * 41, "y"], False))], "The <worst>."))
+    assert page.within("figcaption") == ["The <worst>."]
+    assert [attrs["class"] for attrs in page.all("p")] == ["facts long"], "one line below the other"
 
 
 def test_details_are_folded_and_complete():

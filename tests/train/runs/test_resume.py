@@ -171,10 +171,10 @@ def test_a_run_that_never_saved_starts_again_even_with_more_frequent_checkpoints
 def test_a_process_that_loses_the_race_to_begin_a_run_changes_nothing(tmp_path):
     folder = tmp_path / "raced"
     run = assemble(short(folder))
-    os.close(write(run, False, print))
+    os.close(write(run, False, {}, print))
     before = (folder / "experiment.json").stat().st_mtime_ns
     with pytest.raises(UserError, match=r"another process started a run in .* meanwhile; rerun the command to resume$"):
-        write(run, False, print)
+        write(run, False, {}, print)
     assert (folder / "experiment.json").stat().st_mtime_ns == before
 
 

@@ -37,6 +37,8 @@ def test_default_command_pretrains_fine_tunes_compares_reports_and_resumes(tmp_p
     assert runs == sorted(["pretrain", *(f"{kind}-{seed}" for kind in ("finetune", "scratch") for seed in range(2))])
     page = (folder / "report.html").read_text()
     assert all(title in page for title in ("Quickstart", "Pretraining", "Fine-tuning", "A few test passages")) and "<svg" in page
+    methods = ("pretrained, then fine-tuned", "from scratch", "TF-IDF + logistic regression")
+    assert all(f"Classes: {method}</h2>" in page for method in methods) and page.count('aria-label="confusion matrix"') == 3
     vocabulary = (folder / "pretrain" / "tokenizer.json").read_text()
     assert all((folder / run / "tokenizer.json").read_text() == vocabulary for run in runs)
 

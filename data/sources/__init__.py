@@ -21,6 +21,7 @@ An experiment has a source object, or the name of one: `NAME` or `NAME:ARGUMENT`
 
 import dataclasses
 import difflib
+import glob
 import importlib
 import os
 import pkgutil
@@ -61,13 +62,19 @@ def find(source: Any) -> Source:
             raise DataError(f"data.source {source!r}: must be NAME, NAME:ARGUMENT or a source object")
         return source  # pyright: ignore[reportReturnType]
     name, _, argument = source.partition(":")
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in known:
+    if name not in (known := names()):
+        if os.path.exists(os.path.expanduser(source)) or glob.glob(source):
+            raise DataError(f"data.source {source!r} is a path; did you mean files:{source}?")
         raise DataError(
             f"data.source {source!r}: there is no source {name!r}{near(name, known)}; "
             f"use NAME or NAME:ARGUMENT with one of: {', '.join(known)}"
         )
     return importlib.import_module(f"data.sources.{name}").source(argument)
+
+
+def names() -> list[str]:
+    """Return the names of all sources."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ def initial(job: Job, say: Callable[[str], None]) -> State:
     """Return the state before the first step, with the parameters of `init_from` if it is set."""
     state = job.program.init()
     if job.experiment.init_from:
-        other = rundir.find(job.experiment.init_from)
+        other = rundir.find_initial(job.experiment.init_from)
         unfit = parts.unfit(job.experiment.objective, other, job.dataset.codec)
         state, matches = initialise_from(state, job, other, tuple(unfit))
         counts = ", ".join(f"{len(names)} {kind}{_some(names) if kind != 'loaded' else ''}" for kind, names in matches.items())

@@ -45,6 +45,14 @@ def find(run: str) -> Path:
     raise UserError(f"there is no run {run}{hint}")
 
 
+def find_initial(run: str) -> Path:
+    """Return the directory of the run that `init_from` names. Raises UserError if it does not exist."""
+    try:
+        return find(run)
+    except UserError as error:
+        raise UserError(f"init_from {run}: only runs can be read, not published weights yet; {error}") from None
+
+
 def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
     """Read experiment.json. Raises UserError if it is not a valid experiment."""
     file = path / "experiment.json"

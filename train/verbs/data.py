@@ -38,7 +38,7 @@ def inspect(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: fmodels data inspect RECIPE [--field value …]")
         return 0
-    experiment, _ = cli.join_recipe(arguments, "data inspect")
+    experiment, _, _ = cli.join_recipe(arguments, "data inspect")
     from rich.console import Console
 
     from train.assemble import assemble

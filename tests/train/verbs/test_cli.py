@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,20 @@ ERRORS = {
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe without a similar name": (["run", "zzz"], "there are: bert-base"),
     "recipe file": (["run", "nowhere.py:x"], "nowhere.py: no such Python file"),
+    "missing recipe file": (["run", "nowhere.py"], "nowhere.py: no such Python file"),
+    "source instead of a recipe": (["run", "files:good.txt"], "files:good.txt is a data source, not a recipe; use it with"),
     "option": ([*MLP, "--optimizer.lerning-rate", "1"], "--optimizer.lerning-rate; did you mean --optimizer.learning-rate?"),
-    "option of another model": ([*MLP, "--model.layers", "2"], "unknown option --model.layers"),
+    "option of another model": ([*MLP, "--model.layers", "2"], "--model.layers; there are: --model.dropout, --model.hidden"),
+    "last part of an option": ([*MLP, "--steps", "2"], "unknown option --steps; did you mean --run.steps?"),
+    "option of another part": ([*MLP, "--run.batch-size", "2"], "--run.batch-size; did you mean --data.batch-size?"),
+    "initials of an option": ([*MLP, "--lr", "2"], "unknown option --lr; did you mean --optimizer.learning-rate?"),
+    "option without a similar one": ([*MLP, "--zzz", "2"], "unknown option --zzz; --help lists them"),
+    "misspelt dry run": ([*MLP, "--dryrun"], "unknown option --dryrun; did you mean --dry-run?"),
+    "misspelt option of a run": (["evaluate", "nothing", "--jsn"], "unknown option --jsn; did you mean --json?"),
+    "boolean set to false": ([*TEXT, "--model.bias", "False"], "False: the option takes no value; use --model.no-bias"),
+    "boolean set to true": ([*TEXT, "--model.scan=true"], "--model.scan true: the option takes no value; use --model.scan"),
+    "other boolean": ([*MLP, "--data.resize", "false"], "the option takes no value; use --data.no-resize"),
+    "value without an option": ([*MLP, "more"], "unexpected argument more; options begin with --"),
     "type": ([*MLP, "--run.steps", "many"], "--run.steps: 'many' is not an integer"),
     "choice": ([*MLP, "--optimizer.name", "adamm"], "'adamm' for argument '--optimizer.name'. Expected one of ('adam', 'adamw'"),
     "missing value": ([*MLP, "--run.seed"], "Missing value for argument '--run.seed'"),
@@ -82,13 +95,17 @@ ERRORS = {
     "missing text": (["predict", "nothing", "--text"], "--text is empty"),
     "empty text": (["predict", "nothing", "--text", " "], "--text is empty"),
     "missing source to prepare": (["data", "prepare"], "SOURCE is missing: tfds:NAME"),
-    "argument of bench data": (["bench", "data", "digits-mlp"], "unexpected argument digits-mlp: bench data takes only --json"),
+    "argument of bench data": (["bench", "data", "digits-mlp"], "unexpected argument digits-mlp; options begin with --"),
     "run to report": (["report", "nothing"], "there is no run nothing"),
     "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
+    "published weights": ([*TEXT, "--init-from", "bert-base-uncased"], "bert-base-uncased: only runs can be read, not published"),
     "mesh": ([*MLP, "--mesh.data", "3"], "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
     "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "mesh.data and fsdp are -1; at most one axis may be -1"),
     "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along replica x data x fsdp: it must be"),
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
+    "path as a source": ([*TEXT, "--data.source", "good.txt"], "'good.txt' is a path; did you mean files:good.txt?"),
+    "folder as a source": ([*TEXT, "--data.source", "occupied"], "'occupied' is a path; did you mean files:occupied?"),
+    "glob as a source": ([*TEXT, "--data.source", "*.txt"], "'*.txt' is a path; did you mean files:*.txt?"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
     "empty tokenizer": ([*TEXT, "--data.tokenizer="], "data.tokenizer must be a path, or None"),
@@ -253,10 +270,51 @@ def test_predict_names_invalid_rows(capsys, run):
 
 
 def test_dry_run_prints_a_summary_and_writes_no_files(capsys):
-    assert main([*MLP, "--dry-run"]) == 0
-    summary = capsys.readouterr().out
-    assert all(word in summary for word in ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]"))
-    assert not any(Path().iterdir())
+    for option in ("--dry-run", "--dry_run"):
+        assert main([*MLP, option]) == 0
+        summary = capsys.readouterr().out
+        expected = ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]", "runs/digits-mlp, new")
+        assert all(words in summary for words in expected)
+        assert not any(Path().iterdir())
+
+
+def test_dry_run_works_whatever_the_run_directory_holds(capsys, run):
+    damaged, foreign = Path("damaged"), Path("foreign")
+    shutil.copytree(run, damaged)
+    (damaged / "experiment.json").write_text("{")
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("Chapter 1")
+    cases = {
+        (str(run),): f"{run}, which holds this experiment and would be resumed",
+        (str(run), "--model.hidden", "7"): "would be refused: "
+        + f"{run} holds another experiment: model.hidden: saved (256, 128), requested (7,)",
+        ("damaged",): "would be refused: damaged/experiment.json cannot be read",
+        ("foreign",): "would be refused: foreign exists and is not a run directory",
+        ("/proc/nothing",): "/proc/nothing, new",
+    }
+    files = lambda: {path: path.stat().st_mtime_ns for held in (run, damaged, foreign) for path in held.rglob("*")}
+    before = files()
+    for (folder, *options), message in cases.items():
+        assert main([*MLP, "--dry-run", "--run.dir", folder, *options]) == 0
+        assert f"run directory {message}" in capsys.readouterr().out
+    assert files() == before
+
+
+def test_a_recipe_file_without_a_name_lists_its_recipes(capsys):
+    file = Path(__file__).parents[2] / "extension" / "toy_recipe.py"
+    for name in (str(file), f"{file}:"):
+        message = error_line(capsys, ["run", name])
+        assert f"{file}: name a recipe of the file: {file}:scored or {file}:toy" in message
+
+
+@pytest.mark.parametrize("command", ["run", "run digits-mlp", "bench", "bench data", "data inspect"])
+def test_help_exits_with_status_0(capsys, command):
+    try:
+        assert main([*command.split(), "--help"]) == 0
+    except SystemExit as end:  # raised by tyro
+        assert end.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: fmodels") and ("--dry-run" in out) == command.startswith("run")
 
 
 def test_unusual_settings_print_a_note(capsys):

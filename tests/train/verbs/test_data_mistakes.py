@@ -176,6 +176,40 @@ def test_a_changed_tokenizer_is_rejected(capsys):
     assert "but the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
 
 
+TUNE = [*RUN, "--run.dir=tuned", "--init-from=run"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.tokenizer-kind=bpe"], "data.tokenizer_kind is bpe, but that of the tokenizer run/tokenizer.json is wordpiece;"),
+        (["--data.vocab-size=4096"], "data.vocab_size is 4096, but that of the tokenizer run/tokenizer.json is "),
+    ],
+)
+def test_training_another_tokenizer_than_the_inherited_one_is_an_error(capsys, options, message):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    assert main([*TUNE, source]) == 0, "the options of the first run are accepted"
+    assert main([*TUNE, source, "--data.vocab-size=None", "--run.dir=other"]) == 0
+    capsys.readouterr()
+    assert message in error_message(capsys, [*TUNE, source, "--run.dir=third", *options])
+    file = ["--data.tokenizer=run/tokenizer.json", "--data.vocab-size=None", "--run.dir=third"]
+    assert message in error_message(capsys, [*RUN, source, *file, *options])
+
+
+def test_a_missing_tokenizer_is_named(capsys):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    assert main([*TUNE, source]) == 0
+    Path("tuned/tokenizer.json").unlink()
+    Path("run/tokenizer.json").unlink()
+    capsys.readouterr()
+    for command in (["evaluate", "tuned"], ["report", "tuned"], [*TUNE, source]):
+        assert "tuned/tokenizer.json is missing; restore it" in error_message(capsys, command)
+    assert "run/tokenizer.json is missing; restore it" in error_message(capsys, [*TUNE, source, "--run.dir=other"])
+    assert "tuned/tokenizer.json: No such file" in error_message(capsys, ["predict", "tuned", "--text", "a"])
+
+
 def test_a_damaged_cache_file_is_named():
     write(rows())
     config = LabelledText(source="files:rows.jsonl", length=16, vocab_size=300)

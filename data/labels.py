@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
-from data.reading import FromSource
+from data.reading import FromSource, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,20 @@ class Labels:
         return {name: int(count) for name, count in zip(self.names, found, strict=True)}
 
 
-def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
+STRATIFIED = (
+    "are the rows sorted by label? Omit --data.splits to hold out a tenth of each label, or, if the source has several splits, "
+    "use train=train,validation=held_out"
+)
+
+
+def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object, splits: str = "") -> Labels:
     """Renumber labels in sorted order. `found` has the indices of the labels in `appeared`, {split: [rows]}; -1: no label.
 
     A held-out split without labels, such as the test split of a benchmark, is dropped with a note. Another note lists the labels
-    that a held-out split lacks. Raises DataError for unlabelled rows among labelled ones, for fewer than two labels, and for a
-    held-out label that does not occur in train.
+    that a held-out split lacks. Raises DataError for unlabelled rows among labelled ones, for fewer than two labels, for a
+    held-out label that does not occur in train, and for a held-out slice (in `splits`, data.splits) with one label only.
     """
-    notes, numbers = [], {}
+    notes, numbers, slices = [], {}, {split for split, expression in pairs("splits", splits).items() if "[" in expression}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
     order = {name: number for number, name in enumerate(names)}
     new_index = np.array([order.get(label, -1) for label in appeared] or [-1])
@@ -73,10 +79,12 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
         if len(unknown):
             raise DataError(
                 f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, "
-                f"which is not in train; train has {', '.join(names)}"
+                f"which is not in train; train has {', '.join(names)}{'; ' + STRATIFIED if slices & {'train', split} else ''}"
             )
         numbers[split] = new_index[labels].astype(np.int32)
         found_names = {names[number] for number in np.unique(numbers[split])}
+        if split in slices - {"train"} and len(found_names) == 1 and len(names) > 1:
+            raise DataError(f"data.source {source}: {split} has the label {names[numbers[split][0]]!r} only; {STRATIFIED}")
         if absent := [name for name in names if name not in found_names]:
             notes.append(f"{split} has no rows of {len(absent)} of the {len(names)} labels: {', '.join(absent[:10])}")
     if len(names) < 2:
@@ -84,9 +92,7 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
             f"data.source {source}: classification needs at least two labels; every row of train has {', '.join(names)!r}"
         )
     if len(numbers) < 2:
-        raise DataError(
-            f"data.source {source}: no held-out split has labels; --data.splits validation=train[90%:] holds out part of train"
-        )
+        raise DataError(f"data.source {source}: no held-out split has labels; use --data.splits train=train,validation=held_out")
     return Labels(names, numbers, tuple(notes))
 
 

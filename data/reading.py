@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from data import sources
+from data import held_out, sources
 from data.errors import DataError
 from data.sources import SPLITS, WHERE, Bad, Row
 from data.sources.mixture import PART
+
+HELD_OUT = "held_out"  # in data.splits: a tenth of the training rows, chosen by `data.held_out`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class FromSource:
     fields: str = ""
     "source fields for our fields: text=sentence,label=sentiment (empty: the names are the same)"
     splits: str = ""
-    "source splits for our splits: train=train[:90%],validation=train[90%:] (empty: the source chooses)"
+    """source splits for our splits: train=train[:90%],validation=train[90%:]; validation=held_out holds out a tenth of each \
+label of train (empty: the source chooses)"""
     bad_records: Literal["error", "skip"] = "error"
     "on an unreadable row: error stops the run; skip counts the row and writes it to bad_records.jsonl"
     bad_limit: int = 100
@@ -49,8 +52,9 @@ class FromSource:
         splits = pairs("splits", self.splits)
         if splits and "train" not in splits:
             raise ValueError("splits must include train")
-        if same := [split for split in splits if split != "train" and splits[split] == splits["train"]]:
-            raise ValueError(f"splits must differ: train and {same[0]} are both {splits['train']}")
+        held = [split for split, expression in splits.items() if expression == HELD_OUT]
+        if len(held) > 1 or "train" in held:
+            raise ValueError(f"splits: {HELD_OUT} is a tenth of train, for validation or for test")
         for name in ("bad_limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -114,11 +118,16 @@ class Reading:
         Raises DataError if there is no training split or no held-out split.
         """
         wanted = pairs("splits", self.config.splits)
-        found = self.source.splits(wanted, self.names)
+        held = [split for split, expression in wanted.items() if expression == HELD_OUT]
+        found = dict(self.source.splits({split: wanted[split] for split in wanted if split not in held}, self.names))
+        for split in held:
+            rows = found["train"]
+            rows = rows.rows if isinstance(rows, held_out.HeldOut) else rows  # the source itself held out a tenth
+            found["train"], found[split] = held_out.split(rows, self.names, str(self.config.source)).values()
         if "train" not in found or len(found) < 2:
             raise DataError(
                 f"data.source {self.config.source}: a run needs the split train, and validation or test; available: "
-                f"{', '.join(found)}; map them with --data.splits train=NAME[:90%],validation=NAME[90%:]"
+                f"{', '.join(found)}; use --data.splits train=NAME,validation=NAME, or validation=held_out for a tenth of train"
             )
         return {split: self._checked(split, found[split]) for split in SPLITS if split in found}
 

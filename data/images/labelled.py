@@ -65,7 +65,7 @@ class Images(labelling.Labelled):
         about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
-        labels = labelling.sorted_labels(appeared, about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, about["labels"], self.source, self.splits)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = ImageCodec(self.shape, self.resize, labels.names)
         splits: dict[str, Examples] = {

@@ -42,7 +42,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         texts = documents(self)
         vocabulary = vocabulary_for(self, texts)
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
-        labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source, self.splits)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = TextCodec(self, vocabulary, labels.names)
         rows = self.rows(texts, codec)

@@ -81,11 +81,7 @@ class Files:
                 files[name].check()
             elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # a path or a glob, not the name of a split
                 raise DataError(f"data.splits: no file {name!r} in {self}{near(name, parts)}")
-        # `choose` cannot parse paths and globs.
-        whole: dict[str, Rows] = {split: own[name] for split, name in wanted.items() if name in own}
-        expressions = {split: expression for split, expression in wanted.items() if split not in whole}
-        chosen = {**whole, **choose(own, expressions, self)} if expressions else whole or own
-        return {split: chosen[split] for split in wanted or own}
+        return choose(own, wanted, self, _share_files)
 
     def __str__(self) -> str:
         return f"files:{self.path}"
@@ -187,6 +183,12 @@ class FileRows:
         if label is None and kind == "audio" and "_" in PurePosixPath(name).name:
             label = PurePosixPath(name).name.partition("_")[0]
         return {} if label is None else {"label": label}
+
+
+def _share_files(a: Rows, b: Rows) -> bool:
+    """Return whether two different splits have a file in common, other than the two that are held out of the same files."""
+    files = [set((rows.rows if isinstance(rows, held_out.HeldOut) else rows).parts) for rows in (a, b)]  # pyright: ignore
+    return not all(isinstance(rows, held_out.HeldOut) for rows in (a, b)) and bool(files[0] & files[1])
 
 
 def _split(name: str) -> str | None:

@@ -51,7 +51,15 @@ MISTAKES = {
     "no labels": ([{"text": "a"}] * 9, [], "no field 'label'; available: text; choose one with --data.fields label=NAME"),
     "reversed slice": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' is an empty slice"),
     "empty slice": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' is an empty slice"),
-    "same split twice": (rows(), ["--data.splits=train=train,test=train"], "must differ: train and test are both train"),
+    "same split twice": (rows(), ["--data.splits=train=train,test=train"], "train=train and test=train overlap; a row may be in"),
+    "overlapping slices": (rows(), ["--data.splits=train=train[:90%],validation=train[80%:]"], "validation=train[80%:] overlap"),
+    "overlapping held-out splits": (rows(), ["--data.splits=train=train,validation=validation,test=validation"], "overlap"),
+    "slice of one label": (
+        sorted(rows(), key=lambda row: row["label"]),
+        ["--data.splits=train=train[:90%],validation=train[90%:]"],
+        "validation has the label 'b' only; are the rows sorted by label? Omit --data.splits to hold out a tenth of each label",
+    ),
+    "held-out training split": (rows(), ["--data.splits=train=held_out"], "held_out is a tenth of train, for validation or"),
     "line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
     "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be NAME=SOURCE_NAME,…, not 'text'"),
     "unknown split name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must map train, validation, test"),
@@ -136,6 +144,16 @@ def test_fine_tuning_and_pretraining_hold_out_the_same_rows():
     labelled, plain = LabelledText(**common).build(), documents(Text(**common))
     held = set(labelled.shown["validation"])
     assert held == set(plain.texts("validation")) and held.isdisjoint(plain.texts("train"))
+
+
+def test_a_tenth_of_each_label_can_be_held_out_of_a_named_split():
+    write(sorted(rows(200), key=lambda row: row["label"]), "train.jsonl")
+    write([{"text": f"another row {row['text']}", "label": row["label"]} for row in rows(10)], "test.jsonl")
+    config = LabelledText(source="files:t*.jsonl", splits="train=train,validation=held_out,test=test", length=16, vocab_size=300)
+    dataset = config.build()
+    counts = {split: dataset.about[f"labels of {split}"] for split in dataset.splits}
+    assert counts["validation"]["a"] == counts["validation"]["b"] == 100 - counts["train"]["a"]
+    assert 5 <= counts["validation"]["a"] <= 15 and counts["test"] == {"a": 5, "b": 5}
 
 
 def test_unlabelled_rows_in_a_labelled_split_are_bad():

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -16,6 +16,7 @@ import numpy as np
 from data import held_out, sources
 from data.errors import DataError
 from data.sources import SPLITS, WHERE, Bad, Row
+from data.sources.files import Files
 from data.sources.mixture import PART
 
 HELD_OUT = "held_out"  # in data.splits: a tenth of the training rows, chosen by `data.held_out`
@@ -59,6 +60,29 @@ label of train (empty: the source chooses)"""
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Our field names, and those of the source."""
+        return {**{name: name for name in self.READS}, **pairs("fields", self.fields)}
+
+    def read_input(self, paths: Sequence[str]) -> list[Row]:
+        """Return the rows of files, folders and globs, to predict. Raises DataError for a bad row or one without data."""
+        rows, needed = [], self.READS[0]
+        for path in paths:
+            for row in Files(path).rows(self.names):
+                if isinstance(row, Bad):
+                    raise DataError(f"{row.where}: {row.what}")
+                renamed = {name: row[key] for name, key in self.names.items() if key in row}
+                found = {name: value for name, value in {**row, **renamed}.items() if value is not None}
+                if needed not in found:
+                    available = ", ".join(name for name in row if name != WHERE)
+                    raise DataError(
+                        f"{row.get(WHERE, path)}: no field {self.names[needed]!r}, from which the run reads its {needed}; "
+                        f"available: {available}"
+                    )
+                rows.append(found)
+        return rows
+
 
 def pairs(field_name: str, text: str) -> dict[str, str]:
     """Parse `a=b,…` as {"a": "b", …}. Raises ValueError for anything else."""
@@ -84,8 +108,7 @@ class Reading:
         self.where = ""  # location of the last row read
         self.source = sources.find(config.source)
         self.weights = list(getattr(self.source, "weights", [1.0]))  # one per part of a mixture
-        # our field name -> the source's field name
-        self.names = {**{name: name for name in config.READS}, **pairs("fields", config.fields)}
+        self.names = config.names
 
     @property
     def key(self) -> list[Any]:
@@ -103,11 +126,15 @@ class Reading:
     @cached_property
     def stamp(self) -> dict[str, str]:
         """The stamp of the source before reading."""
-        return dict(self.source.stamp())
+        return self._stamp()
+
+    def _stamp(self) -> dict[str, str]:
+        named = self.source.named_files(self.names) if hasattr(self.source, "named_files") else {}  # pyright: ignore
+        return {**self.source.stamp(), **named}
 
     def check_unchanged(self) -> None:
         """Raises DataError if the source changed during reading. Call after the last row."""
-        now = self.source.stamp()
+        now = self._stamp()
         changed = sorted(name for name in self.stamp.keys() | now.keys() if self.stamp.get(name) != now.get(name))
         if changed:
             raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; rerun the command")

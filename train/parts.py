@@ -85,6 +85,13 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
     return [f"{name}: {values[0]}" for name, values in batch.items()]
 
 
+def read_input(data: Any, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """`data.read_input(paths)`: return the rows of files, folders and globs, to predict. The default raises UserError."""
+    if not hasattr(data, "read_input"):
+        raise UserError(f"--input: {type(data).__name__} reads no files; pipe rows as JSON lines to standard input")
+    return data.read_input(paths)
+
+
 def code(data: Any) -> str | None:
     """`data.code()`: return the path of the user's Python file that `data.build` runs. The default is None."""
     return data.code() if hasattr(data, "code") else None

@@ -9,6 +9,7 @@ A source is a frozen dataclass with two methods:
                                       the source chooses. `names` maps our fields (`label`, `document`, …) to fields of the
                                       source, which may use it to choose held-out rows, but does not rename fields.
 
+A source with rows that name other files also has `named_files(names) -> {file: state}`, which Reading adds to the stamp.
 A source that changes its texts, such as by masking names, also has `prepared(text) -> text` for prediction.
 
 Rows are iterables with a fixed order that can be iterated again; they need not fit in memory. A row is a dict with the fields of

@@ -17,6 +17,7 @@ from data.cache import cached, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
+from data.sources import WHERE
 from data.store import Stored, Writer
 from data.text import packing, show
 from data.text.cleaning import left_out
@@ -248,10 +249,10 @@ class TextCodec:
         texts, counts = [], Counter[str]()
         for i, row in enumerate(rows):
             if "text" not in row:
-                raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'nothing'}")
+                raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'none'}")
             text, done = self.config.prepared(row["text"]) if isinstance(row["text"], str) else ("", {})
             if not text.strip():
-                raise DataError(f"row {i}: expected text, not {json.dumps(row['text'])[:50]}")
+                raise DataError(f"{row.get(WHERE, f'row {i}')}: expected text, not {json.dumps(row['text'])[:50]}")
             texts.append(text)
             counts.update(done)
         encoded = self.vocabulary.encode(texts) if self.labels else self.vocabulary.encode_masked(texts)

@@ -256,13 +256,13 @@ def test_predict_reads_an_image_from_a_file(capsys, run):
     from_file, from_numbers = json.loads(capsys.readouterr().out)
     assert from_file["probabilities"] == pytest.approx(from_numbers["probabilities"], abs=1e-6)
     Path("rows.jsonl").write_text('{"image": "digits.png"}\n')
-    assert "row 0: digits.png: No such file" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    assert "rows.jsonl, line 1: digits.png: No such file" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
 
 
 def test_predict_names_invalid_rows(capsys, run):
     assert "no.jsonl: No such file or directory" in error_line(capsys, ["predict", str(run), "--input", "no.jsonl"])
     Path("rows.jsonl").write_text('{"image": [[1]]}\n')
-    assert "row 0: its image is [1, 1], not [8, 8, 1]" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    assert "line 1: its image is [1, 1], not [8, 8, 1]" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')
     assert "rows.jsonl, line 1: not JSON" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     assert "row 0: it has no image; its fields: text" in error_line(capsys, ["predict", str(run), "--text", "a"])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.train.processes import free_port
-from train import cli, recipes
+from train import cli, loop, notes, recipes
 from train.__main__ import VERBS, main
 from train.errors import UserError
 from train.runs.rundir import check_name
@@ -322,6 +322,20 @@ def test_unusual_settings_print_a_note(capsys):
     notes = capsys.readouterr().err
     assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never reaches its peak" in notes
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch contains some rows twice" in notes
+
+
+def test_a_note_is_printed_once_per_command(capsys):
+    def printed():
+        capsys.readouterr()
+        for name in ("a", "b"):
+            experiment, _, _ = cli.join_recipe([*MLP[1:], "--data.batch-size=2048", "--run.dir", name], "run")
+            loop.train(experiment)
+        return capsys.readouterr().err.count("a batch contains some rows twice")
+
+    notes.begin()
+    assert printed() == 1
+    notes.begin()
+    assert printed() == 1
 
 
 def test_run_dir_cannot_be_a_dangling_link(capsys):

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import tyro
 
-from train import recipes
+from train import cluster, parts, recipes
 from train.cluster.join import Cluster
 from train.errors import UserError
 from train.experiment import Experiment, with_run
+from train.runs import rundir
 
 T = TypeVar("T")
 
@@ -30,8 +31,12 @@ class Launch(Experiment):
 L = TypeVar("L", bound=Launch)
 
 
-def override(experiment: Experiment, arguments: list[str], prog: str, description: str, target: type[L]) -> tuple[Experiment, L]:
+def override(
+    experiment: Experiment, arguments: list[str], prog: str, description: str, target: type[L], trusted: tuple[str, ...] = ()
+) -> tuple[Experiment, L]:
     """Return the experiment with the options applied, and all options. Raises UserError for an unknown option or invalid value.
+
+    `--init-from RUN` without options of the model takes the model of the run, which may be defined in `trusted` modules.
 
     `--data.source files:notes.txt` also replaces a source that is a dataclass."""
     data, arguments = experiment.data, list(arguments)
@@ -41,7 +46,34 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
             value = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
             experiment = dataclasses.replace(experiment, data=dataclasses.replace(data, source=value))
     launch = parse(target, arguments, prog, description, default=target(**_fields(experiment)))
+    if launch.init_from != experiment.init_from and not any(argument.startswith("--model.") for argument in arguments):
+        launch = _with_model_of(launch, trusted)
     return Experiment(**_fields(launch)), launch
+
+
+def _with_model_of(launch: L, trusted: tuple[str, ...]) -> L:
+    """Return the options with the model of the run `init_from`, if it is of the same type; see `parts.like`.
+
+    If that run is gone but this one has begun, its own model is used. Raises UserError if there is neither.
+    """
+    own = Path(launch.run.dir)
+    try:
+        folder = rundir.find_initial(launch.init_from or "")
+    except UserError:
+        if not (own / "experiment.json").exists():
+            raise
+        folder = own
+    found = rundir.read_model(folder, trusted) if launch.init_from else None
+    if type(found) is not type(launch.model):  # loading the parameters reports the difference
+        return launch
+    model = parts.like(launch.model, found)
+    try:
+        changed = dataclasses.replace(launch, model=model)
+    except ValueError as error:
+        raise UserError(f"init_from {launch.init_from}: its model does not fit: {error}") from None
+    if model != launch.model:
+        cluster.say(f"model: that of {folder}, since no --model option is given")
+    return changed
 
 
 def join_recipe(arguments: list[str], verb: str, target: type[L] = Launch) -> tuple[Experiment, L, tuple[str, ...]]:
@@ -66,8 +98,9 @@ def parse_recipe(arguments: list[str], verb: str, target: type[L] = Launch) -> t
     if not experiment.run.dir:
         experiment = with_run(experiment, dir=f"runs/{name}")
     prog = f"fmodels {verb} {arguments[0]}"
-    experiment, launch = override(experiment, arguments[1:], prog, recipe.__doc__ or "", target)
-    return experiment, launch, recipes.modules_beside(file) if file else {}
+    modules = recipes.modules_beside(file) if file else {}
+    experiment, launch = override(experiment, arguments[1:], prog, recipe.__doc__ or "", target, tuple(modules))
+    return experiment, launch, modules
 
 
 def options_of(experiment: Experiment) -> set[str]:

@@ -61,6 +61,17 @@ def inherits(data: Any, folder: Path, resumes: bool) -> Any:
     return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
 
 
+def like(model: Any, saved: Any) -> Any:
+    """`model.like(saved)`: return the model to load the parameters of `saved`, another model of the same type.
+
+    The default is `saved` with the `how` fields and the dropout rates of `model`.
+    """
+    if hasattr(model, "like"):
+        return model.like(saved)
+    kept = [f.name for f in dataclasses.fields(model) if f.metadata.get("how") or f.name.endswith("dropout")]
+    return dataclasses.replace(saved, **{name: getattr(model, name) for name in kept})
+
+
 def adapted(model: Any, params: Any, wanted: Any) -> Any:
     """`model.adapted(params, wanted)`: return the parameters of another run with the structure of `wanted` (stacked layers).
 

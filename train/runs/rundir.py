@@ -63,6 +63,15 @@ def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
         raise UserError(f"{file}: {error}") from None
 
 
+def read_model(path: Path, trusted: tuple[str, ...] = ()) -> Any:
+    """Read the model of experiment.json. Raises UserError if it is not valid."""
+    file = path / "experiment.json"
+    try:
+        return from_json(read_json(file).get("model"), Any, "model", trusted)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
 def saved_experiment(experiment: Experiment, trusted: tuple[str, ...]) -> Experiment | None:
     """Return the experiment that the run directory was last started with, or None if the run has not begun.
 

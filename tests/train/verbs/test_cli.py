@@ -224,16 +224,34 @@ def test_run_directory_of_another_experiment_is_not_overwritten(capsys, run):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_init_from_names_parameters_that_do_not_fit(capsys, run):
+def test_init_from_names_the_fields_of_a_model_that_does_not_fit(capsys, run):
     message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "64", "--init-from", str(run)])
     assert "model/dense_1/kernel [256, 128] -> [256, 64]" in message
+    assert "model.hidden: saved (256, 128), requested (256, 64); omit --model options to use its model" in message
+    message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "--init-from", str(run)])
+    assert "the model lacks its parameter model/dense_1/bias and 1 more; model.hidden: saved (256, 128), req" in message
     message = error_line(capsys, ["run", "digits-cnn", "--init-from", str(run)])
-    assert "no parameter model/stage_0_0/kernel" in message
+    assert "it has no parameter model/stage_0_0/kernel" in message
+    assert "model.type: saved 'fmodels.mlp:MlpConfig', requested 'fmodels.convnet:ConvNetConfig'" in message
 
 
 def test_init_from_counts_the_parameters(capsys, run):
     assert main(["run", "digits-mlp", "--run.steps", "1", "--init-from", str(run), "--run.dir", "next"]) == 0
     assert f"parameters from {run}: 6 loaded, 0 new, 0 unused" in capsys.readouterr().err
+
+
+def test_init_from_takes_the_model_of_the_run(capsys):
+    short = ["run", "digits-mlp", "--run.steps=1", "--optimizer.warmup-steps=0"]
+    assert main([*short, "--model.hidden", "24", "--model.dropout=0.5", "--run.dir=small"]) == 0
+    command = [*short, "--init-from", "small", "--run.dir=next"]
+    capsys.readouterr()
+    assert main(command) == 0
+    stderr = capsys.readouterr().err
+    assert "model: that of small, since no --model option is given" in stderr and "0 new, 0 unused" in stderr
+    model = json.loads(Path("next/experiment.json").read_text())["model"]
+    assert model["hidden"] == [24] and model["dropout"] == 0.2
+    shutil.rmtree("small")
+    assert main(command) == 0  # finished: its own model is used
 
 
 def test_json_output_is_one_value(capsys, run):

@@ -1,11 +1,12 @@
 """Classification labels: their names and indices, and a limit of labelled rows per class."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from data.dataset import Batch, Dataset, Examples
 from data.errors import DataError
 from data.reading import FromSource, pairs
 
@@ -27,6 +28,37 @@ class Labelled(FromSource):
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
         if self.label_seed < 0:
             raise ValueError(f"label_seed must be at least 0, not {self.label_seed}")
+
+    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+        """Return the data as in FromSource, with the label indices of the run. Raises DataError for labels unknown to the run."""
+        found = replace(self, labels_per_class=None)
+        dataset, known = super(Labelled, found).elsewhere(folder, source, fields, splits), read(folder)
+        if unknown := [name for name in dataset.codec.labels if name not in known]:
+            raise DataError(
+                f"data.source {source}: the run does not know the label(s) {', '.join(unknown[:10])}; "
+                f"it knows {', '.join(known[:10])}{', …' if known[10:] else ''}"
+            )
+        numbers = np.array([known.index(name) for name in dataset.codec.labels], np.int32)
+        return replace(
+            dataset,
+            splits={split: Renumbered(examples, numbers) for split, examples in dataset.splits.items()},
+            codec=replace(dataset.codec, labels=known),
+            facts={**dataset.facts, "classes": len(known), "label_shares": None},
+        )
+
+
+class Renumbered:
+    """Examples with other label indices: `numbers[label]`."""
+
+    def __init__(self, examples: Examples, numbers: np.ndarray):
+        self.examples, self.numbers = examples, numbers
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        batch = self.examples[indices]
+        return {**batch, "label": self.numbers[batch["label"]]}
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from data import held_out, sources
+from data.dataset import Dataset
 from data.errors import DataError
+from data.evaluation import Whole, expression
 from data.sources import SPLITS, WHERE, Bad, Row
 from data.sources.files import Files
 from data.sources.mixture import PART
@@ -64,6 +67,16 @@ label of train (empty: the source chooses)"""
     def names(self) -> dict[str, str]:
         """Our field names, and those of the source."""
         return {**{name: name for name in self.READS}, **pairs("fields", self.fields)}
+
+    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+        """Return the data of another source, prepared like that of the run in `folder`. Its only held-out split is `test`.
+
+        `fields` is None if they are those of the run. Raises DataError if the source does not fit the run.
+        """
+        whole = Whole(source, expression(pairs("splits", splits)))
+        config = replace(self, source=whole, fields=self.fields if fields is None else fields, splits="")
+        config = config.inherits(folder, True) if hasattr(config, "inherits") else config  # pyright: ignore
+        return config.build()  # pyright: ignore
 
     def read_input(self, paths: Sequence[str]) -> list[Row]:
         """Return the rows of files, folders and globs, to predict. Raises DataError for a bad row or one without data."""

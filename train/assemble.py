@@ -35,14 +35,14 @@ class Job:
         return Loader(batches, position, run.read_threads, run.read_workers)
 
 
-def assemble(experiment: Experiment, is_new: bool = False) -> Job:
-    """Read the data and build the program of an experiment. If `is_new`, ignore what the run directory holds.
+def assemble(experiment: Experiment, is_new: bool = False, other: Dataset | None = None) -> Job:
+    """Read the data, unless it is `other` data, and build the program. If `is_new`, ignore what the run directory holds.
 
     Raises UserError or DataError if its parts are incompatible.
     """
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
-    dataset = inherited(experiment, is_new).build()
+    dataset = other or inherited(experiment, is_new).build()
     experiment = resolve(experiment, dataset.facts)
     spec = batch_spec(experiment.data)
     job = Job(experiment, dataset, build(experiment, spec, mesh), spec)

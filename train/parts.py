@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.dataset import Dataset
 from train.errors import UserError
 
 NAMES = ("model", "objective", "data", "optimizer")
@@ -94,6 +95,15 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
     if hasattr(data, "show"):
         return data.show(batch, seen, codec, stem)
     return [f"{name}: {values[0]}" for name, values in batch.items()]
+
+
+def elsewhere(data: Any, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+    """`data.elsewhere(folder, source, fields, splits)`: return the dataset of another source, prepared like that of the run in
+    `folder`. The default raises UserError.
+    """
+    if not hasattr(data, "elsewhere"):
+        raise UserError(f"--data.source: {type(data).__name__} reads no other source")
+    return data.elsewhere(folder, source, fields, splits)
 
 
 def read_input(data: Any, paths: Sequence[str]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class OtherData:
     source: str | None = None
     "data source: NAME or NAME:ARGUMENT, such as files:PATH (None: the data of the run)"
     fields: str | None = None
-    "source fields for our fields: text=sentence,label=sentiment (None: those of the run)"
+    "source fields for our fields: NAME=SOURCE_NAME,… (None: those of the run)"
     splits: str = ""
     "split of the source: test=NAME or test=NAME[:1000] (empty: test, else validation, else all rows)"
 

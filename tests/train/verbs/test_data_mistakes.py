@@ -274,3 +274,21 @@ def test_damaged_files_of_a_run_directory_are_named(capsys):
         file.write_text(content)
         assert message in error_message(capsys, command)
         file.write_text(before)
+
+
+def test_data_inspect_shows_a_source(capsys):
+    write(rows(), "labelled.jsonl")
+    assert main(["data", "inspect", "files:labelled.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "labels of train" in out and "row number" in out
+    Path("notes.txt").write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(400)))
+    assert main(["data", "inspect", "files:notes.txt"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens of train" in out and "labels of" not in out
+    assert main(["data", "inspect", "digits"]) == 0
+    assert "image  " in (out := capsys.readouterr().out) and "float32 [8, 8, 8, 1]" in out
+    write([{"body": row["text"], "kind": row["label"]} for row in rows()], "other.jsonl")
+    message = error_message(capsys, ["data", "inspect", "files:other.jsonl"])
+    assert "no field 'text' or 'image'; available: body, kind; choose one with --data.fields text=NAME" in message
+    assert main(["data", "inspect", "files:other.jsonl", "--data.fields", "text=body,label=kind"]) == 0
+    assert "labels of train" in capsys.readouterr().out

@@ -1,13 +1,14 @@
 """Classification labels: their names and indices, and a limit of labelled rows per class."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from data.dataset import Batch, Dataset, Examples
 from data.errors import DataError
-from data.reading import FromSource
+from data.reading import FromSource, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,37 @@ class Labelled(FromSource):
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
         if self.label_seed < 0:
             raise ValueError(f"label_seed must be at least 0, not {self.label_seed}")
+
+    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+        """Return the data as in FromSource, with the label indices of the run. Raises DataError for labels unknown to the run."""
+        found = replace(self, labels_per_class=None)
+        dataset, known = super(Labelled, found).elsewhere(folder, source, fields, splits), read(folder)
+        if unknown := [name for name in dataset.codec.labels if name not in known]:
+            raise DataError(
+                f"data.source {source}: the run does not know the label(s) {', '.join(unknown[:10])}; "
+                f"it knows {', '.join(known[:10])}{', …' if known[10:] else ''}"
+            )
+        numbers = np.array([known.index(name) for name in dataset.codec.labels], np.int32)
+        return replace(
+            dataset,
+            splits={split: Renumbered(examples, numbers) for split, examples in dataset.splits.items()},
+            codec=replace(dataset.codec, labels=known),
+            facts={**dataset.facts, "classes": len(known), "label_shares": None},
+        )
+
+
+class Renumbered:
+    """Examples with other label indices: `numbers[label]`."""
+
+    def __init__(self, examples: Examples, numbers: np.ndarray):
+        self.examples, self.numbers = examples, numbers
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        batch = self.examples[indices]
+        return {**batch, "label": self.numbers[batch["label"]]}
 
 
 @dataclass(frozen=True)
@@ -48,14 +80,20 @@ class Labels:
         return {name: int(count) for name, count in zip(self.names, found, strict=True)}
 
 
-def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object) -> Labels:
+STRATIFIED = (
+    "are the rows sorted by label? Omit --data.splits to hold out a tenth of each label, or, if the source has several splits, "
+    "use train=train,validation=held_out"
+)
+
+
+def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: object, splits: str = "") -> Labels:
     """Renumber labels in sorted order. `found` has the indices of the labels in `appeared`, {split: [rows]}; -1: no label.
 
     A held-out split without labels, such as the test split of a benchmark, is dropped with a note. Another note lists the labels
-    that a held-out split lacks. Raises DataError for unlabelled rows among labelled ones, for fewer than two labels, and for a
-    held-out label that does not occur in train.
+    that a held-out split lacks. Raises DataError for unlabelled rows among labelled ones, for fewer than two labels, for a
+    held-out label that does not occur in train, and for a held-out slice (in `splits`, data.splits) with one label only.
     """
-    notes, numbers = [], {}
+    notes, numbers, slices = [], {}, {split for split, expression in pairs("splits", splits).items() if "[" in expression}
     names = tuple(sorted({appeared[i] for i in np.unique(found["train"]) if i >= 0}))
     order = {name: number for number, name in enumerate(names)}
     new_index = np.array([order.get(label, -1) for label in appeared] or [-1])
@@ -73,10 +111,12 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
         if len(unknown):
             raise DataError(
                 f"data.source {source}: {split} has the label {appeared[labels[unknown[0]]]!r}, "
-                f"which is not in train; train has {', '.join(names)}"
+                f"which is not in train; train has {', '.join(names)}{'; ' + STRATIFIED if slices & {'train', split} else ''}"
             )
         numbers[split] = new_index[labels].astype(np.int32)
         found_names = {names[number] for number in np.unique(numbers[split])}
+        if split in slices - {"train"} and len(found_names) == 1 and len(names) > 1:
+            raise DataError(f"data.source {source}: {split} has the label {names[numbers[split][0]]!r} only; {STRATIFIED}")
         if absent := [name for name in names if name not in found_names]:
             notes.append(f"{split} has no rows of {len(absent)} of the {len(names)} labels: {', '.join(absent[:10])}")
     if len(names) < 2:
@@ -84,9 +124,7 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
             f"data.source {source}: classification needs at least two labels; every row of train has {', '.join(names)!r}"
         )
     if len(numbers) < 2:
-        raise DataError(
-            f"data.source {source}: no held-out split has labels; --data.splits validation=train[90%:] holds out part of train"
-        )
+        raise DataError(f"data.source {source}: no held-out split has labels; use --data.splits train=train,validation=held_out")
     return Labels(names, numbers, tuple(notes))
 
 

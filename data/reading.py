@@ -4,19 +4,25 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from data import sources
+from data import held_out, sources
+from data.dataset import Dataset
 from data.errors import DataError
+from data.evaluation import Whole, expression
 from data.sources import SPLITS, WHERE, Bad, Row
+from data.sources.files import Files
 from data.sources.mixture import PART
+
+HELD_OUT = "held_out"  # in data.splits: a tenth of the training rows, chosen by `data.held_out`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,8 @@ class FromSource:
     fields: str = ""
     "source fields for our fields: text=sentence,label=sentiment (empty: the names are the same)"
     splits: str = ""
-    "source splits for our splits: train=train[:90%],validation=train[90%:] (empty: the source chooses)"
+    """source splits for our splits: train=train[:90%],validation=train[90%:]; validation=held_out holds out a tenth of each \
+label of train (empty: the source chooses)"""
     bad_records: Literal["error", "skip"] = "error"
     "on an unreadable row: error stops the run; skip counts the row and writes it to bad_records.jsonl"
     bad_limit: int = 100
@@ -49,11 +56,45 @@ class FromSource:
         splits = pairs("splits", self.splits)
         if splits and "train" not in splits:
             raise ValueError("splits must include train")
-        if same := [split for split in splits if split != "train" and splits[split] == splits["train"]]:
-            raise ValueError(f"splits must differ: train and {same[0]} are both {splits['train']}")
+        held = [split for split, expression in splits.items() if expression == HELD_OUT]
+        if len(held) > 1 or "train" in held:
+            raise ValueError(f"splits: {HELD_OUT} is a tenth of train, for validation or for test")
         for name in ("bad_limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our field names, and those of the source."""
+        return {**{name: name for name in self.READS}, **pairs("fields", self.fields)}
+
+    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+        """Return the data of another source, prepared like that of the run in `folder`. Its only held-out split is `test`.
+
+        `fields` is None if they are those of the run. Raises DataError if the source does not fit the run.
+        """
+        whole = Whole(source, expression(pairs("splits", splits)))
+        config = replace(self, source=whole, fields=self.fields if fields is None else fields, splits="")
+        config = config.inherits(folder, True) if hasattr(config, "inherits") else config  # pyright: ignore
+        return config.build()  # pyright: ignore
+
+    def read_input(self, paths: Sequence[str]) -> list[Row]:
+        """Return the rows of files, folders and globs, to predict. Raises DataError for a bad row or one without data."""
+        rows, needed = [], self.READS[0]
+        for path in paths:
+            for row in Files(path).rows(self.names):
+                if isinstance(row, Bad):
+                    raise DataError(f"{row.where}: {row.what}")
+                renamed = {name: row[key] for name, key in self.names.items() if key in row}
+                found = {name: value for name, value in {**row, **renamed}.items() if value is not None}
+                if needed not in found:
+                    available = ", ".join(name for name in row if name != WHERE)
+                    raise DataError(
+                        f"{row.get(WHERE, path)}: no field {self.names[needed]!r}, from which the run reads its {needed}; "
+                        f"available: {available}"
+                    )
+                rows.append(found)
+        return rows
 
 
 def pairs(field_name: str, text: str) -> dict[str, str]:
@@ -80,8 +121,7 @@ class Reading:
         self.where = ""  # location of the last row read
         self.source = sources.find(config.source)
         self.weights = list(getattr(self.source, "weights", [1.0]))  # one per part of a mixture
-        # our field name -> the source's field name
-        self.names = {**{name: name for name in config.READS}, **pairs("fields", config.fields)}
+        self.names = config.names
 
     @property
     def key(self) -> list[Any]:
@@ -99,11 +139,15 @@ class Reading:
     @cached_property
     def stamp(self) -> dict[str, str]:
         """The stamp of the source before reading."""
-        return dict(self.source.stamp())
+        return self._stamp()
+
+    def _stamp(self) -> dict[str, str]:
+        named = self.source.named_files(self.names) if hasattr(self.source, "named_files") else {}  # pyright: ignore
+        return {**self.source.stamp(), **named}
 
     def check_unchanged(self) -> None:
         """Raises DataError if the source changed during reading. Call after the last row."""
-        now = self.source.stamp()
+        now = self._stamp()
         changed = sorted(name for name in self.stamp.keys() | now.keys() if self.stamp.get(name) != now.get(name))
         if changed:
             raise DataError(f"data.source {self.config.source}: {changed[0]} changed while it was read; rerun the command")
@@ -114,11 +158,16 @@ class Reading:
         Raises DataError if there is no training split or no held-out split.
         """
         wanted = pairs("splits", self.config.splits)
-        found = self.source.splits(wanted, self.names)
+        held = [split for split, expression in wanted.items() if expression == HELD_OUT]
+        found = dict(self.source.splits({split: wanted[split] for split in wanted if split not in held}, self.names))
+        for split in held:
+            rows = found["train"]
+            rows = rows.rows if isinstance(rows, held_out.HeldOut) else rows  # the source itself held out a tenth
+            found["train"], found[split] = held_out.split(rows, self.names, str(self.config.source)).values()
         if "train" not in found or len(found) < 2:
             raise DataError(
                 f"data.source {self.config.source}: a run needs the split train, and validation or test; available: "
-                f"{', '.join(found)}; map them with --data.splits train=NAME[:90%],validation=NAME[90%:]"
+                f"{', '.join(found)}; use --data.splits train=NAME,validation=NAME, or validation=held_out for a tenth of train"
             )
         return {split: self._checked(split, found[split]) for split in SPLITS if split in found}
 

@@ -35,8 +35,10 @@ def main(arguments: list[str]) -> int:
     """Run a command and return its exit status: 2, with one line on stderr, for errors that the user can fix."""
     from data import cache
     from data.errors import DataError
+    from train import notes
     from train.errors import UserError, nearest
 
+    notes.begin()
     verb, *rest = arguments or ["quickstart"]
     # Keep compiled programs for later processes.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))

@@ -35,11 +35,14 @@ class Job:
         return Loader(batches, position, run.read_threads, run.read_workers)
 
 
-def assemble(experiment: Experiment) -> Job:
-    """Read the data and build the program of an experiment. Raises UserError or DataError if its parts are incompatible."""
+def assemble(experiment: Experiment, is_new: bool = False, other: Dataset | None = None) -> Job:
+    """Read the data, unless it is `other` data, and build the program. If `is_new`, ignore what the run directory holds.
+
+    Raises UserError or DataError if its parts are incompatible.
+    """
     mesh = experiment.mesh.build()
     sharding.check_batch(mesh, experiment.mesh.rules, experiment.data.batch_size, experiment.run.accumulation)
-    dataset = inherited(experiment).build()
+    dataset = other or inherited(experiment, is_new).build()
     experiment = resolve(experiment, dataset.facts)
     spec = batch_spec(experiment.data)
     job = Job(experiment, dataset, build(experiment, spec, mesh), spec)
@@ -57,15 +60,15 @@ def check_references(job: Job) -> None:
             raise UserError(f"objective {objective} needs {rows} references for {split}; the data has {len(references)}")
 
 
-def inherited(experiment: Experiment) -> Any:
+def inherited(experiment: Experiment, is_new: bool = False) -> Any:
     """Return the data config, completed from the files of the run to resume, or else of the `init_from` run.
 
-    Raises UserError if the config contradicts these files.
+    If `is_new`, no run is resumed. Raises UserError if the config contradicts these files.
     """
     own = Path(experiment.run.dir)
     cluster.refresh_folder(own)
-    resumes = (own / "experiment.json").exists()
-    folder = own if resumes else rundir.find(experiment.init_from) if experiment.init_from else None
+    resumes = (own / "experiment.json").exists() and not is_new
+    folder = own if resumes else rundir.find_initial(experiment.init_from) if experiment.init_from else None
     if folder is None:
         return experiment.data
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import os
 import re
@@ -12,10 +13,11 @@ from typing import Any, TypeVar
 
 import tyro
 
-from train import recipes
+from train import cluster, parts, recipes
 from train.cluster.join import Cluster
-from train.errors import UserError, nearest
+from train.errors import UserError
 from train.experiment import Experiment, leaves, with_run
+from train.runs import rundir
 
 T = TypeVar("T")
 
@@ -27,8 +29,15 @@ class Launch(Experiment):
     cluster: Cluster = Cluster()
 
 
-def override(experiment: Experiment, arguments: list[str], prog: str, description: str = "") -> tuple[Experiment, Cluster]:
-    """Return the experiment with the options applied, and the cluster. Raises UserError for an unknown option or invalid value.
+L = TypeVar("L", bound=Launch)
+
+
+def override(
+    experiment: Experiment, arguments: list[str], prog: str, description: str, target: type[L], trusted: tuple[str, ...] = ()
+) -> tuple[Experiment, L]:
+    """Return the experiment with the options applied, and all options. Raises UserError for an unknown option or invalid value.
+
+    `--init-from RUN` without options of the model takes the model of the run, which may be defined in `trusted` modules.
 
     `--data.source files:notes.txt` also replaces a source that is a dataclass."""
     data, arguments = experiment.data, list(arguments)
@@ -37,21 +46,48 @@ def override(experiment: Experiment, arguments: list[str], prog: str, descriptio
         if name == "--data.source" and dataclasses.is_dataclass(getattr(data, "source", None)):
             value = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
             experiment = dataclasses.replace(experiment, data=dataclasses.replace(data, source=value))
-    launch = parse(Launch, arguments, prog, description, default=Launch(**_fields(experiment)))
-    return Experiment(**_fields(launch)), launch.cluster
+    launch = parse(target, arguments, prog, description, default=target(**_fields(experiment)))
+    if launch.init_from != experiment.init_from and not any(argument.startswith("--model.") for argument in arguments):
+        launch = _with_model_of(launch, trusted)
+    return Experiment(**_fields(launch)), launch
 
 
-def join_recipe(arguments: list[str], verb: str) -> tuple[Experiment, tuple[str, ...]]:
-    """Parse `RECIPE [--field value …]` and wait for all processes of the run. Return the experiment, and the names of the modules
-    imported from the folder of the recipe file, which are trusted."""
-    experiment, cluster, modules = parse_recipe(arguments, verb)
-    cluster.join(list(modules.values()))
-    return experiment, tuple(modules)
+def _with_model_of(launch: L, trusted: tuple[str, ...]) -> L:
+    """Return the options with the model of the run `init_from`, if it is of the same type; see `parts.like`.
+
+    If that run is gone but this one has begun, its own model is used. Raises UserError if there is neither.
+    """
+    own = Path(launch.run.dir)
+    try:
+        folder = rundir.find_initial(launch.init_from or "")
+    except UserError:
+        if not (own / "experiment.json").exists():
+            raise
+        folder = own
+    found = rundir.read_model(folder, trusted) if launch.init_from else None
+    if type(found) is not type(launch.model):  # loading the parameters reports the difference
+        return launch
+    model = parts.like(launch.model, found)
+    try:
+        changed = dataclasses.replace(launch, model=model)
+    except ValueError as error:
+        raise UserError(f"init_from {launch.init_from}: its model does not fit: {error}") from None
+    if model != launch.model:
+        cluster.say(f"model: that of {folder}, since no --model option is given")
+    return changed
 
 
-def parse_recipe(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, dict[str, Path]]:
-    """Parse `RECIPE [--field value …]`. Return the experiment, the cluster to join, and the modules imported from the folder of
-    the recipe file, with their files."""
+def join_recipe(arguments: list[str], verb: str, target: type[L] = Launch) -> tuple[Experiment, L, tuple[str, ...]]:
+    """Parse `RECIPE [--field value …]` and wait for all processes of the run. Return the experiment, all options as a `target`,
+    and the names of the modules imported from the folder of the recipe file, which are trusted."""
+    experiment, launch, modules = parse_recipe(arguments, verb, target)
+    launch.cluster.join(list(modules.values()))
+    return experiment, launch, tuple(modules)
+
+
+def parse_recipe(arguments: list[str], verb: str, target: type[L] = Launch) -> tuple[Experiment, L, dict[str, Path]]:
+    """Parse `RECIPE [--field value …]`. Return the experiment, all options as a `target`, and the modules imported from the
+    folder of the recipe file, with their files."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"RECIPE is missing: fmodels {verb} RECIPE; fmodels recipes lists them")
     name, recipe = recipes.find(arguments[0])
@@ -63,8 +99,9 @@ def parse_recipe(arguments: list[str], verb: str) -> tuple[Experiment, Cluster, 
     if not experiment.run.dir:
         experiment = with_run(experiment, dir=f"runs/{name}")
     prog = f"fmodels {verb} {arguments[0]}"
-    experiment, cluster = override(experiment, arguments[1:], prog, recipe.__doc__ or "")
-    return experiment, cluster, recipes.modules_beside(file) if file else {}
+    modules = recipes.modules_beside(file) if file else {}
+    experiment, launch = override(experiment, arguments[1:], prog, recipe.__doc__ or "", target, tuple(modules))
+    return experiment, launch, modules
 
 
 def origin(arguments: list[str], experiment: Experiment) -> dict[str, Any]:
@@ -97,11 +134,37 @@ def parse(target: type[T] | Callable[..., T], arguments: list[str], prog: str, d
         if not end.code:
             raise
     known = known_options(target, **options)
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in known:
-            raise UserError(f"unknown option {argument.partition('=')[0]}{nearest(name, known, '; --help lists them')}")
-    raise UserError(_one_line(caught.getvalue(), known))
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        option = name.replace("_", "-")
+        if name.startswith("--") and option not in known:
+            raise UserError(f"unknown option {name}{_nearest_option(option, known)}")
+        opposite = re.sub(r"^--(.*\.)?", r"\g<0>no-", option)
+        given = value if equals else after
+        if opposite in known and given.lower() in ("true", "false"):
+            raise UserError(f"{name} {given}: the option takes no value; use {option if given.lower() == 'true' else opposite}")
+    raise UserError(_one_line(caught.getvalue(), known, getattr(target, "__name__", "")))
+
+
+def _nearest_option(name: str, known: set[str]) -> str:
+    """Return `; did you mean X?` for the known option closest to `name`.
+
+    If no option is close, list those of the same part, such as `--model`, or refer to --help.
+    """
+    part, dot, last = name.strip("-").rpartition(".")
+
+    def likeness(option: str) -> float:
+        other_part, _, other = option.strip("-").rpartition(".")
+        if dot and part != other_part:
+            return difflib.SequenceMatcher(None, name, option).ratio()
+        is_initials = last == "".join(word[0] for word in other.split("-"))
+        return max(is_initials, difflib.SequenceMatcher(None, last, other).ratio())
+
+    best = max(sorted(option for option in known if option.count(".") <= max(name.count("."), 1)), key=likeness)
+    if likeness(best) >= 0.65:
+        return f"; did you mean {best}?"
+    of_part = sorted(option for option in known if dot and option.startswith(f"--{part}."))
+    return f"; there are: {', '.join(of_part)}" if 0 < len(of_part) < 10 else "; --help lists them"
 
 
 def known_options(target: Any, **options: Any) -> set[str]:
@@ -127,7 +190,7 @@ def _plain():
                 os.environ[name] = value
 
 
-def _one_line(box: str, known: set[str]) -> str:
+def _one_line(box: str, known: set[str], target: str) -> str:
     """Return the message in tyro's box, without frame and hints; `run: steps must be …` becomes `run.steps must be …`."""
     _, *lines = (line.strip(" │") for line in box.splitlines() if line.strip())  # the first line is a title
     message = next((line for line in lines if set(line) - set("─-")), box.strip())
@@ -138,7 +201,8 @@ def _one_line(box: str, known: set[str]) -> str:
     message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not an integer", message)
     message = message.replace("could not convert string to float:", "not a number:")
     part, _, rest = message.partition(": ")
-    if part == Launch.__name__:  # raised by a check of the whole experiment, which names its fields itself
+    message = re.sub(r"^Unrecognized options: (.*)", r"unexpected argument \1; options begin with --", message)
+    if part == target:  # raised by a check of the whole experiment, which names its fields itself
         return rest
     field = rest.partition(" ")[0]
     return f"{part}.{rest}" if f"--{part}.{field}".replace("_", "-") in known else message

@@ -195,9 +195,10 @@ def fields(experiment: Experiment) -> dict[str, str]:
     return {name: repr(value) for name, value, _ in leaves(experiment)}
 
 
-def differences(a: Experiment, b: Experiment) -> list[str]:
-    """Return a line `NAME: saved A, requested B` for every field, except `how` fields, that differs between `a` and `b`."""
-    saved, requested = ({name: value for name, value, is_how in leaves(e) if not is_how} for e in (a, b))
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Return a line `NAME: saved A, requested B` for every field, except `how` fields, that differs between `a` and `b`: two
+    experiments, or two parts of them with the name `where`."""
+    saved, requested = ({name: value for name, value, is_how in leaves(e, where) if not is_how} for e in (a, b))
     absent = object()
     return [
         f"{name}: saved {saved.get(name, 'absent')!r}, requested {requested.get(name, 'absent')!r}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.dataset import Dataset
 from train.errors import UserError
 
 NAMES = ("model", "objective", "data", "optimizer")
@@ -63,6 +64,17 @@ def inherits(data: Any, folder: Path, resumes: bool) -> Any:
     return data.inherits(folder, resumes) if hasattr(data, "inherits") else data
 
 
+def like(model: Any, saved: Any) -> Any:
+    """`model.like(saved)`: return the model to load the parameters of `saved`, another model of the same type.
+
+    The default is `saved` with the `how` fields and the dropout rates of `model`.
+    """
+    if hasattr(model, "like"):
+        return model.like(saved)
+    kept = [f.name for f in dataclasses.fields(model) if f.metadata.get("how") or f.name.endswith("dropout")]
+    return dataclasses.replace(saved, **{name: getattr(model, name) for name in kept})
+
+
 def adapted(model: Any, params: Any, wanted: Any) -> Any:
     """`model.adapted(params, wanted)`: return the parameters of another run with the structure of `wanted` (stacked layers).
 
@@ -85,6 +97,22 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
     if hasattr(data, "show"):
         return data.show(batch, seen, codec, stem)
     return [f"{name}: {values[0]}" for name, values in batch.items()]
+
+
+def elsewhere(data: Any, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+    """`data.elsewhere(folder, source, fields, splits)`: return the dataset of another source, prepared like that of the run in
+    `folder`. The default raises UserError.
+    """
+    if not hasattr(data, "elsewhere"):
+        raise UserError(f"--data.source: {type(data).__name__} reads no other source")
+    return data.elsewhere(folder, source, fields, splits)
+
+
+def read_input(data: Any, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """`data.read_input(paths)`: return the rows of files, folders and globs, to predict. The default raises UserError."""
+    if not hasattr(data, "read_input"):
+        raise UserError(f"--input: {type(data).__name__} reads no files; pipe rows as JSON lines to standard input")
+    return data.read_input(paths)
 
 
 def code(data: Any) -> str | None:

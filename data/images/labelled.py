@@ -19,6 +19,7 @@ from data.errors import DataError
 from data.images import decoding, show
 from data.mixture import weighted
 from data.reading import Reading
+from data.sources import WHERE
 from data.sources.mixture import PART
 from data.store import Stored, Writer
 
@@ -65,7 +66,7 @@ class Images(labelling.Labelled):
         about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
-        labels = labelling.sorted_labels(appeared, about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, about["labels"], self.source, self.splits)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = ImageCodec(self.shape, self.resize, labels.names)
         splits: dict[str, Examples] = {
@@ -100,7 +101,7 @@ class Images(labelling.Labelled):
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row[PART])}
                     try:
                         if isinstance(image, str):  # the fingerprint of the source would not cover the file
-                            raise DataError("its image is a string; use files:FOLDER to read CLASS/NAME.png and similar")
+                            raise DataError("its image is a string; only the tables of a files: source may name image files")
                         decoded = codec.decode(row)
                         if isinstance(image, bytes):
                             encoded = image
@@ -159,12 +160,13 @@ class ImageCodec:
         """Return `image` [rows, H, W, C]. Raises DataError for a row without an image, or with one of another shape."""
         images, notes = [], []
         for i, row in enumerate(rows):
+            where = row.get(WHERE, f"row {i}")
             try:
                 images.append(self.decode(row))
             except DataError as error:
-                raise DataError(f"row {i}: {error}") from None
+                raise DataError(f"{where}: {error}") from None
             if decoding.has_more(row["image"]):
-                notes.append(f"row {i}: {FIRST_ONLY}")
+                notes.append(f"{where}: {FIRST_ONLY}")
         return {"image": np.stack(images)}, notes
 
     def decode(self, row: Mapping[str, Any]) -> np.ndarray:

@@ -9,6 +9,7 @@ A source is a frozen dataclass with two methods:
                                       the source chooses. `names` maps our fields (`label`, `document`, …) to fields of the
                                       source, which may use it to choose held-out rows, but does not rename fields.
 
+A source with rows that name other files also has `named_files(names) -> {file: state}`, which Reading adds to the stamp.
 A source that changes its texts, such as by masking names, also has `prepared(text) -> text` for prediction.
 
 Rows are iterables with a fixed order that can be iterated again; they need not fit in memory. A row is a dict with the fields of
@@ -21,13 +22,15 @@ An experiment has a source object, or the name of one: `NAME` or `NAME:ARGUMENT`
 
 import dataclasses
 import difflib
+import glob
 import importlib
+import math
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import combinations, islice
 from typing import Any, NamedTuple, Protocol
 
 from data.errors import DataError
@@ -61,13 +64,19 @@ def find(source: Any) -> Source:
             raise DataError(f"data.source {source!r}: must be NAME, NAME:ARGUMENT or a source object")
         return source  # pyright: ignore[reportReturnType]
     name, _, argument = source.partition(":")
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in known:
+    if name not in (known := names()):
+        if os.path.exists(os.path.expanduser(source)) or glob.glob(source):
+            raise DataError(f"data.source {source!r} is a path; did you mean files:{source}?")
         raise DataError(
             f"data.source {source!r}: there is no source {name!r}{near(name, known)}; "
             f"use NAME or NAME:ARGUMENT with one of: {', '.join(known)}"
         )
     return importlib.import_module(f"data.sources.{name}").source(argument)
+
+
+def names() -> list[str]:
+    """Return the names of all sources."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -87,7 +96,7 @@ def default_splits(available: Iterable[str], source: object) -> dict[str, str]:
     if "train" not in found or len(found) < 2:
         raise DataError(
             f"data.source {source}: cannot infer which splits to train on and which to hold out; available: "
-            f"{', '.join(available)}; use --data.splits train=NAME,validation=NAME or train=NAME[:90%],validation=NAME[90%:]"
+            f"{', '.join(available)}; use --data.splits train=NAME,validation=NAME, or validation=held_out for a tenth of train"
         )
     return found
 
@@ -100,13 +109,27 @@ def file_state(status: os.stat_result) -> str:
     return f"{status.st_size} bytes, {status.st_mtime_ns}, {status.st_ctime_ns}"
 
 
-def choose(own: Mapping[str, Rows], wanted: Mapping[str, str], source: object) -> Mapping[str, Rows]:
+def choose(
+    own: Mapping[str, Rows],
+    wanted: Mapping[str, str],
+    source: object,
+    shares: Callable[[Rows, Rows], bool] = lambda a, b: False,
+) -> Mapping[str, Rows]:
     """Return the wanted splits, or all splits in `own` if `wanted` is empty.
 
     A wanted split is an expression over the names in `own`: NAME, NAME[FROM:TO] in rows or percent, or several joined by +.
-    Raises DataError for an invalid expression or an unknown split.
+    `shares` tells whether two of `own` have rows in common. Raises DataError for an invalid expression, an unknown split, or
+    two wanted splits with rows in common.
     """
-    return {split: _Chosen(own, expression, source) for split, expression in wanted.items()} or own
+    terms = {split: list(_terms(own, expression, source)) for split, expression in wanted.items()}
+    for one, other in combinations(terms, 2):
+        if any(_overlap(a, b) if a.rows is b.rows else shares(a.rows, b.rows) for a in terms[one] for b in terms[other]):
+            raise overlapping(wanted, one, other)
+    return {split: own.get(wanted[split], _Chosen(found)) for split, found in terms.items()} or own
+
+
+def overlapping(wanted: Mapping[str, str], one: str, other: str) -> DataError:
+    return DataError(f"data.splits: {one}={wanted[one]} and {other}={wanted[other]} overlap; a row may be in one split only")
 
 
 def check_slice(term: str) -> None:
@@ -116,27 +139,58 @@ def check_slice(term: str) -> None:
         raise DataError(f"data.splits: {term!r} is an empty slice; use a range such as NAME[:1000] or NAME[10%:20%]")
 
 
+class _Term(NamedTuple):
+    """A slice of rows. The bounds are numbers of rows, or percentages with %; None: the beginning or the end."""
+
+    rows: Rows
+    begin: str | None
+    end: str | None
+
+    @property
+    def bounds(self) -> list[str]:
+        return [bound for bound in (self.begin, self.end) if bound]
+
+    def range(self, count: float) -> tuple[float, float]:
+        """Return the first and the past-the-last index, where `count` is the number of rows."""
+        index = lambda bound: round(count * int(bound[:-1]) / 100) if bound[-1] == "%" else int(bound)
+        return index(self.begin) if self.begin else 0, index(self.end) if self.end else count
+
+
+def _terms(own: Mapping[str, Rows], expression: str, source: object) -> Iterator[_Term]:
+    for term in [expression] if expression in own else expression.split("+"):
+        if term in own:
+            yield _Term(own[term], None, None)
+            continue
+        match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\[(\d+%?)?:(\d+%?)?\])?\s*", term)
+        if match is None:
+            raise DataError(f"data.splits: {term!r} is invalid; use NAME, NAME[:1000] or NAME[10%:20%]")
+        name, begin, end = match.groups()
+        if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (begin, end)):
+            raise DataError(f"data.splits: {term!r} exceeds 100%")
+        check_slice(term)
+        if name not in own:
+            raise DataError(f"data.source {source}: no split {name!r}{near(name, own)}; available: {', '.join(own)}")
+        yield _Term(own[name], begin, end)
+
+
+def _overlap(a: _Term, b: _Term) -> bool:
+    """Return whether two slices of the same rows have rows in common. Counts the rows only if rows and percent are mixed."""
+    in_percent = {"%" in bound for bound in (*a.bounds, *b.bounds)}
+    count = sum(1 for _ in a.rows) if len(in_percent) > 1 else 100 if in_percent == {True} else math.inf
+    (begin, end), (other_begin, other_end) = a.range(count), b.range(count)
+    return max(begin, other_begin) < min(end, other_end)
+
+
 class _Chosen:
-    def __init__(self, own: Mapping[str, Rows], expression: str, source: object):
-        self.parts = []
-        for term in expression.split("+"):
-            match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\[(\d+%?)?:(\d+%?)?\])?\s*", term)
-            if match is None:
-                raise DataError(f"data.splits: {term!r} is invalid; use NAME, NAME[:1000] or NAME[10%:20%]")
-            name, begin, end = match.groups()
-            if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (begin, end)):
-                raise DataError(f"data.splits: {term!r} exceeds 100%")
-            check_slice(term)
-            if name not in own:
-                raise DataError(f"data.source {source}: no split {name!r}{near(name, own)}; available: {', '.join(own)}")
-            self.parts.append((own[name], begin, end))
+    def __init__(self, terms: list[_Term]):
+        self.terms = terms
 
     def __iter__(self) -> Iterator[Row | Bad]:
-        for term, (rows, begin, end) in enumerate(self.parts):
-            count = sum(1 for _ in rows) if "%" in f"{begin}{end}" else 0
+        for number, term in enumerate(self.terms):
+            is_counted = any("%" in bound for bound in term.bounds)
+            begin, end = term.range(sum(1 for _ in term.rows) if is_counted else sys.maxsize)
             # islice takes no index above sys.maxsize.
-            index = lambda bound, n=count: round(n * int(bound[:-1]) / 100) if bound[-1] == "%" else min(int(bound), sys.maxsize)
-            for row in islice(rows, index(begin) if begin else 0, index(end) if end else None):
-                if not isinstance(row, Bad) and "document" in row and len(self.parts) > 1:  # document ids repeat between terms
-                    row = {**row, "document": (term, row["document"])}
+            for row in islice(term.rows, int(begin), min(int(end), sys.maxsize)):
+                if not isinstance(row, Bad) and "document" in row and len(self.terms) > 1:  # ids repeat between terms
+                    row = {**row, "document": (number, row["document"])}
                 yield row

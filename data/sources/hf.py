@@ -2,19 +2,21 @@
 
 The library `datasets` (extra `fmodels[hf]`) streams them. Rows have the features of the dataset: labels as names, images and
 audio as encoded bytes, lists of numbers as NumPy arrays. Missing labels and labels of -1 are omitted. The features of Parquet
-files come from their metadata. In a folder of images, `datasets` uses the innermost folder as the label.
+files come from their metadata. Fields of CSV files are strings. In a folder of images, `datasets` uses the innermost folder as
+the label; folders for which `files:` would use another one are refused.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data import held_out
 from data.errors import DataError
 from data.sources import Row, Rows, choose, default_splits, file_state, near
+from data.sources.files import Files
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class HuggingFace:
         Raises DataError if `datasets` is not installed, the dataset is missing or cannot be reached, a split is unknown, or the
         default splits cannot be inferred.
         """
-        streams = self._builder().as_streaming_dataset()
+        builder = self._builder()
+        if hasattr(builder.config, "drop_labels") and self._is_folder:  # a folder of images or audio
+            self._check_classes()
+        streams = builder.as_streaming_dataset()
         # Images stay encoded to save memory. Streams of JSON and CSV have no features and nothing to decode.
         encoded = {str(split): stream.decode(False) if stream.features else stream for split, stream in streams.items()}
         own = {split: _Rows(f"hf:{self.name}", stream) for split, stream in encoded.items()}
@@ -52,9 +57,19 @@ class HuggingFace:
         """Whether the name is a folder: an existing one, or one with a first character that the Hub does not allow."""
         return self._folder.is_dir() or self.name[0] in "./~"
 
+    def _check_classes(self) -> None:
+        """Raises DataError if the innermost folder of a file is not its class in a `files:` source."""
+        for name, label in Files(str(self._folder)).rows({}).classes.items():
+            if (innermost := PurePosixPath(name).parent.name) != label:
+                raise DataError(
+                    f"data.source hf:{self.name}: the label of {name} would be {innermost!r}, its innermost folder; "
+                    f"use files:{self.name} for the label {label!r}"
+                )
+
     def _builder(self) -> Any:
         try:
             import datasets  # pyright: ignore[reportMissingImports]
+            from datasets.download.streaming_download_manager import xpandas_read_csv  # pyright: ignore[reportMissingImports]
             from datasets.exceptions import DatasetNotFoundError, DatasetsError  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise DataError(f"data.source hf:{self.name}: datasets is not installed; pip install 'fmodels[hf]'") from None
@@ -67,6 +82,9 @@ class HuggingFace:
                 builder: Any = datasets.load_dataset_builder(name, config)
                 if hasattr(builder.config, "keep_default_na"):  # CSV: only an empty field is missing; NA, None and null are text
                     builder.config.keep_default_na = False
+                    file = next(iter(builder.config.data_files.values()))[0]
+                    columns = xpandas_read_csv(file, nrows=0, sep=builder.config.sep).columns
+                    builder.config.features = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))  # not 1 for 01
                 return builder
             except ConnectionError:
                 problem = "not in the local cache, and the Hub cannot be reached"

@@ -32,6 +32,10 @@ class Mixture:
         stamps = {part: sources.find(part).stamp() for part in self.parts}
         return {f"{part}: {name}": state for part, stamp in stamps.items() for name, state in stamp.items()}
 
+    def named_files(self, names: Mapping[str, str]) -> Mapping[str, str]:
+        found = [source for source in map(sources.find, self.parts) if hasattr(source, "named_files")]
+        return {name: state for source in found for name, state in source.named_files(names).items()}  # pyright: ignore
+
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Return the splits of all parts. Raises DataError if a part has no training split."""
         found = [sources.find(part).splits(wanted, names) for part in self.parts]

@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from data import builders, held_out
 from data.errors import DataError
-from data.sources import Bad, Row, Rows, check_slice, default_splits, file_state, near
+from data.sources import Bad, Row, Rows, check_slice, default_splits, file_state, near, overlapping
 
 CHUNK = 128  # records per read; more is hardly faster, and a record may be a whole video
 
@@ -41,13 +42,17 @@ class Tfds:
 
         See `default_splits` and `held_out` if `wanted` is empty.
 
-        Raises DataError if the dataset is not prepared, for an unknown split, or if the default splits cannot be inferred.
+        Raises DataError if the dataset is not prepared, a split is unknown, splits overlap, or the default cannot be inferred.
         """
         builder = self._builder()
         if not wanted and list(builder.info.splits) == ["train"]:
             return held_out.split(self._rows(builder, "train"), names, f"tfds:{self.name}")
         wanted = wanted or default_splits(builder.info.splits, f"tfds:{self.name}")
-        return {split: self._rows(builder, expression) for split, expression in wanted.items()}
+        found = {split: self._rows(builder, expression) for split, expression in wanted.items()}
+        for one, other in combinations(found, 2):
+            if found[one].overlaps(found[other]):
+                raise overlapping(wanted, one, other)
+        return dict(found)
 
     def _rows(self, builder: Any, expression: str) -> "_Rows":
         available = builder.info.splits
@@ -157,7 +162,12 @@ class _Rows:
     "TFDS's FileInstructions: file names and ranges of records"
 
     def __len__(self) -> int:
-        return sum(file.examples_in_shard if file.take == -1 else file.take for file in self.files)
+        return sum(file.take for file in self.files)
+
+    def overlaps(self, other: "_Rows") -> bool:
+        """Return whether the two have records in common."""
+        spans = [[(file.filename, file.skip, file.skip + file.take) for file in rows.files] for rows in (self, other)]
+        return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a, b in product(*spans))
 
     def __iter__(self) -> Iterator[Row | Bad]:
         """Raises DataError with the name of a file that cannot be read."""

@@ -7,7 +7,7 @@ A source is read as a stream. Its documents are stored in one ArrayRecord file p
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ import numpy as np
 
 from data import sources
 from data.cache import cached, read_json
-from data.dataset import Spec, fingerprint
+from data.dataset import Dataset, Spec, fingerprint
 from data.errors import DataError
 from data.reading import FromSource, Reading
 from data.sources import Row
@@ -39,6 +39,11 @@ class FromText(FromSource):
     JOINS: ClassVar[bool] = True  # whether to join consecutive rows of one document into one text
 
     cleaning: Cleaning = Cleaning()
+
+    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
+        """Return the data as in FromSource. Duplicates, which are dropped from training data only, are kept."""
+        config = replace(self, cleaning=replace(self.cleaning, duplicates="keep", near_duplicates=None))
+        return super(FromText, config).elsewhere(folder, source, fields, splits)
 
     def prepared(self, text: str) -> tuple[str, dict[str, int]]:
         """Prepare a user's text as in training. Return the text and the changes, counted by name in `cleaning.COUNTS`.

@@ -42,7 +42,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         texts = documents(self)
         vocabulary = vocabulary_for(self, texts)
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
-        labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source)
+        labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source, self.splits)
         chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
         codec = TextCodec(self, vocabulary, labels.names)
         rows = self.rows(texts, codec)
@@ -59,6 +59,9 @@ class LabelledText(labelling.Labelled, FromTokens):
             )
         for split in splits:
             cut, total = (topics[f"tokens of {split}"][name] for name in ("texts that are cut", "documents"))
+            if split == "train" and self.labels_per_class is not None:  # count the texts in use
+                encoded = vocabulary.encode(list(texts.texts(split, chosen)))
+                cut, total = sum(len(ids) > self.length - 2 for ids, _ in encoded), len(encoded)
             if cut:
                 notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are truncated")
         return Dataset(

@@ -6,7 +6,7 @@ Shapes: B batch, T length.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from data.cache import cached, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
+from data.sources import WHERE
 from data.store import Stored, Writer
 from data.text import packing, show
 from data.text.cleaning import left_out
@@ -35,10 +36,10 @@ class FromTokens(FromText):
 
     length: int = 128
     "tokens per row, T"
-    vocab_size: int = 4096
-    "vocabulary size of a tokenizer trained on the source"
-    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    "algorithm of a tokenizer trained on the source"
+    vocab_size: int | None = None
+    "vocabulary size of a tokenizer trained on the source (None: 4096)"
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] | None = None
+    "algorithm of a tokenizer trained on the source (None: wordpiece)"
     tokenizer: str | None = None
     "path of a tokenizer.json, vocab.txt or SentencePiece model (None: from --init-from, or trained on the source)"
 
@@ -46,9 +47,9 @@ class FromTokens(FromText):
         super().__post_init__()
         if self.length < 8:
             raise ValueError(f"length must be at least 8, not {self.length}")
-        if self.vocab_size < 300:
+        if self.vocab_size is not None and self.vocab_size < 300:
             raise ValueError(f"vocab_size must be at least 300, to hold all characters, not {self.vocab_size}")
-        if self.vocab_size > MAX_VOCAB_SIZE:
+        if self.vocab_size is not None and self.vocab_size > MAX_VOCAB_SIZE:
             raise ValueError(f"vocab_size must be at most {MAX_VOCAB_SIZE}, not {self.vocab_size}")
         if self.tokenizer == "":
             raise ValueError("tokenizer must be a path, or None")
@@ -56,14 +57,31 @@ class FromTokens(FromText):
     def inherits(self, folder: Path, resumes: bool) -> Self:
         """Return this config with the tokenizer of the run in `folder`.
 
-        Raises ValueError if `tokenizer` is another one, unless the run is resumed.
+        Unless the run is resumed, raises ValueError if `tokenizer` is another one, and DataError if a field that trains a
+        tokenizer contradicts it.
         """
-        saved = folder / TOKENIZER_FILE
-        if not saved.exists():
+        saved, fields = folder / TOKENIZER_FILE, _saved_fields(folder)
+        if not saved.exists() and "tokenizer" not in fields:  # the run is not on text
             return self
-        if self.tokenizer and not resumes and Tokenizer.load(self.tokenizer).hash != Tokenizer.load(str(saved)).hash:
-            raise ValueError(f"data.tokenizer {self.tokenizer} differs from {saved}; unset data.tokenizer to use the latter")
-        return replace(self, tokenizer=str(saved))
+        if not saved.exists():
+            raise ValueError(f"{saved} is missing; restore it, since the parameters of the run fit no other tokenizer")
+        if not resumes:
+            found = Tokenizer.load(str(saved))
+            if self.tokenizer and Tokenizer.load(self.tokenizer).hash != found.hash:
+                raise ValueError(f"data.tokenizer {self.tokenizer} differs from {saved}; unset data.tokenizer to use the latter")
+            trained_as = {name: value for name, value in fields.items() if value == getattr(self, name, None)}
+            self.check_training(found, saved, ignore=trained_as)
+        return replace(self, tokenizer=str(saved), vocab_size=None, tokenizer_kind=None)
+
+    def check_training(self, found: Tokenizer, path: object, ignore: Collection[str] = ()) -> None:
+        """Raises DataError if a field that trains a tokenizer is set, is not in `ignore`, and does not fit `found`."""
+        for name, value in (("vocab_size", found.vocab_size), ("tokenizer_kind", found.kind)):
+            wanted = getattr(self, name)
+            if name not in ignore and wanted not in (None, value):
+                raise DataError(
+                    f"data.{name} is {wanted}, but that of the tokenizer {path} is {value}; unset it to use this tokenizer: "
+                    f"--data.{name.replace('_', '-')} None"
+                )
 
     def amount(self, batch: Batch) -> tuple[str, int]:
         """Count the tokens that are not padding."""
@@ -72,6 +90,14 @@ class FromTokens(FromText):
 
     def show(self, batch: Batch, seen: Mapping[str, Any], codec: "TextCodec", stem: Path) -> Sequence[Any]:
         return show.lines(batch, seen, codec.vocabulary)
+
+
+def _saved_fields(folder: Path) -> dict[str, Any]:
+    """Return the data fields of the run in `folder`, or none if its experiment cannot be read, which is reported elsewhere."""
+    try:
+        return dict(json.loads((folder / "experiment.json").read_text("utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +209,16 @@ def write_rows(
 def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
     """Load the tokenizer of `config.tokenizer`, or train one on the training split of `texts`."""
     if config.tokenizer:
-        return Tokenizer.load(config.tokenizer)
+        found = Tokenizer.load(config.tokenizer)
+        config.check_training(found, config.tokenizer)
+        return found
+    size, kind = config.vocab_size or 4096, config.tokenizer_kind or "wordpiece"
 
     def train(folder: Path) -> None:
-        vocabulary = Tokenizer.train(texts.texts("train"), config.vocab_size, config.tokenizer_kind)
+        vocabulary = Tokenizer.train(texts.texts("train"), size, kind)
         (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
 
-    key = fingerprint(texts.folder.name, config.vocab_size, config.tokenizer_kind)
+    key = fingerprint(texts.folder.name, size, kind)
     return Tokenizer.load(str(cached(f"tokenizers/{key}", train) / TOKENIZER_FILE))
 
 
@@ -222,10 +251,10 @@ class TextCodec:
         texts, counts = [], Counter[str]()
         for i, row in enumerate(rows):
             if "text" not in row:
-                raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'nothing'}")
+                raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'none'}")
             text, done = self.config.prepared(row["text"]) if isinstance(row["text"], str) else ("", {})
             if not text.strip():
-                raise DataError(f"row {i}: expected text, not {json.dumps(row['text'])[:50]}")
+                raise DataError(f"{row.get(WHERE, f'row {i}')}: expected text, not {json.dumps(row['text'])[:50]}")
             texts.append(text)
             counts.update(done)
         encoded = self.vocabulary.encode(texts) if self.labels else self.vocabulary.encode_masked(texts)

@@ -112,6 +112,11 @@ class Tokenizer:
         return tuple(known.get(i, f"[{i}]") for i in range(max(known) + 1))
 
     @property
+    def kind(self) -> str:
+        """The algorithm, named as in `train`."""
+        return json.loads(self.json)["model"]["type"].lower()
+
+    @property
     def vocab_size(self) -> int:
         return len(self.tokens)
 

@@ -10,8 +10,11 @@ from train.bench import flops
 from train.sharding import by_name, mesh_text
 
 
-def describe(job: Job) -> str:
-    """Compile the step of an assembled run for its mesh and return a summary. Does not train, and writes no files."""
+def describe(job: Job, directory: str) -> str:
+    """Compile the step of an assembled run for its mesh and return a summary. Does not train, and writes no files.
+
+    `directory` is the state of its run directory.
+    """
     program, shapes = job.program, job.program.shapes
     leaves = list(by_name(shapes.params).items())
     placed = jax.tree.leaves(program.shardings.params)
@@ -27,6 +30,7 @@ def describe(job: Job) -> str:
         f"mesh          {mesh_text(program.mesh.shape)} on {program.mesh.size} {program.mesh.devices.flat[0].platform} device(s)",
         f"data          {', '.join(f'{split} {n:,}' for split, n in rows.items())}",
         "first batch   " + ", ".join(f"{name} {s.dtype}{list(s.shape)}" for name, s in job.spec.items()),
+        f"run directory {directory}",
     ]
     if program.mesh.size > 1:
         replicated = [name for (name, _), sharding in zip(leaves, placed, strict=True) if sharding.is_fully_replicated]

@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from data import sources
 from train.errors import UserError, nearest
 from train.experiment import Experiment
 
@@ -42,8 +43,15 @@ def known() -> dict[str, Recipe]:
 
 
 def find(name: str) -> tuple[str, Recipe]:
-    """Return (name, recipe) for a name or PATH/TO/FILE.py:NAME. Raises UserError if there is no such recipe."""
+    """Return (name, recipe) for a name or PATH/TO/FILE.py:NAME. Raises UserError if there is no such recipe, with the recipes of
+    the file for PATH/TO/FILE.py alone."""
     file, _, function = name.rpartition(":")
+    if not function or name.endswith(".py"):
+        file = name.removesuffix(":")
+        examples = " or ".join(f"{file}:{recipe}" for recipe in recipes_of(import_file(file)))
+        raise UserError(f"{file}: name a recipe of the file: {examples}" if examples else f"{file} defines no recipes")
+    if file in sources.names():
+        raise UserError(f"{name} is a data source, not a recipe; use it with a recipe: RECIPE --data.source {name}")
     if file:
         recipes, name, where = recipes_of(import_file(file)), function.replace("_", "-"), f" in {file}"
     else:

@@ -55,7 +55,7 @@ def pydocs_topics() -> Experiment:
     return Experiment(
         model=replace(ENCODER, dropout=0.2),  # stabilizes training on few labels, above all from scratch
         objective=Classification(),
-        data=LabelledText(source="pydocs:topics", length=96, batch_size=16, labels_per_class=20, vocab_size=VOCABULARY),
+        data=LabelledText(source="pydocs:topics", length=96, batch_size=16, labels_per_class=20),
         optimizer=Optimizer(
             name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=15, weight_decay=0.01, rules=HEAD_RULES
         ),

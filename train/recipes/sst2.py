@@ -11,7 +11,7 @@ from data.text.labelled import LabelledText
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.optim import Optimizer
-from train.recipes.pydocs import ENCODER, HEAD_RULES, VOCABULARY
+from train.recipes.pydocs import ENCODER, HEAD_RULES
 
 
 def sst2() -> Experiment:
@@ -24,9 +24,7 @@ def sst2() -> Experiment:
     return Experiment(
         model=ENCODER,
         objective=Classification(),
-        data=LabelledText(
-            source="tfds:glue/sst2", fields="text=sentence,label=label", length=64, batch_size=32, vocab_size=VOCABULARY
-        ),
+        data=LabelledText(source="tfds:glue/sst2", fields="text=sentence,label=label", length=64, batch_size=32),
         optimizer=Optimizer(
             name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=100, weight_decay=0.01, rules=HEAD_RULES
         ),

@@ -1,5 +1,6 @@
 """Show the data of an experiment: its size, its preparation, and one batch as the step sees it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from data.dataset import Dataset
+from data.loader import Batches, Loader
 from train import parts
 from train.assemble import Job
 
@@ -14,23 +17,44 @@ BAR = 30  # characters of the longest bar of a histogram
 
 
 def show(job: Job, stem: Path, console: Console) -> None:
-    """Print tables and the first batch. Names of files that this writes begin with `stem`."""
-    dataset, experiment = job.dataset, job.experiment
+    """Print the data of a job. Names of files that this writes begin with `stem`."""
+    experiment = job.experiment
+    with job.batches() as batches:
+        batch = next(batches)
+    seen = parts.seen(experiment.objective, batch, jax.random.key(experiment.run.seed))
+    _show(job.dataset, experiment.data, batch, seen, stem, console)
+
+
+def show_data(data: Any, stem: Path, console: Console) -> None:
+    """Print a data config, as `show` does, without an objective."""
+    dataset = data.build()
+    with Loader(Batches(dataset.splits["train"], data.batch_size, 0)) as batches:
+        batch = next(batches)
+    _show(dataset, data, batch, batch, stem, console)
+
+
+def _show(dataset: Dataset, data: Any, batch: Mapping, seen: Mapping, stem: Path, console: Console) -> None:
+    """Print tables and a batch."""
     for title, found in dataset.about.items():
         console.print(_table(title, found))
     for note in dataset.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     console.print(_table("fingerprint", dataset.fingerprint))
-    with job.batches() as batches:
-        batch = next(batches)
     console.print(_table("first batch", {name: f"{x.dtype} {list(x.shape)}" for name, x in batch.items()}))
-    seen = parts.seen(experiment.objective, batch, jax.random.key(experiment.run.seed))
-    for line in parts.show(experiment.data, batch, seen, dataset.codec, stem):
+    for line in parts.show(data, batch, seen, dataset.codec, stem):
         console.print(line, soft_wrap=True, highlight=False)
 
 
 def _table(title: str, found: Any) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+        padding=(0, 2, 0, 0),
+        min_width=len(title),
+    )
     for name, value in found.items():
         if isinstance(value, dict):
             for number, (bucket, row) in enumerate(histogram(value)):

@@ -57,13 +57,30 @@ class RunArguments:
         return replace(experiment, mesh=mesh, run=replace(experiment.run, dir=str(path)))
 
 
-def assemble_run(wanted: RunArguments) -> Any:
-    """Assemble the run with its data. Raises UserError if the data changed since training."""
+@dataclass(frozen=True)
+class OtherData:
+    """Data to use instead of that of the run, prepared in the same way."""
+
+    source: str | None = None
+    "data source: NAME or NAME:ARGUMENT, such as files:PATH (None: the data of the run)"
+    fields: str | None = None
+    "source fields for our fields: NAME=SOURCE_NAME,… (None: those of the run)"
+    splits: str = ""
+    "split of the source: test=NAME or test=NAME[:1000] (empty: test, else validation, else all rows)"
+
+
+def assemble_run(wanted: RunArguments, other: OtherData = OtherData()) -> Any:
+    """Assemble the run with its data, or with other data. Raises UserError if its own data changed since training."""
     from train.assemble import assemble
 
     experiment = wanted.read()
+    if other.source is None and other != OtherData():
+        raise UserError("--data.fields and --data.splits need --data.source")
     if (file := parts.code(experiment.data)) and file != wanted.import_file:
         raise UserError(f"{wanted.run}: its data runs code from {file}; if you trust it, pass --import {file}")
+    if other.source is not None:
+        path = Path(experiment.run.dir)
+        return assemble(experiment, other=parts.elsewhere(experiment.data, path, other.source, other.fields, other.splits))
     job = assemble(experiment)
     rundir.same_data(job.path, job.dataset.fingerprint, parts.accept_changed(job.experiment.data), cluster.say)
     return job

@@ -11,6 +11,7 @@ import jax
 from train import cluster, parts
 from train.assemble import Job
 from train.errors import UserError
+from train.experiment import differences
 from train.runs import rundir
 from train.runs.integrity import attempt, in_parts, open_manager, verified
 from train.sharding import by_name
@@ -21,7 +22,7 @@ def initial(job: Job, say: Callable[[str], None]) -> State:
     """Return the state before the first step, with the parameters of `init_from` if it is set."""
     state = job.program.init()
     if job.experiment.init_from:
-        other = rundir.find(job.experiment.init_from)
+        other = rundir.find_initial(job.experiment.init_from)
         unfit = parts.unfit(job.experiment.objective, other, job.dataset.codec)
         state, matches = initialise_from(state, job, other, tuple(unfit))
         counts = ", ".join(f"{len(names)} {kind}{_some(names) if kind != 'loaded' else ''}" for kind, names in matches.items())
@@ -42,7 +43,7 @@ def initialise_from(
     """Return the state with the arrays of another run whose names match, and the names that were `loaded`, `new` and `unused`.
 
     Arrays with a name that begins with one of `unfit` are not used. Raises UserError if the shapes of a name differ, or if the
-    other run lacks an array of the model.
+    models do not have the same arrays.
     """
     like = by_name({"params": state.params, "model_state": state.model_state})
     params, model_state = read_model(run_dir, job.program.mesh, like)
@@ -52,10 +53,10 @@ def initialise_from(
     loaded = [name for name in wanted if name in given and not name.startswith(unfit)]
     missing = [name for name in wanted if name.startswith(("model/", "state/")) and name not in given]
     if missing:
-        raise UserError(
-            f"init_from {run_dir}: no parameter {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}; "
-            "the models differ, see its experiment.json"
-        )
+        raise UserError(f"init_from {run_dir}: it has no parameter {_first(missing)}; {_unequal_models(job, run_dir)}")
+    extra = [name for name in given if name.startswith(("model/", "state/")) and name not in wanted]
+    if extra:
+        raise UserError(f"init_from {run_dir}: the model lacks its parameter {_first(extra)}; {_unequal_models(job, run_dir)}")
 
     unequal = [
         f"{name} {list(given[name].shape)} -> {list(wanted[name].shape)}"
@@ -64,7 +65,7 @@ def initialise_from(
     ]
     if unequal:
         more = f", and {len(unequal) - 3} more" if len(unequal) > 3 else ""
-        raise UserError(f"init_from {run_dir}: shapes differ: {'; '.join(unequal[:3])}{more}")
+        raise UserError(f"init_from {run_dir}: shapes differ: {'; '.join(unequal[:3])}{more}; {_unequal_models(job, run_dir)}")
 
     placed = by_name({**job.program.shardings.params, "state": job.program.shardings.model_state})
     move = jax.jit(lambda arrays: arrays, out_shardings={name: placed[name] for name in loaded})
@@ -72,6 +73,22 @@ def initialise_from(
     found = jax.tree.unflatten(jax.tree.structure(tree), [moved.get(name, leaf) for name, leaf in wanted.items()])
     matches = {"loaded": loaded, "new": sorted(wanted.keys() - loaded), "unused": sorted(given.keys() - loaded)}
     return replace(state, model_state=found.pop("state"), params=found), matches
+
+
+def _first(names: list[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}"
+
+
+def _unequal_models(job: Job, run_dir: Path) -> str:
+    """Return the fields in which the model differs from that of another run, and what to do."""
+    model = job.experiment.model
+    try:
+        found = differences(rundir.read_model(run_dir, (type(model).__module__,)), model, "model")
+    except UserError:  # a type that this run does not import
+        found = []
+    kinds = [line for line in found if line.startswith("model.type:")]
+    shown = "; ".join((kinds or found)[:5]) or "the models differ, see its experiment.json"
+    return f"{shown}; omit --model options to use its model" if found and not kinds else shown
 
 
 def read_model(run_dir: Path, mesh: jax.sharding.Mesh, like: Mapping[str, jax.Array] = MappingProxyType({})) -> tuple[dict, dict]:

@@ -21,6 +21,7 @@ from train.errors import UserError
 from train.experiment import Experiment
 from train.plan import layout
 from train.runs.progress import Progress
+from train.notes import unprinted
 from train.runs import rundir
 from train.runs.begin import initial
 from train.runs.best import Best, best_of, overfitting
@@ -148,7 +149,7 @@ def open_run(job: Job, trusted: tuple[str, ...], origin: Mapping[str, Any]) -> I
         if lock is not None:
             stack.callback(os.close, lock)
         cluster.check_shared_folder(path)
-        for note in [*job.dataset.notes, *notes(job)]:
+        for note in unprinted([*job.dataset.notes, *notes(job)]):
             progress.say(f"{path.name}: {note}")
         checkpoints = stack.enter_context(Checkpoints(path, progress.say, best, experiment.run.keep))
         state = checkpoints.restore(job.program) if before is not None else None

@@ -45,12 +45,29 @@ def find(run: str) -> Path:
     raise UserError(f"there is no run {run}{hint}")
 
 
+def find_initial(run: str) -> Path:
+    """Return the directory of the run that `init_from` names. Raises UserError if it does not exist."""
+    try:
+        return find(run)
+    except UserError as error:
+        raise UserError(f"init_from {run}: only runs can be read, not published weights yet; {error}") from None
+
+
 def read_experiment(path: Path, trusted: tuple[str, ...] = ()) -> Experiment:
     """Read experiment.json. Raises UserError if it is not a valid experiment."""
     file = path / "experiment.json"
     value = read_json(file)
     try:
         return from_json(value, trusted=trusted)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def read_model(path: Path, trusted: tuple[str, ...] = ()) -> Any:
+    """Read the model of experiment.json. Raises UserError if it is not valid."""
+    file = path / "experiment.json"
+    try:
+        return from_json(read_json(file).get("model"), Any, "model", trusted)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 

@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,28 +11,39 @@ import jax
 from train import cli, cluster, machine, parts
 from train.assemble import Job, assemble
 from train.bench import flops
-from train.errors import UserError
 from train.experiment import Experiment, to_json
 
 WARM_STEPS, SECONDS, MIN_STEPS, MAX_STEPS = 3, 10.0, 10, 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Launch):
+    json: bool = False
+    "print one JSON value and nothing else"
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Measure the data loader: rows per second of each kind of data."""
+
+    json: bool = False
+    "print one JSON value and nothing else"
+
+
 def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: fmodels bench RECIPE|data [--json] [--field value …]")
+        print("fmodels bench RECIPE --help lists the fields of a recipe.")
         return 0
-    as_json = "--json" in arguments
-    arguments = [a for a in arguments if a != "--json"]
     if arguments[:1] == ["data"]:
-        if arguments[1:]:
-            raise UserError(f"unexpected argument {arguments[1]}: bench data takes only --json")
+        wanted = cli.parse(DataArguments, arguments[1:], "fmodels bench data")
         from train.bench import data as bench_data
 
         figures = bench_data.measure()
     else:
-        experiment, _ = cli.join_recipe(arguments, "bench")
+        experiment, wanted, _ = cli.join_recipe(arguments, "bench", Arguments)
         figures = measure(assemble(experiment), arguments[0])
-    if as_json:
+    if wanted.json:
         print(json.dumps(figures))
         return 0
     for name, value in figures.items():

@@ -1,5 +1,6 @@
 """`fmodels data …`: prepare or inspect a data set."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from train import cli
+from train import cli, recipes
 from train.errors import UserError, nearest
 
 
@@ -37,8 +38,13 @@ def prepare(arguments: list[str]) -> int:
 def inspect(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: fmodels data inspect RECIPE [--field value …]")
+        print("       fmodels data inspect SOURCE [--data.fields NAME=SOURCE_NAME,…] [--data.splits train=NAME,…]")
         return 0
-    experiment, _ = cli.join_recipe(arguments, "data inspect")
+    from data import sources
+
+    if arguments and arguments[0].partition(":")[0] in sources.names() and arguments[0] not in recipes.known():
+        return inspect_source(arguments)
+    experiment, _, _ = cli.join_recipe(arguments, "data inspect")
     from rich.console import Console
 
     from train.assemble import assemble
@@ -48,8 +54,43 @@ def inspect(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Columns:
+    fields: str = ""
+    "source fields for our fields: NAME=SOURCE_NAME,…"
+    splits: str = ""
+    "source splits for our splits: train=NAME,validation=NAME"
+
+
+@dataclass(frozen=True)
+class InspectSource:
+    """Show the data of a source."""
+
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    "NAME or NAME:ARGUMENT, such as files:PATH"
+    data: Columns = Columns()
+
+
+def inspect_source(arguments: list[str]) -> int:
+    wanted = cli.parse(InspectSource, arguments, "fmodels data inspect")
+    from rich.console import Console
+
+    from data import inference
+    from train.report import inspect
+
+    try:
+        config = inference.config_for(wanted.source, wanted.data.fields, wanted.data.splits)
+    except ValueError as error:
+        raise UserError(f"data.{error}") from None
+    inspect.show_data(config, Path(re.sub(r"\W+", "-", wanted.source)), Console())
+    return 0
+
+
 SUBCOMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "inspect": (inspect, "show the data of a recipe: sizes, cleaning, and one batch as the training step receives it"),
+    "inspect": (
+        inspect,
+        "show the data of a recipe or source: sizes, cleaning, and one batch as the training step receives it",
+    ),
     "prepare": (prepare, "prepare a TFDS data set for runs to read"),
 }
 

@@ -3,9 +3,10 @@
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from data.dataset import fingerprint
+from data.sources import WHERE
 from train import cli, cluster, parts
 from train.errors import UserError
 from train.experiment import fields
@@ -19,8 +20,8 @@ class Arguments(RunArguments):
 
     text: tuple[str, ...] | None = None
     "one or more texts to predict"
-    input: str | None = None
-    "JSON Lines file: texts, or objects with the fields of an example"
+    input: tuple[str, ...] | None = None
+    "files, folders or globs to predict, with the fields of the data of the run"
     json: bool = False
     "print one JSON value and nothing else"
 
@@ -34,8 +35,12 @@ def main(arguments: list[str]) -> int:
     wanted.join()
     experiment = wanted.read()
     cluster.check_equal({**fields(experiment), "--text": wanted.text, "--input": wanted.input})
-    read = lambda: read_rows(wanted.input) if wanted.text is None else [{"text": text} for text in wanted.text]
-    rows = cluster.gather(cluster.on_first(read))[0]
+    if wanted.input is not None:
+        rows = parts.read_input(experiment.data, wanted.input)
+        cluster.check_equal({"rows of --input": fingerprint(rows)})
+    else:
+        read = lambda: read_lines() if wanted.text is None else [{"text": text} for text in wanted.text]
+        rows = cluster.gather(cluster.on_first(read))[0]
     predictor = reopen(experiment, cluster.say)
     arrays, notes = predictor.codec.encode(rows)
     predictions = predictor(arrays)
@@ -52,37 +57,26 @@ def main(arguments: list[str]) -> int:
 
 
 def summary(row: dict[str, Any]) -> str:
-    """Return the text of a row, or its JSON if it has no text, cut to 100 characters."""
-    line = row["text"] if isinstance(row.get("text"), str) else json.dumps(row, ensure_ascii=False)
+    """Return the text of a row, or else its location or its JSON, cut to 100 characters."""
+    line = row["text"] if isinstance(row.get("text"), str) else row.get(WHERE) or json.dumps(row, ensure_ascii=False)
     return line if len(line) <= 100 else line[:99] + "…"
 
 
-def read_rows(path: str | None) -> list[dict[str, Any]]:
-    """Read rows from a JSON Lines file, or from standard input, where a line may also be plain text. Raises UserError if there
-    are no rows or a line is invalid."""
-    if path is None and sys.stdin.isatty():
-        raise UserError("nothing to predict: give --text TEXT or --input FILE.jsonl, or pipe rows to standard input")
-    where = "standard input" if path is None else path
+def read_lines() -> list[dict[str, Any]]:
+    """Read rows from standard input: one JSON object or text per line. Raises UserError if there are none."""
+    if sys.stdin.isatty():
+        raise UserError("nothing to predict: give --text TEXT or --input FILE, or pipe rows to standard input")
     try:
-        data = Path(path).read_bytes() if path is not None else sys.stdin.buffer.read()
-        lines = data.decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror}") from None
+        lines = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not UTF-8") from None
+        raise UserError(f"standard input: byte {error.start} is not UTF-8") from None
     rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for line in filter(str.strip, lines):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            if path is not None:
-                raise UserError(f"{where}, line {number}: not JSON; expected a quoted text or an object") from None
-            row = line  # standard input may hold plain text
-        if path is not None and not isinstance(row, str | dict):
-            raise UserError(f"{where}, line {number}: expected a quoted text or an object")
+            row = line
         rows.append(row if isinstance(row, dict) else {"text": row if isinstance(row, str) else line})
     if not rows:
-        raise UserError(f"{where}: no rows to predict; give --text TEXT or --input FILE.jsonl")
+        raise UserError("standard input: no rows to predict; give --text TEXT or --input FILE")
     return rows

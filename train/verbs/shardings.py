@@ -18,9 +18,9 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
         return 0
-    experiment, cluster, beside = cli.parse_recipe(arguments, "shardings")
+    experiment, launch, beside = cli.parse_recipe(arguments, "shardings")
     if not simulate_devices(experiment):
-        cluster.join(list(beside.values()))
+        launch.cluster.join(list(beside.values()))
         check_devices(experiment)
     from train.assemble import assemble
     from train.plan import layout

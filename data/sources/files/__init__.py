@@ -2,7 +2,8 @@
 
     files:notes.txt              `text`: one document per line, or documents separated by blank lines if there are any
     files:raw/*.en.gz            `text`: one sentence per line; the suffix is a language code
-    files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet
+    files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet;
+                                 image=FIELD in data.fields may name image files, by paths relative to the table
     files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp, .gif, .tif and .webp
     files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
@@ -18,6 +19,7 @@ split, about one row in ten is held out as `validation`, or whole documents if r
 also be a file or a glob in the folder or archive: train=reviews.tsv,validation=more/*.tsv.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ from data.sources.files import formats, places
 from data.sources.files.places import DAMAGE, File
 
 _SPLIT = re.compile(r"(?:^|/)(?:(train)|(valid|validation|val|dev)|(test|t10k))(?![^\W_])[^/]*", re.IGNORECASE)
+NAMING = ("tables", "objects")  # kinds of files with rows that may name image files
 _NO_DATA = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICENSE|COPYING)(\.(md|rst|txt|html?))?$)", re.IGNORECASE)
 
 
@@ -47,6 +50,25 @@ class Files:
         labels = [file.beside(formats.labels_of(name)) for file, name in names if formats.labels_of(name) != name]
         return {file.where: file.stamp() for file in [*files, *labels]}
 
+    def named_files(self, names: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the states, as in `stamp`, of the image files that tables and objects name. Missing ones are empty."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(*DAMAGE, OSError, DataError):  # reported when the rows are read
+            for name, file in self._parts().items() if "image" in names else ():
+                if formats.find(name, file.where).kind not in NAMING:
+                    continue
+                for row in formats.find(name, file.where).read(file):
+                    if not isinstance(row, Bad) and (image := _named_image(row, file, names)):
+                        found[image.where] = ""
+                        with contextlib.suppress(DataError):
+                            found[image.where] = image.stamp()
+        return found
+
+    def rows(self, names: Mapping[str, str]) -> "FileRows":
+        """Return the rows of all files, not split."""
+        parts = self._parts()
+        return FileRows(self.path, parts, _classes(parts), names)
+
     def splits(self, wanted: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, Rows]:
         """Return the splits in `wanted`, or those in the file names, or a random `train` and `validation`.
 
@@ -54,7 +76,7 @@ class Files:
         """
         parts = self._parts()
         classes = _classes(parts)
-        rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes)
+        rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes, names)
         named: dict[str | None, dict[str, File]] = {}
         for name, file in parts.items():
             named.setdefault(_split(name), {})[name] = file
@@ -81,11 +103,7 @@ class Files:
                 files[name].check()
             elif re.fullmatch(r"[^[+]*[/*?.][^[+]*", name):  # a path or a glob, not the name of a split
                 raise DataError(f"data.splits: no file {name!r} in {self}{near(name, parts)}")
-        # `choose` cannot parse paths and globs.
-        whole: dict[str, Rows] = {split: own[name] for split, name in wanted.items() if name in own}
-        expressions = {split: expression for split, expression in wanted.items() if split not in whole}
-        chosen = {**whole, **choose(own, expressions, self)} if expressions else whole or own
-        return {split: chosen[split] for split in wanted or own}
+        return choose(own, wanted, self, _share_files)
 
     def __str__(self) -> str:
         return f"files:{self.path}"
@@ -128,6 +146,8 @@ class FileRows:
     "files and archive members by name"
     classes: Mapping[str, str]
     "class of each part, if it has one"
+    names: Mapping[str, str]
+    "our field names and those of the source"
 
     def check(self) -> str:
         """Return the kind of all files. Raises DataError for an unknown format or for several kinds."""
@@ -176,17 +196,47 @@ class FileRows:
                 if part.name in self.parts:
                     label = self._label(part.name, kind)
                     for row in formats.find(part.name, part.where).read(part):
-                        yield row if isinstance(row, Bad) else {**label, **row}
+                        row = row if isinstance(row, Bad) else {**label, **row}
+                        yield self._with_image(row, file) if isinstance(row, dict) and kind in NAMING else row
         except DAMAGE as error:
             yield Bad(file.where, f"damaged or truncated: {error or 'unexpected end of file'}; earlier rows are intact")
         except OSError as error:
             raise DataError(f"{file.where}: {error.strerror or error}") from error
+
+    def _with_image(self, row: Row, file: File) -> Row | Bad:
+        """Return the row with the content of the image file that it names, if any."""
+        image = _named_image(row, file, self.names)
+        if image is None:
+            return row
+        try:
+            found = next(iter(formats.image(image)))
+        except (DataError, OSError) as error:
+            return Bad(row[WHERE], str(error))
+        if isinstance(found, Bad):
+            return Bad(row[WHERE], f"{found.where}: {found.what}")
+        return {**row, _image_field(row, self.names): found["image"]}
 
     def _label(self, name: str, kind: str) -> Row:
         label = self.classes.get(name) if kind in ("images", "audio") else None
         if label is None and kind == "audio" and "_" in PurePosixPath(name).name:
             label = PurePosixPath(name).name.partition("_")[0]
         return {} if label is None else {"label": label}
+
+
+def _image_field(row: Row, names: Mapping[str, str]) -> str:
+    return names["image"] if names.get("image") in row else "image"
+
+
+def _named_image(row: Row, file: File, names: Mapping[str, str]) -> File | None:
+    """Return the image file that a row of the table `file` names, if images are read."""
+    name = row.get(_image_field(row, names)) if "image" in names else None
+    return file.beside(name) if isinstance(name, str) and name.strip() else None
+
+
+def _share_files(a: Rows, b: Rows) -> bool:
+    """Return whether two different splits have a file in common, other than the two that are held out of the same files."""
+    files = [set((rows.rows if isinstance(rows, held_out.HeldOut) else rows).parts) for rows in (a, b)]  # pyright: ignore
+    return not all(isinstance(rows, held_out.HeldOut) for rows in (a, b)) and bool(files[0] & files[1])
 
 
 def _split(name: str) -> str | None:

@@ -142,7 +142,7 @@ def _has_blank_lines(part: Part) -> bool:
 
 
 def json_lines(part: Part) -> Iterator[Row | Bad]:
-    """Yield the fields of one JSON object per line."""
+    """Yield the fields of one JSON object per line. A string is a `text`."""
     with part.open() as stream:
         for at, line in _lines(stream, part.where):
             if isinstance(line, Bad):
@@ -152,9 +152,10 @@ def json_lines(part: Part) -> Iterator[Row | Bad]:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     row = Bad(at, f"not JSON: {str(error).replace('line 1 ', '')}")
+                row = {"text": row} if isinstance(row, str) else row
                 if isinstance(row, dict):
                     row[WHERE] = at
-                yield row if isinstance(row, dict | Bad) else Bad(at, "not a JSON object {…}")
+                yield row if isinstance(row, dict | Bad) else Bad(at, "not a JSON object {…} or string")
 
 
 def tsv(part: Part) -> Iterator[Row | Bad]:

@@ -68,8 +68,8 @@ class File:
             yield stream
 
     def beside(self, name: str) -> "File":
-        """Return the file with the given name in the same folder."""
-        return File(str(PurePosixPath(self.path).with_name(name)), str(PurePosixPath(self.name).with_name(name)), self.fs)
+        """Return the file with the given name, or relative path, in the same folder."""
+        return File(str(PurePosixPath(self.path).parent / name), str(PurePosixPath(self.name).parent / name), self.fs)
 
 
 @dataclass(frozen=True)

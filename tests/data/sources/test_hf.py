@@ -92,6 +92,33 @@ def test_a_tenth_of_each_label_is_held_out_of_a_single_split_sorted_by_label(dat
     assert held_out.keys() == set("abcd") and len(set(held_out.values())) == 1 and 5 < held_out["d"] < 15
 
 
+def test_csv_fields_are_the_text_of_the_file(datasets, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"{i}.50,0{i % 2}\n" for i in range(20)))
+    rows = list(source(str(tmp_path)).splits({"train": "train"}, {})["train"])
+    assert rows[:2] == [{"text": "0.50", "label": "00"}, {"text": "1.50", "label": "01"}]
+
+
+def test_image_folders_have_the_classes_of_files_or_are_refused(datasets, tmp_path):
+    from PIL import Image
+
+    from data.sources.files import Files
+
+    def images(*folders: str) -> str:
+        for folder in folders:
+            (tmp_path / folder).mkdir(parents=True)
+            for i in range(4):
+                Image.new("L", (3, 2), i).save(tmp_path / folder / f"{i}.png")
+        return str(tmp_path / folders[0].partition("/")[0])
+
+    flat = images("flat/day", "flat/night")
+    labels = lambda found: [row["label"] for row in found.splits({"train": "train"}, {})["train"]]
+    assert sorted(labels(source(flat))) == ["day"] * 4 + ["night"] * 4
+    assert set(Files(flat).rows({}).classes.values()) == {"day", "night"}
+    nested = images("nested/day/monday", "nested/night/monday")
+    with pytest.raises(DataError, match=rf"would be 'monday', its innermost folder; use files:{nested} for the label 'day'"):
+        source(nested).splits({}, {})
+
+
 def test_words_for_missing_values_in_csv_are_words(datasets, tmp_path):
     words = ["NA", "None", "null", "nan", "up", ""]
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"a {word},{word}\n" for word in words))

@@ -36,6 +36,33 @@ def test_an_unknown_split_is_reported(expression, message):
         sources.choose({"a": ROWS, "bee": ROWS}, {"train": expression}, "x")
 
 
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        ("a", "a"),
+        ("a[:90%]", "a[80%:]"),
+        ("a[:9]", "a[8:]"),
+        ("a[:9]", "a[50%:]"),
+        ("a[:50%]", "a[4:6]"),
+        ("b+a[2:4]", "a[3:]"),
+        ("a[:90%]", "a"),
+    ],
+)
+def test_splits_with_rows_in_common_are_refused(train, validation):
+    with pytest.raises(DataError) as caught:
+        sources.choose({"a": ROWS, "b": ROWS[:]}, {"train": train, "validation": validation}, "x")
+    assert f"data.splits: train={train} and validation={validation} overlap" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [("a[:90%]", "a[90%:]"), ("a[3:]", "a[:3]"), ("a[:5]", "a[50%:]"), ("a", "b"), ("a[6:]+b", "a[:50%]")],
+)
+def test_splits_without_rows_in_common_are_accepted(train, validation):
+    splits = sources.choose({"a": ROWS, "b": ROWS[:]}, {"train": train, "validation": validation}, "x")
+    assert all(len(list(rows)) for rows in splits.values())
+
+
 def test_digits_have_fixed_splits():
     splits = sources.find("digits").splits({}, {})
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1438, "test": 359}
@@ -60,6 +87,19 @@ def test_labels_are_numbered_in_sorted_order():
     found = labels.sorted_labels({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
     assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
     assert found.counts("train") == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("label", ["a", "b"])
+def test_a_held_out_slice_of_one_label_is_refused(label):
+    found = {"train": np.array([0, 0, 1]), "validation": np.array([0, 0] if label == "a" else [1])}
+    sliced = "train=train[:90%],validation=train[90%:]"
+    with pytest.raises(
+        DataError, match=rf"validation has the label '{label}' only; are the rows sorted by label\? Omit --data.splits"
+    ):
+        labels.sorted_labels(found, ["a", "b"], "x", sliced)
+    assert labels.sorted_labels(found, ["a", "b"], "x", "train=train,validation=other").notes
+    with pytest.raises(DataError, match="'b', which is not in train; train has a; are the rows sorted by label"):
+        labels.sorted_labels({"train": np.array([0]), "validation": np.array([1])}, ["a", "b"], "x", sliced)
 
 
 def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():

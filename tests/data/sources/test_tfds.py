@@ -121,10 +121,22 @@ def test_sst2_is_complete_and_its_test_split_has_no_labels():
 @published
 def test_splits_use_the_syntax_of_tfds():
     whole = [row["idx"] for row in source("glue/sst2").splits({"train": "validation"}, {})["train"]]
-    chosen = {"train": "validation[:50%]", "validation": "validation[50%:]", "test": "validation[-2:] + validation[:3]"}
+    chosen = {"train": "validation[:50%]", "validation": "validation[50%:]"}
     splits = {split: [row["idx"] for row in rows] for split, rows in source("glue/sst2:2.*.*").splits(chosen, {}).items()}
     assert splits["train"] + splits["validation"] == whole and len(splits["train"]) == 436
-    assert splits["test"] == whole[-2:] + whole[:3]
+    joined = source("glue/sst2").splits({"train": "validation[-2:] + validation[:3]"}, {})["train"]
+    assert [row["idx"] for row in joined] == whole[-2:] + whole[:3]
+
+
+@published
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [("train[:90%]", "train[80%:]"), ("train[:55000]", "train[90%:]"), ("train", "train[-1:]"), ("test+train[:5]", "test[9:]")],
+)
+def test_splits_with_records_in_common_are_refused(train, held_out):
+    with pytest.raises(DataError) as caught:
+        source("mnist").splits({"train": train, "validation": held_out}, {})
+    assert f"data.splits: train={train} and validation={held_out} overlap" in str(caught.value)
 
 
 @published

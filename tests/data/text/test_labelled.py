@@ -37,3 +37,11 @@ def test_prediction_reads_a_row_like_evaluation(tmp_path, kind):
     predicted, _ = dataset.codec.encode([{"text": row["text"] + "validation"} for row in rows])
     for name, array in predicted.items():
         np.testing.assert_array_equal(array, evaluated[name], err_msg=name)
+
+
+def test_note_on_truncated_texts_counts_the_texts_in_use(tmp_path):
+    for split in ("train", "validation"):
+        lines = [f"{split} {label} {i} {'long ' * 30}\t{label}" for i in range(9) for label in "ab"]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    config = LabelledText(source=f"files:{tmp_path}", length=16, vocab_size=300, labels_per_class=2)
+    assert "train: 4 of 4 texts are longer than data.length 16 and are truncated" in config.build().notes

@@ -23,7 +23,7 @@ def test_init_from_converts_between_scanned_and_unscanned_layers(tmp_path, capsy
     assert main([*command, "--model.scan", f"--init-from={plain}", f"--run.dir={scanned}"]) == 0
     assert "0 new, 0 unused" in capsys.readouterr().err
     assert "layers" in model_of(scanned)[0]["model"]["encoder"]
-    experiment, _ = cli.join_recipe([*command[1:], f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
+    experiment, _, _ = cli.join_recipe([*command[1:], "--model.no-scan", f"--init-from={scanned}", f"--run.dir={tmp_path / 'again'}"], "run")
     again = initial(assemble(experiment), print)
     assert "0 new, 0 unused" in capsys.readouterr().out
     chex.assert_trees_all_close(again.params, model_of(plain)[0], rtol=0, atol=1e-12)

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.train.processes import free_port
-from train import cli, recipes
+from train import cli, loop, notes, recipes
 from train.__main__ import VERBS, main
 from train.errors import UserError
 from train.runs.rundir import check_name
@@ -61,8 +62,20 @@ ERRORS = {
     "recipe": (["run", "bert-tinny"], "no recipe bert-tinny; did you mean bert-tiny?"),
     "recipe without a similar name": (["run", "zzz"], "there are: bert-base"),
     "recipe file": (["run", "nowhere.py:x"], "nowhere.py: no such Python file"),
+    "missing recipe file": (["run", "nowhere.py"], "nowhere.py: no such Python file"),
+    "source instead of a recipe": (["run", "files:good.txt"], "files:good.txt is a data source, not a recipe; use it with"),
     "option": ([*MLP, "--optimizer.lerning-rate", "1"], "--optimizer.lerning-rate; did you mean --optimizer.learning-rate?"),
-    "option of another model": ([*MLP, "--model.layers", "2"], "unknown option --model.layers"),
+    "option of another model": ([*MLP, "--model.layers", "2"], "--model.layers; there are: --model.dropout, --model.hidden"),
+    "last part of an option": ([*MLP, "--steps", "2"], "unknown option --steps; did you mean --run.steps?"),
+    "option of another part": ([*MLP, "--run.batch-size", "2"], "--run.batch-size; did you mean --data.batch-size?"),
+    "initials of an option": ([*MLP, "--lr", "2"], "unknown option --lr; did you mean --optimizer.learning-rate?"),
+    "option without a similar one": ([*MLP, "--zzz", "2"], "unknown option --zzz; --help lists them"),
+    "misspelt dry run": ([*MLP, "--dryrun"], "unknown option --dryrun; did you mean --dry-run?"),
+    "misspelt option of a run": (["evaluate", "nothing", "--jsn"], "unknown option --jsn; did you mean --json?"),
+    "boolean set to false": ([*TEXT, "--model.bias", "False"], "False: the option takes no value; use --model.no-bias"),
+    "boolean set to true": ([*TEXT, "--model.scan=true"], "--model.scan true: the option takes no value; use --model.scan"),
+    "other boolean": ([*MLP, "--data.resize", "false"], "the option takes no value; use --data.no-resize"),
+    "value without an option": ([*MLP, "more"], "unexpected argument more; options begin with --"),
     "type": ([*MLP, "--run.steps", "many"], "--run.steps: 'many' is not an integer"),
     "choice": ([*MLP, "--optimizer.name", "adamm"], "'adamm' for argument '--optimizer.name'. Expected one of ('adam', 'adamw'"),
     "missing value": ([*MLP, "--run.seed"], "Missing value for argument '--run.seed'"),
@@ -82,13 +95,17 @@ ERRORS = {
     "missing text": (["predict", "nothing", "--text"], "--text is empty"),
     "empty text": (["predict", "nothing", "--text", " "], "--text is empty"),
     "missing source to prepare": (["data", "prepare"], "SOURCE is missing: tfds:NAME"),
-    "argument of bench data": (["bench", "data", "digits-mlp"], "unexpected argument digits-mlp: bench data takes only --json"),
+    "argument of bench data": (["bench", "data", "digits-mlp"], "unexpected argument digits-mlp; options begin with --"),
     "run to report": (["report", "nothing"], "there is no run nothing"),
     "init-from": ([*MLP, "--init-from", "nothing"], "there is no run nothing"),
+    "published weights": ([*TEXT, "--init-from", "bert-base-uncased"], "bert-base-uncased: only runs can be read, not published"),
     "mesh": ([*MLP, "--mesh.data", "3"], "mesh: replica 1 x data 3 x fsdp 1 x tensor 1 does not fit 8 cpu device(s)"),
     "two axes to fill": ([*MLP, "--mesh.fsdp", "-1"], "mesh.data and fsdp are -1; at most one axis may be -1"),
     "batch": ([*MLP, "--data.batch-size", "12"], "12 does not divide over 8 device(s) along replica x data x fsdp: it must be"),
     "accumulation": ([*MLP, "--run.accumulation", "3"], "must be a multiple of 24"),
+    "path as a source": ([*TEXT, "--data.source", "good.txt"], "'good.txt' is a path; did you mean files:good.txt?"),
+    "folder as a source": ([*TEXT, "--data.source", "occupied"], "'occupied' is a path; did you mean files:occupied?"),
+    "glob as a source": ([*TEXT, "--data.source", "*.txt"], "'*.txt' is a path; did you mean files:*.txt?"),
     "source": ([*TEXT, "--data.source", "file:x.txt"], "there is no source 'file'"),
     "missing file": ([*TEXT, "--data.source", "files:missing.txt"], "missing.txt: No such file or directory"),
     "empty tokenizer": ([*TEXT, "--data.tokenizer="], "data.tokenizer must be a path, or None"),
@@ -207,16 +224,34 @@ def test_run_directory_of_another_experiment_is_not_overwritten(capsys, run):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_init_from_names_parameters_that_do_not_fit(capsys, run):
+def test_init_from_names_the_fields_of_a_model_that_does_not_fit(capsys, run):
     message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "64", "--init-from", str(run)])
     assert "model/dense_1/kernel [256, 128] -> [256, 64]" in message
+    assert "model.hidden: saved (256, 128), requested (256, 64); omit --model options to use its model" in message
+    message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "--init-from", str(run)])
+    assert "the model lacks its parameter model/dense_1/bias and 1 more; model.hidden: saved (256, 128), req" in message
     message = error_line(capsys, ["run", "digits-cnn", "--init-from", str(run)])
-    assert "no parameter model/stage_0_0/kernel" in message
+    assert "it has no parameter model/stage_0_0/kernel" in message
+    assert "model.type: saved 'fmodels.mlp:MlpConfig', requested 'fmodels.convnet:ConvNetConfig'" in message
 
 
 def test_init_from_counts_the_parameters(capsys, run):
     assert main(["run", "digits-mlp", "--run.steps", "1", "--init-from", str(run), "--run.dir", "next"]) == 0
     assert f"parameters from {run}: 6 loaded, 0 new, 0 unused" in capsys.readouterr().err
+
+
+def test_init_from_takes_the_model_of_the_run(capsys):
+    short = ["run", "digits-mlp", "--run.steps=1", "--optimizer.warmup-steps=0"]
+    assert main([*short, "--model.hidden", "24", "--model.dropout=0.5", "--run.dir=small"]) == 0
+    command = [*short, "--init-from", "small", "--run.dir=next"]
+    capsys.readouterr()
+    assert main(command) == 0
+    stderr = capsys.readouterr().err
+    assert "model: that of small, since no --model option is given" in stderr and "0 new, 0 unused" in stderr
+    model = json.loads(Path("next/experiment.json").read_text())["model"]
+    assert model["hidden"] == [24] and model["dropout"] == 0.2
+    shutil.rmtree("small")
+    assert main(command) == 0  # finished: its own model is used
 
 
 def test_json_output_is_one_value(capsys, run):
@@ -239,13 +274,13 @@ def test_predict_reads_an_image_from_a_file(capsys, run):
     from_file, from_numbers = json.loads(capsys.readouterr().out)
     assert from_file["probabilities"] == pytest.approx(from_numbers["probabilities"], abs=1e-6)
     Path("rows.jsonl").write_text('{"image": "digits.png"}\n')
-    assert "row 0: digits.png: No such file" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    assert "rows.jsonl, line 1: digits.png: No such file" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
 
 
 def test_predict_names_invalid_rows(capsys, run):
     assert "no.jsonl: No such file or directory" in error_line(capsys, ["predict", str(run), "--input", "no.jsonl"])
     Path("rows.jsonl").write_text('{"image": [[1]]}\n')
-    assert "row 0: its image is [1, 1], not [8, 8, 1]" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
+    assert "line 1: its image is [1, 1], not [8, 8, 1]" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     Path("rows.jsonl").write_text('{"image": \n')
     assert "rows.jsonl, line 1: not JSON" in error_line(capsys, ["predict", str(run), "--input", "rows.jsonl"])
     assert "row 0: it has no image; its fields: text" in error_line(capsys, ["predict", str(run), "--text", "a"])
@@ -253,10 +288,51 @@ def test_predict_names_invalid_rows(capsys, run):
 
 
 def test_dry_run_prints_a_summary_and_writes_no_files(capsys):
-    assert main([*MLP, "--dry-run"]) == 0
-    summary = capsys.readouterr().out
-    assert all(word in summary for word in ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]"))
-    assert not any(Path().iterdir())
+    for option in ("--dry-run", "--dry_run"):
+        assert main([*MLP, option]) == 0
+        summary = capsys.readouterr().out
+        expected = ("parameters    50,826", "FLOPs         ", "memory", "image float32[128, 8, 8, 1]", "runs/digits-mlp, new")
+        assert all(words in summary for words in expected)
+        assert not any(Path().iterdir())
+
+
+def test_dry_run_works_whatever_the_run_directory_holds(capsys, run):
+    damaged, foreign = Path("damaged"), Path("foreign")
+    shutil.copytree(run, damaged)
+    (damaged / "experiment.json").write_text("{")
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("Chapter 1")
+    cases = {
+        (str(run),): f"{run}, which holds this experiment and would be resumed",
+        (str(run), "--model.hidden", "7"): "would be refused: "
+        + f"{run} holds another experiment: model.hidden: saved (256, 128), requested (7,)",
+        ("damaged",): "would be refused: damaged/experiment.json cannot be read",
+        ("foreign",): "would be refused: foreign exists and is not a run directory",
+        ("/proc/nothing",): "/proc/nothing, new",
+    }
+    files = lambda: {path: path.stat().st_mtime_ns for held in (run, damaged, foreign) for path in held.rglob("*")}
+    before = files()
+    for (folder, *options), message in cases.items():
+        assert main([*MLP, "--dry-run", "--run.dir", folder, *options]) == 0
+        assert f"run directory {message}" in capsys.readouterr().out
+    assert files() == before
+
+
+def test_a_recipe_file_without_a_name_lists_its_recipes(capsys):
+    file = Path(__file__).parents[2] / "extension" / "toy_recipe.py"
+    for name in (str(file), f"{file}:"):
+        message = error_line(capsys, ["run", name])
+        assert f"{file}: name a recipe of the file: {file}:scored or {file}:toy" in message
+
+
+@pytest.mark.parametrize("command", ["run", "run digits-mlp", "bench", "bench data", "data inspect"])
+def test_help_exits_with_status_0(capsys, command):
+    try:
+        assert main([*command.split(), "--help"]) == 0
+    except SystemExit as end:  # raised by tyro
+        assert end.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: fmodels") and ("--dry-run" in out) == command.startswith("run")
 
 
 def test_unusual_settings_print_a_note(capsys):
@@ -264,6 +340,20 @@ def test_unusual_settings_print_a_note(capsys):
     notes = capsys.readouterr().err
     assert "optimizer.warmup_steps 2 is not less than run.steps 2: the learning rate never reaches its peak" in notes
     assert "data.batch_size 2048 is more than the 1438 rows of train: a batch contains some rows twice" in notes
+
+
+def test_a_note_is_printed_once_per_command(capsys):
+    def printed():
+        capsys.readouterr()
+        for name in ("a", "b"):
+            experiment, _, _ = cli.join_recipe([*MLP[1:], "--data.batch-size=2048", "--run.dir", name], "run")
+            loop.train(experiment)
+        return capsys.readouterr().err.count("a batch contains some rows twice")
+
+    notes.begin()
+    assert printed() == 1
+    notes.begin()
+    assert printed() == 1
 
 
 def test_run_dir_cannot_be_a_dangling_link(capsys):

@@ -51,7 +51,15 @@ MISTAKES = {
     "no labels": ([{"text": "a"}] * 9, [], "no field 'label'; available: text; choose one with --data.fields label=NAME"),
     "reversed slice": (rows(), ["--data.splits=train=train[5:2],test=validation"], "'train[5:2]' is an empty slice"),
     "empty slice": (rows(), ["--data.splits=train=train[:0%],test=validation"], "'train[:0%]' is an empty slice"),
-    "same split twice": (rows(), ["--data.splits=train=train,test=train"], "must differ: train and test are both train"),
+    "same split twice": (rows(), ["--data.splits=train=train,test=train"], "train=train and test=train overlap; a row may be in"),
+    "overlapping slices": (rows(), ["--data.splits=train=train[:90%],validation=train[80%:]"], "validation=train[80%:] overlap"),
+    "overlapping held-out splits": (rows(), ["--data.splits=train=train,validation=validation,test=validation"], "overlap"),
+    "slice of one label": (
+        sorted(rows(), key=lambda row: row["label"]),
+        ["--data.splits=train=train[:90%],validation=train[90%:]"],
+        "validation has the label 'b' only; are the rows sorted by label? Omit --data.splits to hold out a tenth of each label",
+    ),
+    "held-out training split": (rows(), ["--data.splits=train=held_out"], "held_out is a tenth of train, for validation or"),
     "line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
     "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be NAME=SOURCE_NAME,…, not 'text'"),
     "unknown split name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must map train, validation, test"),
@@ -138,6 +146,16 @@ def test_fine_tuning_and_pretraining_hold_out_the_same_rows():
     assert held == set(plain.texts("validation")) and held.isdisjoint(plain.texts("train"))
 
 
+def test_a_tenth_of_each_label_can_be_held_out_of_a_named_split():
+    write(sorted(rows(200), key=lambda row: row["label"]), "train.jsonl")
+    write([{"text": f"another row {row['text']}", "label": row["label"]} for row in rows(10)], "test.jsonl")
+    config = LabelledText(source="files:t*.jsonl", splits="train=train,validation=held_out,test=test", length=16, vocab_size=300)
+    dataset = config.build()
+    counts = {split: dataset.about[f"labels of {split}"] for split in dataset.splits}
+    assert counts["validation"]["a"] == counts["validation"]["b"] == 100 - counts["train"]["a"]
+    assert 5 <= counts["validation"]["a"] <= 15 and counts["test"] == {"a": 5, "b": 5}
+
+
 def test_unlabelled_rows_in_a_labelled_split_are_bad():
     write(rows(), "train.jsonl")
     write([*rows(3), {"text": "unlabelled"}], "test.jsonl")
@@ -174,6 +192,40 @@ def test_a_changed_tokenizer_is_rejected(capsys):
     capsys.readouterr()
     assert "tokenizer was" in error_message(capsys, ["evaluate", "run"])
     assert "but the run was trained with" in error_message(capsys, ["predict", "run", "--text", "a"])
+
+
+TUNE = [*RUN, "--run.dir=tuned", "--init-from=run"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.tokenizer-kind=bpe"], "data.tokenizer_kind is bpe, but that of the tokenizer run/tokenizer.json is wordpiece;"),
+        (["--data.vocab-size=4096"], "data.vocab_size is 4096, but that of the tokenizer run/tokenizer.json is "),
+    ],
+)
+def test_training_another_tokenizer_than_the_inherited_one_is_an_error(capsys, options, message):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    assert main([*TUNE, source]) == 0, "the options of the first run are accepted"
+    assert main([*TUNE, source, "--data.vocab-size=None", "--run.dir=other"]) == 0
+    capsys.readouterr()
+    assert message in error_message(capsys, [*TUNE, source, "--run.dir=third", *options])
+    file = ["--data.tokenizer=run/tokenizer.json", "--data.vocab-size=None", "--run.dir=third"]
+    assert message in error_message(capsys, [*RUN, source, *file, *options])
+
+
+def test_a_missing_tokenizer_is_named(capsys):
+    source = write(rows())
+    assert main([*RUN, source]) == 0
+    assert main([*TUNE, source]) == 0
+    Path("tuned/tokenizer.json").unlink()
+    Path("run/tokenizer.json").unlink()
+    capsys.readouterr()
+    for command in (["evaluate", "tuned"], ["report", "tuned"], [*TUNE, source]):
+        assert "tuned/tokenizer.json is missing; restore it" in error_message(capsys, command)
+    assert "run/tokenizer.json is missing; restore it" in error_message(capsys, [*TUNE, source, "--run.dir=other"])
+    assert "tuned/tokenizer.json: No such file" in error_message(capsys, ["predict", "tuned", "--text", "a"])
 
 
 def test_a_damaged_cache_file_is_named():
@@ -222,3 +274,21 @@ def test_damaged_files_of_a_run_directory_are_named(capsys):
         file.write_text(content)
         assert message in error_message(capsys, command)
         file.write_text(before)
+
+
+def test_data_inspect_shows_a_source(capsys):
+    write(rows(), "labelled.jsonl")
+    assert main(["data", "inspect", "files:labelled.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "labels of train" in out and "row number" in out
+    Path("notes.txt").write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(400)))
+    assert main(["data", "inspect", "files:notes.txt"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens of train" in out and "labels of" not in out
+    assert main(["data", "inspect", "digits"]) == 0
+    assert "image  " in (out := capsys.readouterr().out) and "float32 [8, 8, 8, 1]" in out
+    write([{"body": row["text"], "kind": row["label"]} for row in rows()], "other.jsonl")
+    message = error_message(capsys, ["data", "inspect", "files:other.jsonl"])
+    assert "no field 'text' or 'image'; available: body, kind; choose one with --data.fields text=NAME" in message
+    assert main(["data", "inspect", "files:other.jsonl", "--data.fields", "text=body,label=kind"]) == 0
+    assert "labels of train" in capsys.readouterr().out

@@ -29,6 +29,8 @@ def test_default_command_pretrains_fine_tunes_compares_reports_and_resumes(tmp_p
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
     first = capsys.readouterr()
+    said = [line.partition(": ")[2] for line in first.err.splitlines() if "are truncated" in line or "are used" in line]
+    assert said and len(said) == len(set(said))
     for row in ("pretrained, then fine-tuned", "from scratch", "TF-IDF + logistic regression"):
         assert row in first.out
     assert "macro_f1" in first.out and "labels per class" in first.out and "±" in first.out

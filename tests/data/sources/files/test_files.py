@@ -311,8 +311,20 @@ def test_one_of_two_documents_is_held_out_and_rows_without_a_document_are_indepe
 
 def test_a_star_matches_a_name_but_not_folders(tmp_path):
     path = write_files(tmp_path, {"a.csv": "a\n1\n", "more/b.csv": "a\n2\n"})
-    found = Files(str(path)).splits({"train": "*.csv", "validation": "more/*.csv", "test": "**/*.csv"}, {})
-    assert [column(rows, "a") for rows in found.values()] == [["1"], ["2"], ["1", "2"]]
+    for pattern, expected in {"*.csv": ["1"], "more/*.csv": ["2"], "**/*.csv": ["1", "2"]}.items():
+        assert column(Files(str(path)).splits({"train": pattern}, {})["train"], "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [("*.csv", "a.csv"), ("a.csv", "a.csv[:1]"), ("**/*.csv", "more/*"), ("b.csv+a.csv", "a.csv"), ("train", "a.csv")],
+)
+def test_splits_that_share_a_file_are_refused(tmp_path, train, validation):
+    path = write_files(tmp_path, {"a.csv": "a\n1\n", "b.csv": "a\n1\n", "more/b.csv": "a\n2\n"})
+    message = f"data.splits: train={train} and validation={validation} overlap"
+    assert message in error_message(path, train=train, validation=validation)
+    assert "overlap" not in error_message(path, train="zzz")
+    Files(str(path)).splits({"train": "a.csv[:1]", "validation": "a.csv[1:]", "test": "more/b.csv"}, {})
 
 
 def test_data_splits_accepts_splits_files_globs_and_slices(tmp_path):

@@ -13,9 +13,9 @@ from flax import linen as nn
 
 from fmodels.axes import constrain
 from fmodels.model import Model
-from fmodels.nn.layers import NORMS, Dense, Dropout, Embed
+from fmodels.nn.layers import Dense, Dropout, Embed
 from fmodels.nn.positions import sinusoidal
-from fmodels.nn.transformer import Encoder, TransformerConfig
+from fmodels.nn.transformer import Stack, TransformerConfig, norm
 from fmodels.nn.vocabulary import with_vocabulary
 
 
@@ -93,10 +93,10 @@ class Bert(nn.Module):
             x_BTD += table(positions_BT, len(tokens_BT))
         elif c.position == "sinusoidal":
             x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
-        x_BTD = Dropout(c.dropout)(NORMS[c.norm](name="embedding_norm")(x_BTD), train)
+        x_BTD = Dropout(c.dropout)(norm(c, "embedding_norm")(x_BTD), train)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
+        hidden_BTD, _ = Stack(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
         if c.pooling == "cls":
             pooled_BD = jnp.tanh(Dense(c.width, ("embed", "mlp"), name="pooler")(constrain(hidden_BTD[:, 0], "batch", None)))
         elif mask_BT is None:

@@ -7,6 +7,7 @@ except norms and softmax, which always compute in float32.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
 }
-GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"]}
+GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, for ReLU
 
@@ -83,11 +84,12 @@ class LayerNorm(nn.Module):
     """Layer normalization (Ba et al. 2016). `epsilon` defaults to BERT's."""
 
     epsilon: float = 1e-12
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         scale = self.param("scale", named(nn.initializers.ones, "embed"), (x.shape[-1],))
-        bias = self.param("bias", named(nn.initializers.zeros, "embed"), (x.shape[-1],))
+        bias = self.param("bias", named(nn.initializers.zeros, "embed"), (x.shape[-1],)) if self.use_bias else jnp.zeros(())
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
@@ -107,7 +109,11 @@ class RMSNorm(nn.Module):
         return (y * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "layer": LayerNorm,
+    "layer_no_bias": partial(LayerNorm, use_bias=False),
+    "rms": RMSNorm,
+}
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import jax
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
+from fmodels.gpt import MODERN, GptConfig
 from train.experiment import Experiment, Run, with_run
+from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer
@@ -26,10 +28,13 @@ def short(folder: Path) -> Experiment:
     return with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
+SIZES = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
+SIZES |= {"dropout": 0.0, "attention_dropout": 0.0}
+
+
 def bert(**changes) -> Experiment:
-    sizes = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
     return Experiment(
-        model=BertConfig(**{**sizes, "dropout": 0.0, "attention_dropout": 0.0, **changes}),
+        model=BertConfig(**{**SIZES, **changes}),
         objective=MaskedLM(mask_rate=0.3, next_sentence=True, mask_id=4, random_ids=(5, 40)),
         data=Text(layout="pairs", length=LENGTH, batch_size=ROWS),
         optimizer=ADAMW,
@@ -49,6 +54,20 @@ def packed() -> Experiment:
     """Several sequences per row, and whole-word masking."""
     objective = replace(bert().objective, next_sentence=False, whole_words=True)
     return replace(bert(), objective=objective, data=Text(layout="packed", length=LENGTH, batch_size=ROWS))
+
+
+def gpt(layout: str = "stream", logits_chunk: int | None = None, **changes) -> Experiment:
+    objective, data = CausalLM(logits_chunk=logits_chunk), Text(layout=layout, length=LENGTH, batch_size=ROWS)
+    return replace(bert(), model=GptConfig(**{**SIZES, **changes}), objective=objective, data=data)
+
+
+def gpt_chunked() -> Experiment:
+    return gpt(logits_chunk=5, scan=True, remat="full", layers=2)
+
+
+def gpt_packed() -> Experiment:
+    """The block of Llama, with local and global layers."""
+    return gpt("packed", **MODERN, kv_heads=2, tied=False, layers=2, window=3, global_every=2)
 
 
 def classes() -> Experiment:

@@ -15,9 +15,8 @@ from fmodels.axes import constrain, named
 from fmodels.model import Model
 from fmodels.nn.cache import Cache, empty_cache, positions_of
 from fmodels.nn.layers import Dropout, Embed
-from fmodels.nn.positions import sinusoidal
-from fmodels.nn.transformer import Activation, Init, NormPosition, Stack, TransformerConfig
-from fmodels.nn.vocabulary import with_vocabulary
+from fmodels.nn.transformer import Activation, Init, NormPosition, Stack, TransformerConfig, add_positions
+from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,7 @@ class GptConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vocab_size is not None and self.vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, not {self.vocab_size}")
+        check_vocabulary(self.vocab_size)
         if self.position == "directional":
             raise ValueError("position directional looks ahead, which a decoder cannot: choose alibi or relative")
 
@@ -104,11 +102,7 @@ class Gpt(nn.Module):
         normal = nn.initializers.normal(0.02)
         token_embedding = Embed(c.vocab_size, c.width, "vocab", normal, name="token_embedding")
         x_BTD = constrain(token_embedding(tokens_BT), "batch", "length", None)
-        if c.position == "learned":
-            table = Embed(c.max_length, c.width, init=normal, name="position_embedding")
-            x_BTD += table(positions_BT, len(tokens_BT))
-        elif c.position == "sinusoidal":
-            x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
+        x_BTD = add_positions(c, x_BTD, positions_BT, init=normal)
         x_BTD = constrain(Dropout(c.dropout)(x_BTD, train), "batch", "length", None)
 
         stack = Stack(c, is_causal=True, name="decoder")

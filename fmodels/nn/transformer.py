@@ -17,14 +17,15 @@ from fmodels.axes import constrain, target
 from fmodels.nn import positions
 from fmodels.nn.attention import Attention, attention_mask
 from fmodels.nn.cache import Cache, Source, extended
-from fmodels.nn.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout
+from fmodels.nn.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout, Embed
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu", "geglu_tanh"]
 Norm = Literal["layer", "layer_no_bias", "rms"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"]
-Init = Literal["normal", "gpt2", "fan_in"]
+Init = Literal["normal", "gpt2", "fan_in", "lecun", "xavier"]
 RELATIVE = {"relative": nn.initializers.normal(0.02), "directional": positions.directional}
+TABLE_INIT = nn.initializers.truncated_normal(0.02)
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -67,7 +68,7 @@ class TransformerConfig:
     local_rotary_base: float | None = None
     "base of the rotary frequencies in local layers; None: rotary_base"
     init: Init = "normal"
-    "kernel initializer: std 0.02, or 1/sqrt(fan_in); gpt2 and fan_in divide the std of residual outputs by sqrt(2 layers)"
+    "kernel initializer: std 0.02 or 1/sqrt(fan_in), divided by sqrt(2 layers) in residual outputs by gpt2 and fan_in; or Glorot"
     max_length: int = 512
     "maximum sequence length in tokens; size of the learned position table"
     bias: bool = True
@@ -158,7 +159,9 @@ class TransformerConfig:
         stream."""
         if self.init == "normal":
             return nn.initializers.truncated_normal(0.02 * factor)
-        if residual:
+        if self.init == "xavier":
+            return nn.initializers.variance_scaling(factor**2, "fan_avg", "uniform")
+        if residual and self.init != "lecun":
             factor *= (2 * self.layers) ** -0.5
         if self.init == "gpt2":
             return nn.initializers.normal(0.02 * factor)
@@ -169,6 +172,21 @@ def norm(config: TransformerConfig, name: str) -> nn.Module:
     """Return the normalization layer `name` of a config."""
     options = {} if config.norm_epsilon is None else {"epsilon": config.norm_epsilon}
     return NORMS[config.norm](**options, name=name)
+
+
+def add_positions(
+    config: TransformerConfig,
+    x_BTD: jax.Array,
+    positions_BT: jax.Array,
+    name: str = "position_embedding",
+    init: Callable = TABLE_INIT,
+) -> jax.Array:
+    """Return embeddings plus learned or sinusoidal positions; unchanged for other encodings, which the stack applies."""
+    if config.position == "learned":
+        return x_BTD + Embed(config.max_length, config.width, init=init, name=name)(positions_BT, len(x_BTD))
+    if config.position == "sinusoidal":
+        return x_BTD + positions.sinusoidal(positions_BT, config.width).astype(x_BTD.dtype)
+    return x_BTD
 
 
 class MLP(nn.Module):

@@ -1,14 +1,18 @@
 """Small experiments of every family, and their programs on a mesh."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from data.dataset import Spec
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.gpt import MODERN, GptConfig
+from fmodels.t5 import T5Config
+from fmodels.transformer import Seq2SeqConfig
 from train.experiment import Experiment, Run, with_run
 from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
@@ -68,6 +72,27 @@ def gpt_chunked() -> Experiment:
 def gpt_packed() -> Experiment:
     """The block of Llama, with local and global layers."""
     return gpt("packed", **MODERN, kv_heads=2, tied=False, layers=2, window=3, global_every=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithSource(Text):
+    """Texts with a source of the same length."""
+
+    def spec(self) -> dict[str, Spec]:
+        names = {"packed": ("source", "source_sequences", "source_positions"), "stream": ("source", "source_mask")}[self.layout]
+        types = {"source_mask": np.bool_}
+        return super().spec() | {name: Spec((self.batch_size, self.length), types.get(name, np.int32)) for name in names}
+
+
+def transformer() -> Experiment:
+    data = WithSource(layout="stream", length=LENGTH, batch_size=ROWS)
+    return replace(gpt(logits_chunk=5), model=Seq2SeqConfig(**SIZES), data=data)
+
+
+def t5_packed() -> Experiment:
+    data = WithSource(layout="packed", length=LENGTH, batch_size=ROWS)
+    model = T5Config(**{**SIZES, "layers": 2}, activation="geglu", tied=False, scan=True, remat="full")
+    return replace(gpt(), model=model, data=data)
 
 
 def classes() -> Experiment:

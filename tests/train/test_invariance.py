@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fmodels.axes import Layout, look_up, traced_for
+from fmodels.bert import MODERN
 from tests.train.experiments import (
     ADAMW,
     LENGTH,
@@ -28,6 +29,8 @@ from tests.train.experiments import (
     program,
     rmsprop,
     scanned,
+    t5_packed,
+    transformer,
 )
 from train.experiment import Experiment
 from train.sharding import RULES, Mesh, activations, by_name
@@ -55,6 +58,8 @@ def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
         "targets": np.where(place < real, rng.integers(5, 40, (ROWS, LENGTH)), -1).astype(np.int32),
         "is_random": rng.integers(2, size=ROWS, dtype=np.int32),
     }
+    sources = {"source": "tokens", "source_mask": "mask", "source_sequences": "sequences", "source_positions": "positions"}
+    known |= {source: np.roll(known[target], 1, axis=0) for source, target in sources.items()}
     return {name: known[name] for name in spec}
 
 
@@ -119,6 +124,10 @@ MESHES = {
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2": (gpt_chunked, Mesh(data=2, fsdp=2, tensor=2), 2),
     "gpt packed fsdp 4 tensor 2": (gpt_packed, Mesh(data=1, fsdp=4, tensor=2), 1),
     "gpt packed replica 2 fsdp 2 tensor 2 accumulation 2": (gpt_packed, Mesh(replica=2, data=1, fsdp=2, tensor=2), 2),
+    "transformer data 2 fsdp 2 tensor 2": (transformer, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "transformer fsdp 4 tensor 2 accumulation 2": (transformer, Mesh(data=1, fsdp=4, tensor=2), 2),
+    "t5 packed data 2 fsdp 2 tensor 2 accumulation 2": (t5_packed, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "t5 packed replica 2 fsdp 4": (t5_packed, Mesh(replica=2, data=1, fsdp=4), 1),
     "classes data 2 fsdp 2 tensor 2 accumulation 2": (classes, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes tensor 4": (classes, Mesh(replica=2, data=1, tensor=4), 1),
     "muon data 2 fsdp 2 tensor 2": (muon, Mesh(data=2, fsdp=2, tensor=2), 1),
@@ -139,6 +148,8 @@ FAST = {
     "packed fsdp 2 tensor 4",
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt packed fsdp 4 tensor 2",
+    "transformer data 2 fsdp 2 tensor 2",
+    "t5 packed data 2 fsdp 2 tensor 2 accumulation 2",
     "classes tensor 4",
     "mlp data 2 fsdp 2 tensor 2",
     "cnn replica 2 fsdp 2 tensor 2",
@@ -176,6 +187,7 @@ BLOCKS = {
     "relative": {"position": "relative", "activation": "relu", "scan": True, "layers": 2, "remat": "dots"},
     "directional": {"position": "directional", "activation": "gelu_tanh", "pooling": "mean", "norm_position": "pre"},
     "sinusoidal": {"position": "sinusoidal", "activation": "tanh", "norm": "rms"},
+    "modern bert": {**MODERN, "segments": 2, "layers": 2, "window": 2, "global_every": 2},
     "none": {"position": "none", "activation": "sigmoid", "segments": 2},
 }
 
@@ -238,10 +250,11 @@ LAYOUT = {
     r"model/dense_\d/bias": ("tensor",),
     r"model/token_embedding/embedding|model/output": ("tensor", "fsdp"),
     r"model/(segment|position)_embedding/embedding": (None, "fsdp"),
+    r"model/(encoder|decoder)/relative_bias/embedding": (None, "tensor"),
     r".*norm/(scale|bias)": ("fsdp",),
-    r".*/attention/(query|key|value)/kernel": ("fsdp", "tensor"),
-    r".*/attention/(query|key|value)/bias": ("tensor",),
-    r".*/attention/out/kernel": ("tensor", "fsdp"),
+    r".*/(source_)?attention/(query|key|value)/kernel": ("fsdp", "tensor"),
+    r".*/(source_)?attention/(query|key|value)/bias": ("tensor",),
+    r".*/(source_)?attention/out/kernel": ("tensor", "fsdp"),
     r".*/mlp/(up|gate)/kernel": ("fsdp", "tensor"),
     r".*/mlp/up/bias": ("tensor",),
     r".*/mlp/down/kernel": ("tensor", "fsdp"),

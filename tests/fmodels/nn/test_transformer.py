@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmodels.axes import split
-from fmodels.bert import SIZES, BertConfig, bert
+from fmodels.bert import SIZES, BertConfig, bert, modern_bert, roberta
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from fmodels.nn.transformer import TransformerConfig, stack_layers, unstack_layers
 
@@ -70,7 +70,7 @@ def assert_close(a, b, tolerance: float = 1e-5) -> None:
 CHOICES = {
     "activation": ("gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu", "geglu_tanh"),
     "norm": ("layer", "layer_no_bias", "rms"),
-    "init": ("normal", "gpt2", "fan_in"),
+    "init": ("normal", "gpt2", "fan_in", "lecun", "xavier"),
     "head_size": (None, 10),
     "kv_heads": (None, 2, 1),
     "window": (None, 2),
@@ -322,4 +322,8 @@ def test_sequences_longer_than_max_length_are_errors():
 def test_published_sizes_by_name_with_overrides():
     assert set(SIZES) == {"tiny", "mini", "small", "medium", "base", "large"}
     assert bert("base") == BertConfig()
+    assert count(shapes_of(roberta("base"))) == 124_645_632 - 2 * 768  # HF has two unused positions
+    assert count(shapes_of(roberta("large"))) == 355_359_744 - 2 * 1024
+    assert count(shapes_of(modern_bert("base", scan=True))) == 149_014_272 + 768  # a norm more in the first layer
+    assert count(shapes_of(modern_bert("large", scan=True))) == 394_781_696 + 1024
     assert bert("large", dropout=0.0, width=512) == BertConfig(layers=24, width=512, heads=16, dropout=0.0)

@@ -64,3 +64,11 @@ def positions_of(mask_BT: jax.Array | None, length: int, cache: Cache | None = N
     steps_BT = jnp.arange(1, length + 1)[None] if mask_BT is None else jnp.cumsum(mask_BT, axis=1)
     before_B1 = 0 if cache is None else cache["mask"].sum(1, keepdims=True)
     return jnp.maximum(before_B1 + steps_BT - 1, 0)
+
+
+def take_rows(cache: Cache, rows: jax.Array) -> Cache:
+    """Return the cache of the given rows, in this order."""
+    axis = 1 if "attention" in cache["layers"] else 0  # scanned layers are stacked before the rows
+    layers = jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), cache["layers"])
+    masks = {name: mask[rows] for name, mask in cache.items() if name.endswith("mask")}
+    return {"index": cache["index"], **masks, "layers": layers}

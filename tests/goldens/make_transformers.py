@@ -49,6 +49,32 @@ def saved(name: str, config: dict, model: torch.nn.Module, inputs: dict, outputs
     print(f"{path.name}: {path.stat().st_size} bytes, std of the outputs {spread}")
 
 
+STOP, FILL = [17, 21], 1
+METHODS = {
+    "greedy": {},
+    "repetition_penalty": {"repetition_penalty": 1.7},
+    "beams": {"num_beams": 4},
+    "beams_long": {"num_beams": 3, "length_penalty": 2.5},
+    "beams_short": {"num_beams": 5, "length_penalty": -1.0},
+}
+
+
+def generated(name: str, model: torch.nn.Module, prompts: dict[str, torch.Tensor]) -> None:
+    """Save what `transformers` generates: at most 10 tokens, fewer if one of STOP comes, then FILL.
+
+    Prompts have no padding with a repetition penalty, which would count the padding as a token.
+    """
+    arrays = {f"inputs/{k}": v.numpy().astype(bool if "mask" in k else np.int32) for k, v in prompts.items()}
+    tokens, mask = prompts.get("tokens", prompts.get("source")), prompts.get("mask", prompts.get("source_mask"))
+    for method, options in METHODS.items():
+        real = torch.ones_like(mask) if "repetition" in method else mask
+        options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": STOP, "pad_token_id": FILL, **options}
+        found = model.generate(tokens, attention_mask=real.long(), **options)
+        new = found[:, tokens.shape[1] :] if "tokens" in prompts else found[:, 1:]
+        arrays[f"outputs/{method}"] = torch.nn.functional.pad(new, (0, 10 - new.shape[1]), value=FILL).numpy().astype(np.int32)
+    np.savez_compressed(Path(__file__).with_name(f"{name}_generated.npz"), **arrays)
+
+
 def causal_loss(logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of the next real token."""
     targets = torch.where(mask[:, 1:], tokens[:, 1:], -100)
@@ -65,6 +91,7 @@ def gpt2(generator: torch.Generator) -> None:
     loss = causal_loss(out.logits, tokens, MASK)
     loss.backward()
     ours = {"layers": 3, "width": 20, "heads": 5, "hidden": 44, "max_length": 19}
+    generated("gpt2", model, {"tokens": tokens[:, :8], "mask": torch.arange(8) >= torch.tensor([[0], [3], [6]])})
     saved("gpt2", ours, model, {"tokens": tokens, "mask": MASK}, {"logits": out.logits, "loss": loss}, gradients=True)
 
 
@@ -88,6 +115,7 @@ def llama(generator: torch.Generator) -> None:
     ours = {"layers": 2, "width": 24, "heads": 6, "kv_heads": 2, "hidden": 34, "head_size": 8, "max_length": 32, "window": 3}
     ours |= {"norm": "rms", "activation": "swiglu", "position": "rotary", "rotary_base": 500.0, "bias": False, "tied": False}
     ours |= {"norm_epsilon": 1e-6}
+    generated("llama", model, {"tokens": tokens[:, :8], "mask": torch.arange(8) >= torch.tensor([[0], [3], [6]])})
     saved("llama", ours, model, {"tokens": tokens, "mask": MASK}, {"logits": out.logits})
 
 
@@ -109,6 +137,8 @@ def t5(generator: torch.Generator, name: str, more: dict, ours: dict, gradients:
     out.loss.backward()
     tokens = torch.nn.functional.pad(targets.clamp(min=0)[:, :-1], (1, 0))
     inputs = {"source": source, "source_mask": source_mask, "tokens": tokens, "targets": targets.clamp(min=-1)}
+    if name == "t5_1_1":
+        generated(name, model, {"source": source[:, :12], "source_mask": torch.arange(12) < torch.tensor([[12], [5]])})
     config_fields = {"layers": 2, "width": 20, "head_size": 6, "hidden": 34, "heads": 3, **ours}
     saved(name, config_fields, model, inputs, {"logits": out.logits[:, ::9], "loss": out.loss}, gradients)
 

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmodels.axes import Layout, constrain, traced_for
 from fmodels.model import Model
 from fmodels.nn.cache import Cache, take_rows
 
+ONE_DEVICE = Layout()
 NEVER = -1e9  # score of a beam that must not be chosen
 Step = Callable[[jax.Array, Cache], tuple[jax.Array, Cache]]
 """Function (next token of each row, cache) -> (logits [B, V] of the token after it, cache)."""
@@ -66,7 +68,9 @@ class Decoding:
             raise ValueError("top_k, top_p and min_p select tokens to sample from: set temperature above 0")
 
 
-def generate(model: Model, params: Any, batch: dict, cache: Cache, decoding: Decoding, rng: jax.Array) -> jax.Array:
+def generate(
+    model: Model, params: Any, batch: dict, cache: Cache, decoding: Decoding, rng: jax.Array, layout: Layout = ONE_DEVICE
+) -> jax.Array:
     """Return the new tokens [B, N] after the prompts of `batch`, with `pad` after the end of each.
 
     `batch` has the fields that the model reads; prompts of unequal length are padded on the left (see `padded`). The empty
@@ -75,8 +79,8 @@ def generate(model: Model, params: Any, batch: dict, cache: Cache, decoding: Dec
     slots, length = cache["mask"].shape[1], batch["tokens"].shape[1]
     if length + decoding.new_tokens > slots:
         raise ValueError(f"{length} tokens and {decoding.new_tokens} new ones do not fit into a cache of {slots} slots")
-    logits_BV, cache = prefill(model, params, batch, cache)
-    return decode(model, params, logits_BV, seen_in(batch, logits_BV.shape[1]), cache, decoding, rng)
+    logits_BV, cache = prefill(model, params, batch, cache, layout)
+    return decode(model, params, logits_BV, seen_in(batch, logits_BV.shape[1]), cache, decoding, rng, layout)
 
 
 def padded(prompts: Sequence[Sequence[int]], new_tokens: int, max_length: int, pad: int = 0) -> dict[str, np.ndarray]:
@@ -98,27 +102,37 @@ def padded(prompts: Sequence[Sequence[int]], new_tokens: int, max_length: int, p
     return {"tokens": tokens, "mask": np.arange(length) >= length - np.array([[len(prompt)] for prompt in prompts])}
 
 
-@partial(jax.jit, static_argnums=0)
-def prefill(model: Model, params: Any, batch: dict, cache: Cache) -> tuple[jax.Array, Cache]:
+@partial(jax.jit, static_argnames=("model", "layout"))
+def prefill(model: Model, params: Any, batch: dict, cache: Cache, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, Cache]:
     """Return the logits [B, V] of the first new token, and the cache of the prompt."""
-    return _advance(model, params, batch, cache)
+    with traced_for(layout):
+        return _advance(model, params, batch, cache)
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@partial(jax.jit, static_argnames=("model", "decoding", "layout"))
 def decode(
-    model: Model, params: Any, logits_BV: jax.Array, seen_BV: jax.Array, cache: Cache, decoding: Decoding, rng: jax.Array
+    model: Model,
+    params: Any,
+    logits_BV: jax.Array,
+    seen_BV: jax.Array,
+    cache: Cache,
+    decoding: Decoding,
+    rng: jax.Array,
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Return the new tokens [B, N]. `seen_BV` is True at the tokens of the prompt."""
     step = lambda tokens_B, cache: _advance(model, params, {"tokens": tokens_B[:, None]}, cache)
-    if decoding.beams > 1:
-        return beam_search(step, logits_BV, seen_BV, cache, decoding)
-    return sample(step, logits_BV, seen_BV, cache, decoding, rng)
+    with traced_for(layout):
+        if decoding.beams > 1:
+            return beam_search(step, logits_BV, seen_BV, cache, decoding)
+        return sample(step, logits_BV, seen_BV, cache, decoding, rng)
 
 
 def _advance(model: Model, params: Any, batch: dict, cache: Cache) -> tuple[jax.Array, Cache]:
     outputs, _ = model.apply(params, {}, batch, cache)
-    last_BD = outputs["hidden"][:, -1]
-    return jnp.einsum("BD,VD->BV", last_BD, outputs["embedding"], preferred_element_type=jnp.float32), outputs["cache"]
+    last_BD = constrain(outputs["hidden"][:, -1], "batch", None)
+    logits_BV = jnp.einsum("BD,VD->BV", last_BD, outputs["embedding"], preferred_element_type=jnp.float32)
+    return constrain(logits_BV, "batch", None), outputs["cache"]
 
 
 def seen_in(batch: dict, vocab_size: int) -> jax.Array:

@@ -11,6 +11,7 @@ import pytest
 
 from fmodels.axes import Layout, look_up, traced_for
 from fmodels.bert import MODERN
+from fmodels.nn.decoding import Decoding, generate, padded
 from tests.train.experiments import (
     ADAMW,
     LENGTH,
@@ -178,6 +179,24 @@ def test_training_on_eight_devices_equals_one(alone, make, mesh, accumulation):
     chex.assert_trees_all_close(sharded.model_state, state.model_state, rtol=0, atol=1e-5)
     if experiment.optimizer is ADAMW:
         assert_sharded(sharded, built)
+
+
+@pytest.mark.parametrize("options", [{"beams": 2, "repetition_penalty": 3.0}, {"temperature": 1.0}], ids=str)
+@pytest.mark.parametrize("make", [gpt_packed, gpt_chunked])
+def test_generation_on_eight_devices_equals_one(make, options):
+    """The second model has scanned layers."""
+    config, built = make().model, program(make(), Mesh(data=2, fsdp=2, tensor=2))
+    layout = activations(built.mesh, RULES)[0]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32), built.shapes.params["model"])
+    prompts = padded([[7], [5, 6, 9], [8, 8], [3, 2, 1, 4]] * 2, 6, config.max_length)
+    decoding, model = Decoding(new_tokens=6, **options), config.build()
+    run = lambda params, batch, layout: generate(model, params, batch, config.cache(8, 10), decoding, jax.random.key(0), layout)
+    wanted = run(params, prompts, Layout())
+    sharded = jax.device_put(params, built.shardings.params["model"])
+    rows = jax.device_put(prompts, jax.NamedSharding(built.mesh, jax.P(("data", "fsdp"))))
+    np.testing.assert_array_equal(run(sharded, rows, layout), wanted)
+    assert len(np.unique(wanted)) > 5
 
 
 # Together, these cover every option of a block.

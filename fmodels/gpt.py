@@ -5,7 +5,7 @@ Shapes: B batch, T length, D model width, V vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from fmodels.axes import constrain, named
 from fmodels.model import Model
 from fmodels.nn.cache import Cache, empty_cache, positions_of
 from fmodels.nn.layers import Dropout, Embed
-from fmodels.nn.transformer import Activation, Init, NormPosition, Stack, TransformerConfig, add_positions
+from fmodels.nn.transformer import Activation, Init, NormPosition, Stack, TransformerConfig, add_positions, check_decoder
 from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
 
 
@@ -33,11 +33,12 @@ class GptConfig(TransformerConfig):
     init: Init = "gpt2"
     max_length: int = 1024
 
+    IS_CAUSAL: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         check_vocabulary(self.vocab_size)
-        if self.position == "directional":
-            raise ValueError("position directional looks ahead, which a decoder cannot: choose alibi or relative")
+        check_decoder(self)
 
     def resolved(self, facts: Mapping[str, Any]) -> "GptConfig":
         return with_vocabulary(self, facts)

@@ -15,7 +15,7 @@ from fmodels.axes import constrain, named
 from fmodels.model import Model
 from fmodels.nn.cache import Cache, Source, empty_cache, positions_of
 from fmodels.nn.layers import Dropout, Embed
-from fmodels.nn.transformer import Stack, TransformerConfig, add_positions
+from fmodels.nn.transformer import Stack, TransformerConfig, add_positions, check_decoder
 from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
 
 
@@ -31,10 +31,12 @@ class EncoderDecoderConfig(TransformerConfig):
     # A tied embedding has unit variance on input and 1 / D on output. It is stored with that of the output and multiplied by
     # sqrt(D) on input (Vaswani et al. 2017, §3.4), or stored with that of the input and divided by it on output (T5).
     SCALED_INPUT: ClassVar[bool]
+    IS_CAUSAL: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
         check_vocabulary(self.vocab_size)
+        check_decoder(self)
 
     def resolved(self, facts: Mapping[str, Any]) -> "EncoderDecoderConfig":
         return with_vocabulary(self, facts)
@@ -73,9 +75,9 @@ class EncoderDecoder(nn.Module):
             if tokens_BT.shape[1] > c.max_length:
                 raise ValueError(f"{side} length {tokens_BT.shape[1]} exceeds max_length {c.max_length}")
             x_BTD = constrain(token_embedding(tokens_BT), "batch", "length", None)
-            x_BTD = add_positions(
-                c, x_BTD * c.width**0.5 if c.SCALED_INPUT else x_BTD, positions_BT, f"{side}_position_embedding"
-            )
+            if c.SCALED_INPUT:
+                x_BTD *= c.width**0.5
+            x_BTD = add_positions(c, x_BTD, positions_BT, f"{side}_position_embedding")
             return constrain(Dropout(c.dropout)(x_BTD, train), "batch", "length", None)
 
         source = None

@@ -85,6 +85,7 @@ class TransformerConfig:
     "recompute in the backward pass: nothing (none), all but matrix products (dots), or everything in a block (full)"
 
     SCALED: ClassVar[bool] = True  # whether attention logits are divided by sqrt(H)
+    IS_CAUSAL: ClassVar[bool] = False  # whether tokens attend to earlier tokens only
 
     def __post_init__(self):
         for name in ("layers", "width", "heads", "max_length"):
@@ -166,6 +167,12 @@ class TransformerConfig:
         if self.init == "gpt2":
             return nn.initializers.normal(0.02 * factor)
         return nn.initializers.variance_scaling(factor**2, "fan_in", "normal")
+
+
+def check_decoder(config: TransformerConfig) -> None:
+    """Raises ValueError if the config of a decoder has the position encoding of an encoder."""
+    if config.position == "directional":
+        raise ValueError("position directional looks ahead, which a decoder cannot: choose alibi or relative")
 
 
 def norm(config: TransformerConfig, name: str) -> nn.Module:

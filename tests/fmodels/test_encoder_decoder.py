@@ -133,3 +133,10 @@ def test_sequences_that_are_too_long_are_errors():
         jax.eval_shape(model.init, jax.random.key(0), batch(source=np.zeros((ROWS, 11), int)))
     with pytest.raises(ValueError, match="12 tokens exceed max_length 10"):
         Seq2SeqConfig(**{**SMALL, "max_length": 10}).cache(ROWS, 12, SOURCE)
+
+
+def test_invalid_config_values_are_errors():
+    with pytest.raises(ValueError, match=r"^position directional looks ahead, which a decoder cannot"):
+        T5Config(position="directional")
+    with pytest.raises(ValueError, match=r"^vocab_size must be at least 1, not 0$"):
+        Seq2SeqConfig(vocab_size=0)

@@ -37,7 +37,9 @@ class CausalLM:
     minimized = ("perplexity", "bits_per_token")
 
     def check(self, experiment: Any) -> None:
-        """Raises ValueError if the rows of the data are not continuous texts."""
+        """Raises ValueError if the model attends to later tokens, or the rows of the data are not continuous texts."""
+        if not getattr(experiment.model, "IS_CAUSAL", True):
+            raise ValueError(f"objective CausalLM needs a decoder, but model {type(experiment.model).__name__} sees later tokens")
         layout = getattr(experiment.data, "layout", "stream")
         if layout in ("windows", "pairs"):
             raise ValueError(f"objective CausalLM needs data.layout stream or packed, not {layout}")

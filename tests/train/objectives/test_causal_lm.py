@@ -11,6 +11,7 @@ import pytest
 from data.text.language_modelling import Text, TextCodec
 from data.text.tokenizer import Tokenizer
 from fmodels.axes import split
+from fmodels.bert import BertConfig
 from fmodels.gpt import GptConfig
 from train.experiment import Experiment, Run
 from train.objectives import Sums
@@ -98,3 +99,8 @@ def test_layouts_that_interrupt_documents_are_errors(layout):
     experiment = Experiment(model=MODEL, objective=CausalLM(), data=Text(layout="stream", length=16), run=Run(steps=1))
     with pytest.raises(ValueError, match=f"^objective CausalLM needs data.layout stream or packed, not {layout}"):
         replace(experiment, data=Text(layout=layout, length=16))
+
+
+def test_a_model_that_sees_later_tokens_is_an_error():
+    with pytest.raises(ValueError, match=r"^objective CausalLM needs a decoder, but model BertConfig sees later tokens$"):
+        Experiment(model=BertConfig(), objective=CausalLM(), data=Text(layout="stream", length=16), run=Run(steps=1))

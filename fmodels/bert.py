@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), and modern encoders, which are other choices in `TransformerConfig`.
+"""BERT (Devlin et al. 2019), RoBERTa, and modern encoders, which are other choices in `TransformerConfig`.
 
 Shapes: B batch, T length, D model width, V vocabulary.
 """
@@ -13,10 +13,9 @@ from flax import linen as nn
 
 from fmodels.axes import constrain
 from fmodels.model import Model
-from fmodels.nn.layers import NORMS, Dense, Dropout, Embed
-from fmodels.nn.positions import sinusoidal
-from fmodels.nn.transformer import Encoder, TransformerConfig
-from fmodels.nn.vocabulary import with_vocabulary
+from fmodels.nn.layers import Dense, Dropout, Embed
+from fmodels.nn.transformer import Stack, TransformerConfig, add_positions, norm
+from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,7 @@ class BertConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vocab_size is not None and self.vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, not {self.vocab_size}")
+        check_vocabulary(self.vocab_size)
         if self.segments < 0:
             raise ValueError(f"segments must be 0 or more, not {self.segments}")
 
@@ -59,6 +57,40 @@ def bert(size: str, **changes) -> BertConfig:
     """Return the config of a published size, with any fields overridden: `bert("base", dropout=0.0)`."""
     layers, width, heads = SIZES[size]
     return BertConfig(**{"layers": layers, "width": width, "heads": heads, **changes})
+
+
+def roberta(size: str, **changes) -> BertConfig:
+    """Return the config of RoBERTa (Liu et al. 2019), `base` or `large`, with any fields overridden."""
+    return bert(size, **{"vocab_size": 50_265, "segments": 1, "norm_epsilon": 1e-5, **changes})
+
+
+# ModernBERT (Warner et al. 2024): layers, width, heads, hidden width.
+MODERN_SIZES = {"base": (22, 768, 12, 1152), "large": (28, 1024, 16, 2624)}
+MODERN = {
+    "activation": "geglu",
+    "norm": "layer_no_bias",
+    "norm_position": "pre",
+    "norm_epsilon": 1e-5,
+    "position": "rotary",
+    "rotary_base": 160_000.0,
+    "local_rotary_base": 10_000.0,
+    "window": 64,
+    "global_every": 3,
+    "bias": False,
+    "segments": 0,
+    "pooling": "mean",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+
+
+def modern_bert(size: str, **changes) -> BertConfig:
+    """Return a config in the style of ModernBERT, `base` or `large`, with any fields overridden.
+
+    The published model has no norm before the attention of its first layer, which scanned layers would not allow.
+    """
+    fields = dict(zip(("layers", "width", "heads", "hidden"), MODERN_SIZES[size], strict=True))
+    return BertConfig(**{**MODERN, "vocab_size": 50_368, "max_length": 8192, **fields, **changes})
 
 
 class Bert(nn.Module):
@@ -88,15 +120,11 @@ class Bert(nn.Module):
         if c.segments:
             segments_BT = batch.get("segments", jnp.zeros_like(tokens_BT))
             x_BTD += Embed(c.segments, c.width, name="segment_embedding")(segments_BT)
-        if c.position == "learned":
-            table = Embed(c.max_length, c.width, name="position_embedding")
-            x_BTD += table(positions_BT, len(tokens_BT))
-        elif c.position == "sinusoidal":
-            x_BTD += sinusoidal(positions_BT, c.width).astype(x_BTD.dtype)
-        x_BTD = Dropout(c.dropout)(NORMS[c.norm](name="embedding_norm")(x_BTD), train)
+        x_BTD = add_positions(c, x_BTD, positions_BT)
+        x_BTD = Dropout(c.dropout)(norm(c, "embedding_norm")(x_BTD), train)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        hidden_BTD = Encoder(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
+        hidden_BTD, _ = Stack(c, name="encoder")(x_BTD, mask_BT, positions_BT, train, sequences_BT)
         if c.pooling == "cls":
             pooled_BD = jnp.tanh(Dense(c.width, ("embed", "mlp"), name="pooler")(constrain(hidden_BTD[:, 0], "batch", None)))
         elif mask_BT is None:

@@ -30,6 +30,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
     "channels": ("fsdp",),
     "heads": ("tensor",),
+    "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
 }

@@ -25,7 +25,7 @@ from data.text import packing, show
 from data.text.cleaning import left_out
 from data.text.documents import Documents, FromText, documents
 from data.text.pairs import VARIANTS, Pairs, assemble
-from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from data.text.tokenizer import TOKENIZER_FILE, Kind, Tokenizer
 
 MAX_VOCAB_SIZE = 2**24
 
@@ -38,7 +38,7 @@ class FromTokens(FromText):
     "tokens per row, T"
     vocab_size: int | None = None
     "vocabulary size of a tokenizer trained on the source (None: 4096)"
-    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] | None = None
+    tokenizer_kind: Kind | None = None
     "algorithm of a tokenizer trained on the source (None: wordpiece)"
     tokenizer: str | None = None
     "path of a tokenizer.json, vocab.txt or SentencePiece model (None: from --init-from, or trained on the source)"
@@ -107,6 +107,8 @@ class Text(FromTokens):
     Every batch has `tokens` and `words` [B, T] (index of the word within its row, -1 at special tokens). The layouts:
 
     - `windows`: [CLS] text [SEP]: consecutive windows of the documents, concatenated with [SEP] between them; no padding.
+    - `stream`: consecutive tokens of the documents [CLS] text [SEP], concatenated; `targets` [B, T] is the next token of each
+      (-1: none, at the padding of the last row).
     - `packed`: several [CLS] text [SEP] per row, each from one document. `sequences` [B, T] numbers them from 1 (0: padding), and
       `positions` [B, T] counts from 0 in each.
     - `pairs`: [CLS] A [SEP] B [SEP], with `segments` and `mask` [B, T] (True at tokens, False at padding). A and B are
@@ -115,13 +117,14 @@ class Text(FromTokens):
 
     source: Any = "pydocs"
     batch_size: int = 64
-    layout: Literal["windows", "packed", "pairs"] = "windows"
+    layout: Literal["windows", "stream", "packed", "pairs"] = "windows"
 
     def spec(self) -> dict[str, Spec]:
         rows = (self.batch_size,)
         both = Spec((self.batch_size, self.length), np.int32)
         more = {
             "windows": {},
+            "stream": {"targets": both},
             "packed": {"sequences": both, "positions": both},
             "pairs": {"segments": both, "mask": Spec(both.shape, np.bool_), "is_random": Spec(rows, np.int32)},
         }[self.layout]
@@ -164,6 +167,7 @@ class Text(FromTokens):
         """Return the cache folder with the tokenized rows of each split, building it if needed."""
         make: dict[str, MakeRows] = {
             "windows": lambda encoded, _: packing.windows(encoded, self.length, vocabulary),
+            "stream": lambda encoded, _: packing.stream(encoded, self.length, vocabulary),
             "packed": lambda encoded, _: packing.packed(encoded, self.length, vocabulary),
             "pairs": lambda encoded, first: packing.stretches(encoded, self.length - 3, vocabulary.special["pad"], first),
         }
@@ -173,6 +177,7 @@ class Text(FromTokens):
         columns = {"tokens": Spec((size,), token), "words": Spec((size,), index), "part": Spec((), np.int16)}
         columns |= {
             "windows": {},
+            "stream": {"targets": Spec((size,), np.int32)},
             "packed": {"sequences": Spec((size,), index), "positions": Spec((size,), index)},
             "pairs": {"size": Spec((), np.int32), "document": Spec((), np.int32)},
         }[self.layout]

@@ -1,4 +1,4 @@
-"""Rows of fixed length from tokenized documents: windows of a stream, packed documents, or stretches for sentence pairs.
+"""Rows of fixed length from tokenized documents: a stream, windows of it, packed documents, or stretches for sentence pairs.
 
 Rows are built and cached before shuffling and sharding. A row is identified by its index, so a run can resume exactly on any
 number of hosts. (Grain's packing carries half-filled rows between batches, so it needs the same number of processes.)
@@ -78,6 +78,34 @@ def windows(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Ite
                 "words": np.concatenate([[-1], numbers, [-1]]),
             }
         tokens, begins = tokens[count * inner :], begins[count * inner :]
+
+
+def stream(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iterator[Row]:
+    """Yield rows of consecutive tokens of the concatenated documents [CLS] text [SEP]: `tokens`, `words` and `targets` [T].
+
+    `targets` is the next token of each, also that of the next row. Every token but the first is a target once. The last row is
+    padded; the targets of padding are -1. A tokenizer with one token for [CLS] and [SEP] has it once between documents.
+    """
+    cls, separator, pad = (vocabulary.special[name] for name in ("cls", "sep", "pad"))
+    before = [cls] if cls != separator else []
+    tokens, begins = np.empty(0, np.int32), np.empty(0, bool)
+
+    def row(start: int) -> Row:
+        part, targets = tokens[start : start + length], tokens[start + 1 : start + 1 + length]
+        first = np.arange(len(part)) == 0  # a word cut by the row starts again
+        numbers = np.cumsum(begins[start : start + length] | first) - 1
+        columns = (part, np.where(np.isin(part, vocabulary.special_ids), -1, numbers), targets)
+        padded = [np.pad(x, (0, length - len(x)), constant_values=fill) for x, fill in zip(columns, (pad, -1, -1), strict=True)]
+        return dict(zip(("tokens", "words", "targets"), padded, strict=True))
+
+    for ids, words in texts:
+        tokens = np.concatenate([tokens, before, ids, [separator]]).astype(np.int32)
+        begins = np.concatenate([begins, [True] * len(before), np.diff(words, prepend=-2) != 0, [True]])
+        count = (len(tokens) - 1) // length
+        yield from (row(i * length) for i in range(count))
+        tokens, begins = tokens[count * length :], begins[count * length :]
+    if len(tokens) > 1:
+        yield row(0)
 
 
 def packed(texts: Iterable[Encoded], length: int, vocabulary: Tokenizer) -> Iterator[Row]:

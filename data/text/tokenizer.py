@@ -26,7 +26,7 @@ ROLES = {
 }
 """Names of special tokens in published tokenizers, by role. The first one in the vocabulary is used."""
 
-Kind = Literal["wordpiece", "bpe", "unigram"]
+Kind = Literal["wordpiece", "bpe", "unigram", "characters"]
 METASPACE = "▁"  # SentencePiece's space
 BYTE_SPACES = tuple(chr(256 + byte) for byte in b"\t\n\v\f\r ")  # whitespace in the alphabet of byte-level BPE
 CHUNK = 1024  # texts encoded at a time; their encodings are large
@@ -48,11 +48,14 @@ class Tokenizer:
         decoding is exact.
         unigram: SentencePiece (Kudo 2018); tokens in order of probability. Few texts may give fewer tokens. Trained by the
         SentencePiece library, because the trainer of the `tokenizers` library is not deterministic.
+        characters: one token per character, in code point order; decoding restores the text exactly.
 
         Raises DataError if `vocab_size` is too small for the characters of the texts.
         """
         assert kind in get_args(Kind), kind
-        tokenizer = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind](texts, vocab_size)
+        tokenizer = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram, "characters": _characters}[kind](
+            texts, vocab_size
+        )
         if (least := tokenizer.get_vocab_size()) > vocab_size:
             raise _too_small(vocab_size, least, kind)
         return cls(tokenizer.to_str())
@@ -291,6 +294,18 @@ def _bpe(texts: Iterable[str], vocab_size: int) -> Any:
         vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _characters(texts: Iterable[str], vocab_size: int) -> Any:
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Implementation
+
+    found = sorted(set[str]().union(*texts))
+    tokenizer = Implementation(models.WordLevel({token: i for i, token in enumerate((*SPECIAL, *found))}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 

@@ -7,6 +7,7 @@ except norms and softmax, which always compute in float32.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,21 +23,21 @@ ACTIVATIONS: dict[str, Callable] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
 }
-GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"]}
+GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, for ReLU
 
 
-def bias_gradient(g: Float[Array, "*batch F"]) -> Float[Array, " F"]:
-    """Return the sum of `g` over all but the last dimension, as a matrix product with ones: several times faster than the column
-    sum that XLA emits on CPU, and not slower elsewhere."""
+def bias_gradient(g: jax.Array) -> jax.Array:
+    """Return the sum [F] of `g` [..., F] over all rows, as a matrix product with ones: several times faster than the column sum
+    that XLA emits on CPU, and not slower elsewhere."""
     rows = g.reshape(-1, g.shape[-1])
     return jnp.ones((rows.shape[0],), g.dtype) @ rows
 
 
 @jax.custom_vjp
-def add_bias(x: Float[Array, "*batch F"], bias: Float[Array, " F"]) -> Float[Array, "*batch F"]:
-    """Return `x + bias`. The gradient of the bias is `bias_gradient`."""
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return `x + bias` [..., F]. The gradient of the bias is `bias_gradient`."""
     return x + bias
 
 
@@ -44,11 +45,11 @@ add_bias.defvjp(lambda x, bias: (x + bias, None), lambda _, g: (g, bias_gradient
 
 
 @jax.custom_vjp
-def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None) -> Float[Array, "*batch F"]:
-    """Return `x @ kernel + bias`, without the bias if it is None.
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return `x @ kernel + bias` [..., F] for `x` [..., D], without the bias if it is None.
 
-    On CPU the incoming gradient is computed behind a barrier and contracted as it is stored. XLA would otherwise write the
-    gradient of the activation a second time, transposed, for the gradient of the kernel."""
+    XLA:CPU would write the gradient of an activation twice, the second time transposed for the gradient of the kernel. A barrier
+    prevents that. The product for the kernel transposes its first factor, so the narrower array comes first."""
     y = x @ kernel
     return y if bias is None else y + bias
 
@@ -62,7 +63,7 @@ def _linear_backward(saved, g):
     if platform() == "cpu":
         g = jax.lax.optimization_barrier(g)
     rows = tuple(range(x.ndim - 1))
-    narrow_first = x.shape[-1] > g.shape[-1]  # XLA:CPU transposes the first factor, so it should be the narrower one
+    narrow_first = x.shape[-1] > g.shape[-1]
     kernel_gradient = jnp.tensordot(g, x, (rows, rows)).T if narrow_first else jnp.tensordot(x, g, (rows, rows))
     return g @ kernel.T, kernel_gradient, bias_gradient(g) if has_bias else None
 
@@ -105,11 +106,12 @@ class LayerNorm(nn.Module):
     """Layer normalization (Ba et al. 2016). `epsilon` defaults to BERT's."""
 
     epsilon: float = 1e-12
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         scale = self.param("scale", named(nn.initializers.ones, "embed"), (x.shape[-1],))
-        bias = self.param("bias", named(nn.initializers.zeros, "embed"), (x.shape[-1],))
+        bias = self.param("bias", named(nn.initializers.zeros, "embed"), (x.shape[-1],)) if self.use_bias else jnp.zeros(())
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
@@ -129,7 +131,11 @@ class RMSNorm(nn.Module):
         return (y * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "layer": LayerNorm,
+    "layer_no_bias": partial(LayerNorm, use_bias=False),
+    "rms": RMSNorm,
+}
 
 
 @contextmanager

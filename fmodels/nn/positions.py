@@ -1,6 +1,6 @@
 """Position encodings: absolute embeddings, rotations, and biases on the attention logits.
 
-Shapes: B batch, T length, D model, N heads, H head size.
+Shapes: B batch, T length (Q queries, K keys), D model, N heads, H head size.
 """
 
 import math
@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from fmodels.axes import named
 
+Slots = np.ndarray | Array
+"""Places in a row, ascending. Constants are NumPy arrays, so that what depends on them only is computed once."""
+
 
 def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "#B T D"]:
     """Return interleaved sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, §3.5). `width` is even."""
@@ -23,26 +26,30 @@ def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "#B
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*positions_BT.shape, width)
 
 
-def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"]) -> Float[Array, "B T N H"]:
-    """Rotate the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even."""
+def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"], base: Any = 10_000.0) -> Float[Array, "B T N H"]:
+    """Rotate the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even.
+
+    Pair i turns by `base` ** (-2 i / H) per position. A long context needs a large base.
+    """
     half = x_BTNH.shape[-1] // 2
-    frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
+    log = math.log(base) if isinstance(base, float) else jnp.log(base)
+    frequency = jnp.exp(-log * jnp.arange(half) / half)
     angle = positions_BT[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle).astype(x_BTNH.dtype), jnp.cos(angle).astype(x_BTNH.dtype)
     a, b = x_BTNH[..., :half], x_BTNH[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def alibi(heads: int, positions_BT: Int[Array, "#B T"]) -> Float[Array, "#B N T T"]:
-    """Return a penalty linear in the distance, with one slope per head (Press et al. 2022, §3), in the symmetric encoder form.
+def alibi(heads: int, queries_Q: Slots, keys_K: Slots) -> Float[Array, "1 N Q K"]:
+    """Return a penalty linear in the distance, with one slope per head (Press et al. 2022, §3), in both directions.
 
     If `heads` is not a power of two, take the slopes for the next lower power P, then every other slope for 2 P.
     """
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
     slopes += [2.0 ** (-4.0 * i / lower) for i in range(1, 2 * (heads - lower), 2)]
-    distance_BTT = jnp.abs(positions_BT[:, :, None] - positions_BT[:, None, :]).astype(jnp.float32)
-    return -jnp.asarray(slopes, jnp.float32)[:, None, None] * distance_BTT[:, None]
+    distance_QK = jnp.abs(queries_Q[:, None] - keys_K[None, :]).astype(jnp.float32)
+    return -jnp.asarray(slopes, jnp.float32)[None, :, None, None] * distance_QK
 
 
 def bucket_distances(buckets: int, max_distance: int) -> np.ndarray:
@@ -71,23 +78,25 @@ def directional(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32
 class RelativeBias(nn.Module):
     """Learned bias per head and distance bucket (Raffel et al. 2020, §2.1), shared by all layers.
 
-    Each direction has half of the buckets: one per distance up to `buckets / 4`, then logarithmic up to `max_distance`."""
+    Each direction has half of the buckets; a causal bias has one direction. The first half of the buckets of a direction hold one
+    distance each, the others grow logarithmically up to `max_distance`."""
 
     heads: int
+    causal: bool = False
     buckets: int = 32
     max_distance: int = 128
     init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
-    def __call__(self, length: int) -> Float[Array, "1 N T T"]:
+    def __call__(self, queries_Q: Slots, keys_K: Slots) -> Float[Array, "1 N Q K"]:
         table = self.param("embedding", named(self.init, None, "heads"), (self.buckets, self.heads))
-        offset_TT = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
-        one_way, distance = self.buckets // 2, np.abs(offset_TT)
-        exact = one_way // 2
-        with np.errstate(divide="ignore"):
-            log = np.log(distance / exact) / np.log(self.max_distance / exact) * (one_way - exact)
-        far = np.minimum(exact + np.maximum(log, 0).astype(np.int32), one_way - 1)
-        bucket_TT = np.where(distance < exact, distance, far) + one_way * (offset_TT > 0)
+        one_way = self.buckets if self.causal else self.buckets // 2
+        starts = np.ceil(bucket_distances(one_way, self.max_distance) - 1e-6).astype(np.int32)
+        ahead_QK = keys_K[None, :] - queries_Q[:, None]
+        distance_QK = jnp.maximum(-ahead_QK, 0) if self.causal else abs(ahead_QK)
+        bucket_QK = (distance_QK[..., None] >= starts).sum(-1) - 1
+        if not self.causal:
+            bucket_QK += one_way * (ahead_QK > 0)
         # A product with one-hot buckets instead of a gather, because the gradient of a gather is a slow scatter.
-        one_hot = jax.nn.one_hot(bucket_TT.reshape(-1), self.buckets, dtype=table.dtype)
-        return (one_hot @ table).T.reshape(1, self.heads, length, length)
+        one_hot = jax.nn.one_hot(bucket_QK.reshape(-1), self.buckets, dtype=table.dtype)
+        return (one_hot @ table).T.reshape(1, self.heads, *bucket_QK.shape)

@@ -19,3 +19,9 @@ def with_vocabulary(config: Config, facts: Mapping[str, Any]) -> Config:
     if size is not None:
         raise ValueError(f"vocab_size is {size}, but the data has {needed}: set it to {needed} or more")
     return replace(config, vocab_size=needed + -needed % MULTIPLE)  # pyright: ignore[reportArgumentType]
+
+
+def check_vocabulary(vocab_size: int | None) -> None:
+    """Raises ValueError if the field is not a size."""
+    if vocab_size is not None and vocab_size < 1:
+        raise ValueError(f"vocab_size must be at least 1, not {vocab_size}")

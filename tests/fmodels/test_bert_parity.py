@@ -11,7 +11,7 @@ import pytest
 from fmodels.bert import BertConfig
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from fmodels.nn.transformer import stack_layers
-from fmodels.weights.bert import BUFFERS, RULES, TIED, from_hf, to_hf
+from fmodels.weights.bert import BUFFERS, TABLE, TIED, from_hf, to_hf
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = ("pretraining_padded", "pretraining_full", "classification_padded", "classification_full")
@@ -100,9 +100,9 @@ def test_round_trip(case):
 
 def test_each_tensor_has_one_rule():
     ours = "model/encoder/layer_10/mlp/down/kernel"
-    assert [rule.names[0] for rule in RULES if rule.match(ours, 1)] == ["bert.encoder.layer.#.output.dense.weight"]
+    assert [rule.names[0] for rule in TABLE.rules if rule.match(ours, 1)] == ["bert.encoder.layer.#.output.dense.weight"]
     for name in golden("pretraining_padded")["weights"] | golden("classification_full")["weights"]:
-        assert sum(rule.match(name, 0) is not None for rule in RULES) == (name not in TIED)
+        assert sum(rule.match(name, 0) is not None for rule in TABLE.rules) == (name not in TIED)
 
 
 def test_old_names_and_bare_models():

@@ -1,14 +1,20 @@
 """Small experiments of every family, and their programs on a mesh."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from data.dataset import Spec
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
+from fmodels.gpt import MODERN, GptConfig
+from fmodels.t5 import T5Config
+from fmodels.transformer import Seq2SeqConfig
 from train.experiment import Experiment, Run, with_run
+from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer
@@ -26,10 +32,13 @@ def short(folder: Path) -> Experiment:
     return with_run(digits_mlp(), dir=str(folder), steps=40, checkpoint_every=20, evaluate_every=40)
 
 
+SIZES = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
+SIZES |= {"dropout": 0.0, "attention_dropout": 0.0}
+
+
 def bert(**changes) -> Experiment:
-    sizes = {"layers": 1, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
     return Experiment(
-        model=BertConfig(**{**sizes, "dropout": 0.0, "attention_dropout": 0.0, **changes}),
+        model=BertConfig(**{**SIZES, **changes}),
         objective=MaskedLM(mask_rate=0.3, next_sentence=True, mask_id=4, random_ids=(5, 40)),
         data=Text(layout="pairs", length=LENGTH, batch_size=ROWS),
         optimizer=ADAMW,
@@ -49,6 +58,41 @@ def packed() -> Experiment:
     """Several sequences per row, and whole-word masking."""
     objective = replace(bert().objective, next_sentence=False, whole_words=True)
     return replace(bert(), objective=objective, data=Text(layout="packed", length=LENGTH, batch_size=ROWS))
+
+
+def gpt(layout: str = "stream", logits_chunk: int | None = None, **changes) -> Experiment:
+    objective, data = CausalLM(logits_chunk=logits_chunk), Text(layout=layout, length=LENGTH, batch_size=ROWS)
+    return replace(bert(), model=GptConfig(**{**SIZES, **changes}), objective=objective, data=data)
+
+
+def gpt_chunked() -> Experiment:
+    return gpt(logits_chunk=5, scan=True, remat="full", layers=2)
+
+
+def gpt_packed() -> Experiment:
+    """The block of Llama, with local and global layers."""
+    return gpt("packed", **MODERN, kv_heads=2, tied=False, layers=2, window=3, global_every=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithSource(Text):
+    """Texts with a source of the same length."""
+
+    def spec(self) -> dict[str, Spec]:
+        names = {"packed": ("source", "source_sequences", "source_positions"), "stream": ("source", "source_mask")}[self.layout]
+        types = {"source_mask": np.bool_}
+        return super().spec() | {name: Spec((self.batch_size, self.length), types.get(name, np.int32)) for name in names}
+
+
+def transformer() -> Experiment:
+    data = WithSource(layout="stream", length=LENGTH, batch_size=ROWS)
+    return replace(gpt(logits_chunk=5), model=Seq2SeqConfig(**SIZES), data=data)
+
+
+def t5_packed() -> Experiment:
+    data = WithSource(layout="packed", length=LENGTH, batch_size=ROWS)
+    model = T5Config(**{**SIZES, "layers": 2}, activation="geglu", tied=False, scan=True, remat="full")
+    return replace(gpt(), model=model, data=data)
 
 
 def classes() -> Experiment:

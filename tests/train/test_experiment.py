@@ -237,7 +237,7 @@ def test_types_that_do_not_exist_are_errors(type_, message):
 
 HOW = {
     *("run.dir", "run.precision", "run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.keep", "run.best"),
-    *("run.read_threads", "run.read_workers", "run.patience", "data.accept_changed"),
+    *("run.read_threads", "run.read_workers", "run.patience", "data.accept_changed", "objective.logits_chunk"),
     *("mesh.replica", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "mesh.type", "model.attention", "model.remat"),
 }
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from fmodels.axes import Layout, look_up, traced_for
+from fmodels.bert import MODERN
+from fmodels.nn.decoding import Decoding, generate, padded
 from tests.train.experiments import (
     ADAMW,
     LENGTH,
@@ -19,12 +21,17 @@ from tests.train.experiments import (
     bert_with_dropout,
     classes,
     cnn,
+    gpt,
+    gpt_chunked,
+    gpt_packed,
     mlp,
     muon,
     packed,
     program,
     rmsprop,
     scanned,
+    t5_packed,
+    transformer,
 )
 from train.experiment import Experiment
 from train.sharding import RULES, Mesh, activations, by_name
@@ -49,8 +56,11 @@ def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
         "mask": place <= real + 1,
         "sequences": np.where(place <= real + 1, 1 + second, 0).astype(np.int32),
         "positions": (place - second * (real // 2 + 1)).astype(np.int32),
+        "targets": np.where(place < real, rng.integers(5, 40, (ROWS, LENGTH)), -1).astype(np.int32),
         "is_random": rng.integers(2, size=ROWS, dtype=np.int32),
     }
+    sources = {"source": "tokens", "source_mask": "mask", "source_sequences": "sequences", "source_positions": "positions"}
+    known |= {source: np.roll(known[target], 1, axis=0) for source, target in sources.items()}
     return {name: known[name] for name in spec}
 
 
@@ -111,6 +121,14 @@ MESHES = {
     "scanned data 2 fsdp 2 tensor 2 accumulation 2": (scanned, Mesh(data=2, fsdp=2, tensor=2), 2),
     "packed fsdp 2 tensor 4": (packed, Mesh(data=1, fsdp=2, tensor=4), 1),
     "packed replica 2 fsdp 4 accumulation 2": (packed, Mesh(replica=2, data=1, fsdp=4), 2),
+    "gpt data 2 fsdp 2 tensor 2": (gpt, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2": (gpt_chunked, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "gpt packed fsdp 4 tensor 2": (gpt_packed, Mesh(data=1, fsdp=4, tensor=2), 1),
+    "gpt packed replica 2 fsdp 2 tensor 2 accumulation 2": (gpt_packed, Mesh(replica=2, data=1, fsdp=2, tensor=2), 2),
+    "transformer data 2 fsdp 2 tensor 2": (transformer, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "transformer fsdp 4 tensor 2 accumulation 2": (transformer, Mesh(data=1, fsdp=4, tensor=2), 2),
+    "t5 packed data 2 fsdp 2 tensor 2 accumulation 2": (t5_packed, Mesh(data=2, fsdp=2, tensor=2), 2),
+    "t5 packed replica 2 fsdp 4": (t5_packed, Mesh(replica=2, data=1, fsdp=4), 1),
     "classes data 2 fsdp 2 tensor 2 accumulation 2": (classes, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes tensor 4": (classes, Mesh(replica=2, data=1, tensor=4), 1),
     "muon data 2 fsdp 2 tensor 2": (muon, Mesh(data=2, fsdp=2, tensor=2), 1),
@@ -129,6 +147,10 @@ FAST = {
     "fsdp 8",
     "data 2 fsdp 2 tensor 2 accumulation 2",
     "packed fsdp 2 tensor 4",
+    "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
+    "gpt packed fsdp 4 tensor 2",
+    "transformer data 2 fsdp 2 tensor 2",
+    "t5 packed data 2 fsdp 2 tensor 2 accumulation 2",
     "classes tensor 4",
     "mlp data 2 fsdp 2 tensor 2",
     "cnn replica 2 fsdp 2 tensor 2",
@@ -159,6 +181,24 @@ def test_training_on_eight_devices_equals_one(alone, make, mesh, accumulation):
         assert_sharded(sharded, built)
 
 
+@pytest.mark.parametrize("options", [{"beams": 2, "repetition_penalty": 3.0}, {"temperature": 1.0}], ids=str)
+@pytest.mark.parametrize("make", [gpt_packed, gpt_chunked])
+def test_generation_on_eight_devices_equals_one(make, options):
+    """The second model has scanned layers."""
+    config, built = make().model, program(make(), Mesh(data=2, fsdp=2, tensor=2))
+    layout = activations(built.mesh, RULES)[0]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32), built.shapes.params["model"])
+    prompts = padded([[7], [5, 6, 9], [8, 8], [3, 2, 1, 4]] * 2, 6, config.max_length)
+    decoding, model = Decoding(new_tokens=6, **options), config.build()
+    run = lambda params, batch, layout: generate(model, params, batch, config.cache(8, 10), decoding, jax.random.key(0), layout)
+    wanted = run(params, prompts, Layout())
+    sharded = jax.device_put(params, built.shardings.params["model"])
+    rows = jax.device_put(prompts, jax.NamedSharding(built.mesh, jax.P(("data", "fsdp"))))
+    np.testing.assert_array_equal(run(sharded, rows, layout), wanted)
+    assert len(np.unique(wanted)) > 5
+
+
 # Together, these cover every option of a block.
 BLOCKS = {
     "modern": {"position": "rotary", "norm": "rms", "activation": "swiglu", "norm_position": "pre", "bias": False},
@@ -166,6 +206,7 @@ BLOCKS = {
     "relative": {"position": "relative", "activation": "relu", "scan": True, "layers": 2, "remat": "dots"},
     "directional": {"position": "directional", "activation": "gelu_tanh", "pooling": "mean", "norm_position": "pre"},
     "sinusoidal": {"position": "sinusoidal", "activation": "tanh", "norm": "rms"},
+    "modern bert": {**MODERN, "segments": 2, "layers": 2, "window": 2, "global_every": 2},
     "none": {"position": "none", "activation": "sigmoid", "segments": 2},
 }
 
@@ -219,20 +260,21 @@ def test_look_up_for_any_sharding_of_the_table(changed):
 
 # Mesh axes of each dimension, written by hand.
 LAYOUT = {
-    r".*/layers/.*/(query|key|value|up)/kernel": (None, "fsdp", "tensor"),
+    r".*/layers/.*/(query|key|value|up|gate)/kernel": (None, "fsdp", "tensor"),
     r".*/layers/.*/(query|key|value|up)/bias": (None, "tensor"),
     r".*/layers/.*/(out|down)/kernel": (None, "tensor", "fsdp"),
     r".*/layers/.*": (None, "fsdp"),
     r"model/dense_0/kernel": (None, "tensor"),
     r"model/dense_1/kernel": ("fsdp", "tensor"),
     r"model/dense_\d/bias": ("tensor",),
-    r"model/token_embedding/embedding": ("tensor", "fsdp"),
+    r"model/token_embedding/embedding|model/output": ("tensor", "fsdp"),
     r"model/(segment|position)_embedding/embedding": (None, "fsdp"),
+    r"model/(encoder|decoder)/relative_bias/embedding": (None, "tensor"),
     r".*norm/(scale|bias)": ("fsdp",),
-    r".*/attention/(query|key|value)/kernel": ("fsdp", "tensor"),
-    r".*/attention/(query|key|value)/bias": ("tensor",),
-    r".*/attention/out/kernel": ("tensor", "fsdp"),
-    r".*/mlp/up/kernel": ("fsdp", "tensor"),
+    r".*/(source_)?attention/(query|key|value)/kernel": ("fsdp", "tensor"),
+    r".*/(source_)?attention/(query|key|value)/bias": ("tensor",),
+    r".*/(source_)?attention/out/kernel": ("tensor", "fsdp"),
+    r".*/mlp/(up|gate)/kernel": ("fsdp", "tensor"),
     r".*/mlp/up/bias": ("tensor",),
     r".*/mlp/down/kernel": ("tensor", "fsdp"),
     r".*/(out|down)/bias": ("fsdp",),

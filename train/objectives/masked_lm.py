@@ -5,7 +5,7 @@ Shapes: B batch, T length, K predicted positions per row, D model width, V vocab
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,9 +14,9 @@ import numpy as np
 
 from fmodels.axes import constrain
 from fmodels.model import Model
-from fmodels.nn.cross_entropy import cross_entropy
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from train.objectives import Sums, means
+from train.objectives.cross_entropy import check_chunk, cross_entropy, sums_in_chunks
 from train.parts import Rendering
 
 EVALUATION_MASK_RATE = 0.15  # fixed, so that losses are comparable
@@ -41,10 +41,13 @@ class MaskedLM:
     "id of the mask token (None: from the tokenizer)"
     random_ids: tuple[int, int] | None = None
     "range of the ids of random tokens: first, last + 1 (None: from the tokenizer)"
+    logits_chunk: int | None = field(default=None, metadata={"how": True})
+    "hidden positions per row with logits in memory at a time, recomputed in the backward pass (None: all)"
 
     def __post_init__(self):
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"mask_rate must be in (0, 1), not {self.mask_rate}")
+        check_chunk(self.logits_chunk)
 
     minimized = ("perplexity",)
 
@@ -72,11 +75,12 @@ class MaskedLM:
         weights_BK *= batch["valid"][:, None]
         outputs, state = apply(params["model"], state, {**batch, "tokens": corrupted_BT}, rng=dropout_rng, train=train)
         targets_BK = jnp.take_along_axis(batch["tokens"], positions_BK, axis=1)
-        logits_BKV = self.logits(params, outputs, positions_BK)
-        losses_BK, right_BK = cross_entropy(logits_BKV, targets_BK)
+        hidden_BKD = constrain(jnp.take_along_axis(outputs["hidden"], positions_BK[..., None], axis=1), "batch", None, None)
+        logits = lambda hidden_BKD: self.logits(params, hidden_BKD, outputs["embedding"])
+        loss, hits = sums_in_chunks(logits, hidden_BKD, targets_BK, weights_BK, self.logits_chunk)
         count = weights_BK.sum()
-        terms = {"masked_lm": ((losses_BK * weights_BK).sum(), count)}
-        metrics = {"masked_lm_accuracy": ((right_BK * weights_BK).sum(), count)}
+        terms = {"masked_lm": (loss, count)}
+        metrics = {"masked_lm_accuracy": (hits, count)}
         if self.next_sentence:
             logits_B2, _ = _SENTENCE.apply(params["head"]["next_sentence"], {}, outputs["pooled"])
             losses_B, right_B = cross_entropy(logits_B2, batch["is_random"])
@@ -85,11 +89,9 @@ class MaskedLM:
             metrics["next_sentence_accuracy"] = ((right_B * batch["valid"]).sum(), rows)
         return Sums(terms, metrics), state
 
-    def logits(self, params: dict, outputs: dict, positions_BK: jax.Array) -> jax.Array:
-        """Return the logits [B, K, V] at the given positions."""
-        hidden_BKD = jnp.take_along_axis(outputs["hidden"], positions_BK[..., None], axis=1)
-        hidden_BKD = constrain(hidden_BKD, "batch", None, None)
-        return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, outputs["embedding"])[0]
+    def logits(self, params: dict, hidden_BKD: jax.Array, embedding_VD: jax.Array) -> jax.Array:
+        """Return the logits [B, K, V] of hidden states."""
+        return _LM.apply(params["head"]["masked_lm"], {}, hidden_BKD, embedding_VD)[0]
 
     def corrupt(self, batch: dict, rng: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return corrupted tokens [B, T], hidden positions [B, K] and weights [B, K]. Positions of weight 0 are unchanged."""
@@ -139,8 +141,7 @@ class MaskedLM:
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
         """Return the five most probable tokens at every position: `tokens` and `probabilities` [B, T, 5], and `input` [B, T]."""
         outputs, _ = apply(params["model"], state, batch)
-        positions_BT = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
-        probabilities_BTV = jax.nn.softmax(self.logits(params, outputs, positions_BT))
+        probabilities_BTV = jax.nn.softmax(self.logits(params, outputs["hidden"], outputs["embedding"]))
         top, tokens = jax.lax.top_k(probabilities_BTV, 5)
         return {"input": batch["tokens"], "tokens": tokens, "probabilities": top}
 

@@ -100,7 +100,7 @@ def test_fingerprint_covers_the_splits_tokenizer_and_rows(path):
     assert {name for name in first if first[name] != longer[name]} == {"rows"}
 
 
-@pytest.mark.parametrize("layout", ["windows", "packed", "pairs"])
+@pytest.mark.parametrize("layout", ["windows", "stream", "packed", "pairs"])
 def test_batches_match_the_spec(path, layout):
     config = Text(source=f"files:{path}", length=24, vocab_size=300, batch_size=4, layout=layout)
     batch = Batches(config.build().splits["train"], 4, 0)[0]
@@ -128,7 +128,7 @@ def test_mixtures_keep_their_proportions_and_do_not_mix_sources_in_a_row(tmp_pat
     for name in ("q", "z"):
         (tmp_path / f"{name}.txt").write_text("\n".join(f"{name * 3} {text.replace('word', name * 3)}" for text in DOCUMENTS))
     source = f"mixture:0.75*files:{tmp_path / 'q.txt'}+0.25*files:{tmp_path / 'z.txt'}"
-    for layout in ("windows", "packed", "pairs"):
+    for layout in ("windows", "stream", "packed", "pairs"):
         dataset = Text(source=source, length=24, vocab_size=300, batch_size=40, layout=layout).build()
         token = dataset.codec.vocabulary.token
         batches = Batches(dataset.splits["train"], 40, 0)

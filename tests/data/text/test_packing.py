@@ -74,6 +74,22 @@ def test_windows_keep_the_token_stream_and_index_its_words(texts):
         assert ((row["words"] < 0) == np.isin(row["tokens"], VOCABULARY.special_ids)).all()
 
 
+@settings(deadline=None)
+@given(documents())
+def test_a_stream_has_every_token_once_as_input_and_as_target(texts):
+    rows = list(packing.stream(texts, LENGTH, VOCABULARY))
+    cls, separator, pad = (VOCABULARY.special[name] for name in ("cls", "sep", "pad"))
+    stream = [token for ids, _ in texts for token in [cls, *ids.tolist(), separator]]
+    targets = np.concatenate([row["targets"] for row in rows])
+    tokens = np.concatenate([row["tokens"] for row in rows])
+    assert targets[targets >= 0].tolist() == stream[1:] and tokens[targets >= 0].tolist() == stream[:-1]
+    padding = np.arange(len(tokens)) > len(stream) - 1
+    assert (tokens[padding] == pad).all() and (targets[padding] == -1).all() and len(tokens) - len(stream) < LENGTH
+    for row in rows:
+        assert ((row["words"] < 0) == np.isin(row["tokens"], VOCABULARY.special_ids)).all()
+        assert (np.diff(row["words"][row["words"] >= 0]) >= 0).all()
+
+
 def test_words_are_separated_at_window_starts_and_special_tokens():
     cls, mask = VOCABULARY.special["cls"], VOCABULARY.special["mask"]
     ids, words = np.arange(LOW, LOW + 28, dtype=np.int32), np.repeat(np.arange(7), 4).astype(np.int32)
@@ -108,7 +124,7 @@ def test_packed_batch_has_the_loss_and_gradients_of_separate_sequences(position)
     single = {name: jnp.stack([row[name] for row in separate]) for name in ("tokens", "mask")}
     shapes, _ = split(jax.eval_shape(model.init, jax.random.key(0), packed)[0])
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
 
     @jax.value_and_grad
     def loss(params, batch, real):

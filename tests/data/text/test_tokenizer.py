@@ -52,7 +52,7 @@ print(Tokenizer.train(iter(texts), 700, sys.argv[1]).json)
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "characters"])
 def test_another_process_trains_the_same_tokenizer(trained, kind):
     """Also with another hash seed and more threads, on a text with many ties."""
     trained(kind)
@@ -75,6 +75,17 @@ def test_byte_level_bpe_restores_the_text_exactly(trained, text):
     (ids, words), *_ = trained("bpe").encode([text])
     assert text_of(trained("bpe"), ids) == text and trained("bpe").special["unknown"] not in ids
     assert ids.dtype == words.dtype == np.int32 and len(ids) == len(words)
+
+
+def test_characters_are_tokens_in_code_point_order_and_restore_the_text():
+    text = "isn't it? [SEP]\n\n\tZürich 😀  "
+    tokenizer = Tokenizer.train([text, "b"], 300, "characters")
+    assert list(tokenizer.tokens) == [*SPECIAL, *sorted({*text, "b"})]
+    (ids, words), (other, _) = tokenizer.encode([text, "bxb"])
+    assert text_of(tokenizer, ids) == text and words.tolist() == list(range(len(text)))
+    assert [tokenizer.token(int(i)) for i in other] == ["b", "[UNK]", "b"]
+    with pytest.raises(DataError, match="vocab_size must be at least 25 for characters"):
+        Tokenizer.train([text], 10, "characters")
 
 
 def text_of(tokenizer, ids):

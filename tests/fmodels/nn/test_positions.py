@@ -50,7 +50,7 @@ def test_rotary_rotates_pairs_across_halves():
     ],
 )
 def test_alibi_is_linear_in_the_distance(heads, exponents):
-    bias_NTT = alibi(heads, jnp.arange(6)[None])[0]
+    bias_NTT = alibi(heads, np.arange(6), np.arange(6))[0]
     distance_TT = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
     want = -(0.5 ** np.array(exponents))[:, None, None] * distance_TT
     np.testing.assert_allclose(bias_NTT, want, rtol=1e-6)
@@ -73,7 +73,7 @@ def bucket_of_t5(offset: int, buckets: int, max_distance: int) -> int:
 @pytest.mark.parametrize(("buckets", "max_distance", "length"), [(32, 128, 300), (16, 20, 50), (32, 128, 1)])
 def test_relative_buckets_match_t5(buckets, max_distance, length):
     table = np.outer(np.arange(buckets), [1, -1]).astype(np.float32)  # the bias of each bucket is its index
-    bias_NTT = RelativeBias(2, buckets, max_distance).apply({"params": {"embedding": table}}, length)[0]
+    bias_NTT = RelativeBias(2, False, buckets, max_distance).apply({"params": {"embedding": table}}, *2 * [np.arange(length)])[0]
     bucket_of = {offset: bucket_of_t5(offset, buckets, max_distance) for offset in range(-length, length)}
     want_TT = np.array([[bucket_of[key - query] for key in range(length)] for query in range(length)])
     np.testing.assert_array_equal(bias_NTT, np.stack([want_TT, -want_TT]))
@@ -83,7 +83,7 @@ def test_relative_bias_gradient_sums_over_each_bucket():
     module, length = RelativeBias(3), 20
     draw = np.random.default_rng(0).normal
     table, g_NTT = (draw(size=shape).astype(np.float32) for shape in ((32, 3), (3, length, length)))
-    loss = lambda table: (module.apply({"params": {"embedding": table}}, length)[0] * g_NTT).sum()
+    loss = lambda table: (module.apply({"params": {"embedding": table}}, *2 * [np.arange(length)])[0] * g_NTT).sum()
     want = np.zeros((32, 3))
     for query in range(length):
         for key in range(length):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmodels.axes import split
-from fmodels.bert import SIZES, BertConfig, bert
+from fmodels.bert import SIZES, BertConfig, bert, modern_bert, roberta
 from fmodels.nn.heads import ClassifierHead, MaskedLMHead
 from fmodels.nn.transformer import TransformerConfig, stack_layers, unstack_layers
 
@@ -68,8 +68,12 @@ def assert_close(a, b, tolerance: float = 1e-5) -> None:
 
 
 CHOICES = {
-    "activation": ("gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu"),
-    "norm": ("layer", "rms"),
+    "activation": ("gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu", "geglu_tanh"),
+    "norm": ("layer", "layer_no_bias", "rms"),
+    "init": ("normal", "gpt2", "fan_in", "lecun", "xavier"),
+    "head_size": (None, 10),
+    "kv_heads": (None, 2, 1),
+    "window": (None, 2),
     "norm_position": ("pre", "post"),
     "position": ("learned", "sinusoidal", "rotary", "alibi", "relative", "directional", "none"),
     "pooling": ("cls", "mean"),
@@ -79,9 +83,12 @@ CHOICES = {
 DEFAULT = small()
 VARIANTS = [{}, *({k: v} for k, values in CHOICES.items() for v in values if v != getattr(DEFAULT, k))]
 MODERN = {"norm": "rms", "norm_position": "pre", "activation": "swiglu", "position": "rotary", "bias": False, "pooling": "mean"}
+ALTERNATING = {"position": "rotary", "window": 2, "global_every": 2, "rotary_base": 500.0, "local_rotary_base": 90.0}
 
 
-@pytest.mark.parametrize("change", [*VARIANTS, MODERN], ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "default")
+@pytest.mark.parametrize(
+    "change", [*VARIANTS, MODERN, ALTERNATING], ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "default"
+)
 def test_every_variant_trains_and_ignores_padding(change):
     config, inputs = small(**change), batch()
     params = random_params(config)
@@ -134,8 +141,11 @@ def test_segments_default_to_zero():
     assert_close(outputs(small(), params, inputs), outputs(small(), params, zeros), 0)
 
 
-def test_scan_matches_the_loop():
-    config = partial(small, layers=3, position="relative", norm_position="pre")
+@pytest.mark.parametrize(
+    "change", [{"position": "relative", "norm_position": "pre"}, ALTERNATING], ids=["relative", "alternating"]
+)
+def test_scan_matches_the_loop(change):
+    config = partial(small, layers=3, **change)
     params, inputs = random_params(config()), batch()
     stacked = {**params, "encoder": stack_layers(params["encoder"])}
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, random_params(config(scan=True)))
@@ -256,6 +266,13 @@ def test_gated_default_has_the_same_parameter_count():
         ({"width": 25}, "width 25 does not divide into 4 heads"),
         ({"width": 12, "position": "rotary"}, r"position rotary needs an even head size \(width / heads\), not 3"),
         ({"width": 9, "heads": 3, "position": "sinusoidal"}, "position sinusoidal needs an even width, not 9"),
+        ({"kv_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"kv_heads": 0}, "kv_heads must be at least 1, or None for the default, not 0"),
+        ({"window": 0}, "window must be at least 1, or None for the default, not 0"),
+        ({"global_every": 3}, "global_every needs a window: set window"),
+        ({"rotary_base": 0.0}, "rotary_base must be greater than 0, not 0.0"),
+        ({"norm_epsilon": -1e-5}, "norm_epsilon must be greater than 0, not -1e-05"),
+        ({"head_size": 5, "position": "rotary"}, r"position rotary needs an even head size \(width / heads\), not 5"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
         ({"attention_dropout": -0.1}, r"attention_dropout must be in \[0, 1\), not -0.1"),
         (
@@ -271,6 +288,31 @@ def test_invalid_config_values_are_errors(change, message):
         small(**change)
 
 
+def test_local_layers_attend_within_the_window():
+    """Change one token. It reaches 2 tokens per local layer, and all tokens through a global layer."""
+    inputs = {**batch(), "mask": np.ones((3, LENGTH), bool)}
+    changed = {**inputs, "tokens": inputs["tokens"].copy()}
+    changed["tokens"][:, 0] = (inputs["tokens"][:, 0] + 1) % 31
+    for global_every, reached in ((None, 5), (2, LENGTH)):
+        config = small(position="rotary", window=2, global_every=global_every, segments=0)
+        params = random_params(config)
+        difference = np.abs(outputs(config, params, inputs)["hidden"] - outputs(config, params, changed)["hidden"]).max((0, 2))
+        assert (difference[:reached] > 1e-4).all() and (difference[reached:] == 0).all()
+
+
+def test_grouped_queries_equal_repeated_keys_and_values():
+    grouped, full = small(kv_heads=2), small()
+    params = random_params(grouped)
+
+    def repeated(path, leaf):
+        if {"key", "value"}.isdisjoint(part.key for part in path):
+            return leaf
+        return np.repeat(leaf.reshape(*leaf.shape[:-1], 2, 6), 2, axis=-2).reshape(*leaf.shape[:-1], 24)
+
+    params_of_full = jax.tree_util.tree_map_with_path(repeated, params)
+    assert_close(outputs(grouped, params, batch()), outputs(full, params_of_full, batch()))
+
+
 def test_sequences_longer_than_max_length_are_errors():
     model = small(max_length=8).build()
     with pytest.raises(ValueError, match="sequence length 11 exceeds max_length 8"):
@@ -280,4 +322,8 @@ def test_sequences_longer_than_max_length_are_errors():
 def test_published_sizes_by_name_with_overrides():
     assert set(SIZES) == {"tiny", "mini", "small", "medium", "base", "large"}
     assert bert("base") == BertConfig()
+    assert count(shapes_of(roberta("base"))) == 124_645_632 - 2 * 768  # HF has two unused positions
+    assert count(shapes_of(roberta("large"))) == 355_359_744 - 2 * 1024
+    assert count(shapes_of(modern_bert("base", scan=True))) == 149_014_272 + 768  # a norm more in the first layer
+    assert count(shapes_of(modern_bert("large", scan=True))) == 394_781_696 + 1024
     assert bert("large", dropout=0.0, width=512) == BertConfig(layers=24, width=512, heads=16, dropout=0.0)

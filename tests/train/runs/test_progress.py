@@ -1,5 +1,6 @@
 """What a run prints on stderr: the metrics of the held-out split at each evaluation, from the first process only."""
 
+import contextlib
 import json
 import os
 import pty
@@ -43,8 +44,10 @@ def test_figures_are_printed_above_the_bar_of_a_terminal(monkeypatch):
         progress = Progress("run", 40)
         progress.evaluated(20, {"validation": {"loss": 0.5, "classification": 0.5, "accuracy": 0.75, "confusion": [[1]]}})
         progress.close()
-        terminal.flush()
-        shown = os.read(reader, 10_000).decode()
+    shown = ""
+    with contextlib.suppress(OSError):  # the end, as the writer is closed
+        while part := os.read(reader, 10_000):  # a read returns what is there, not all
+            shown += part.decode()
     os.close(reader)
     assert "run  step 20/40  validation  loss 0.5000  accuracy 0.7500\r\n" in shown
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmodels.nn.cross_entropy import cross_entropy
+from train.objectives.cross_entropy import cross_entropy
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 4, 50)])

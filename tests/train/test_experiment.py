@@ -251,6 +251,7 @@ def test_differences_ignore_how_fields():
     how = replace(
         before,
         model=replace(before.model, attention="xla", remat="full"),
+        objective=replace(before.objective, logits_chunk=64),
         data=replace(before.data, accept_changed=True),
         mesh=Mesh(replica=2, tensor=2, rules={**RULES, "embed": ()}),
         run=replace(

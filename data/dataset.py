@@ -6,7 +6,7 @@ A data config is a frozen dataclass with `batch_size` and
     codec(folder) -> Codec        restore the codec from its files in `folder`; reads no data
     spec() -> {name: Spec}        shape and dtype of every array of a batch; reads no data
 
-It may also define `check`, `inherits`, `amount`, `show`, `read_input`, `elsewhere`, `code` and `accept_changed`; see
+It may also define `check`, `inherits`, `amount`, `show`, `overlaps`, `read_input`, `elsewhere`, `code` and `accept_changed`; see
 `train/parts.py` for their defaults.
 """
 

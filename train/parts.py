@@ -99,6 +99,14 @@ def show(data: Any, batch: Mapping[str, Any], seen: Mapping[str, Any], codec: An
     return [f"{name}: {values[0]}" for name, values in batch.items()]
 
 
+def overlaps(data: Any, dataset: Dataset) -> Sequence[str]:
+    """`data.overlaps(dataset)`: return lines on held-out rows that are also, or nearly, in train, and on what was compared.
+
+    The default is none.
+    """
+    return data.overlaps(dataset) if hasattr(data, "overlaps") else ()
+
+
 def elsewhere(data: Any, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
     """`data.elsewhere(folder, source, fields, splits)`: return the dataset of another source, prepared like that of the run in
     `folder`. The default raises UserError.

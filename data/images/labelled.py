@@ -16,7 +16,7 @@ from data import labels as labelling
 from data.cache import cached, read_json
 from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
-from data.images import decoding, show
+from data.images import decoding, overlap, show
 from data.mixture import weighted
 from data.reading import Reading
 from data.sources import WHERE
@@ -58,6 +58,10 @@ class Images(labelling.Labelled):
 
     def show(self, batch: Batch, seen: Mapping[str, Any], codec: "ImageCodec", stem: Path) -> list[str]:
         return show.grid(batch, codec.labels, stem)
+
+    def overlaps(self, dataset: Dataset) -> list[str]:
+        """Return a line on the images of each held-out split that are also in train."""
+        return overlap.lines(dataset.splits)
 
     def build(self) -> Dataset:
         reading = Reading(self)

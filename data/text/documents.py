@@ -22,6 +22,7 @@ from data.reading import FromSource, Reading
 from data.sources import Row
 from data.sources.mixture import PART
 from data.store import Stored, Writer
+from data.text import overlap
 from data.text.cleaning import ORDER, Cleaner, Cleaning, cleaned, left_out
 
 CHUNK = 1000  # texts in memory at a time
@@ -52,6 +53,11 @@ class FromText(FromSource):
         """
         source = sources.find(self.source)
         return cleaned(source.prepared(text) if hasattr(source, "prepared") else text, self.cleaning)  # pyright: ignore
+
+    def overlaps(self, dataset: Dataset) -> list[str]:
+        """Return a line on the texts of each held-out split that are nearly in train."""
+        stored = documents(self)
+        return overlap.lines(dataset.shown or {split: stored.texts(split) for split in stored.splits})
 
     def code(self) -> str | None:
         """Return the user's Python file in `cleaning.keep`, if any."""

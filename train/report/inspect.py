@@ -1,4 +1,4 @@
-"""Show the data of an experiment: its size, its preparation, and one batch as the step sees it."""
+"""Show the data of an experiment: its size, its preparation, overlap of its splits, and one batch as the step sees it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +39,8 @@ def _show(dataset: Dataset, data: Any, batch: Mapping, seen: Mapping, stem: Path
         console.print(_table(title, found))
     for note in dataset.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
+    for line in parts.overlaps(data, dataset):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(_table("fingerprint", dataset.fingerprint))
     console.print(_table("first batch", {name: f"{x.dtype} {list(x.shape)}" for name, x in batch.items()}))
     for line in parts.show(data, batch, seen, dataset.codec, stem):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from data import held_out, sources
+from data import held_out, held_out_sentences, sources
 from data.dataset import Dataset
 from data.errors import DataError
 from data.evaluation import Whole, expression
@@ -22,7 +22,7 @@ from data.sources import SPLITS, WHERE, Bad, Row
 from data.sources.files import Files
 from data.sources.mixture import PART
 
-HELD_OUT = "held_out"  # in data.splits: a tenth of the training rows, chosen by `data.held_out`
+HELD_OUT, HELD_OUT_SENTENCES = "held_out", "held_out_sentences"  # in data.splits: a tenth of train, chosen by these modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class FromSource:
     "source fields for our fields: text=sentence,label=sentiment (empty: the names are the same)"
     splits: str = ""
     """source splits for our splits: train=train[:90%],validation=train[90%:]; validation=held_out holds out a tenth of each \
-label of train (empty: the source chooses)"""
+label of train, and held_out_sentences a tenth of its sentences without their phrases (empty: the source chooses)"""
     bad_records: Literal["error", "skip"] = "error"
     "on an unreadable row: error stops the run; skip counts the row and writes it to bad_records.jsonl"
     bad_limit: int = 100
@@ -56,9 +56,11 @@ label of train (empty: the source chooses)"""
         splits = pairs("splits", self.splits)
         if splits and "train" not in splits:
             raise ValueError("splits must include train")
-        held = [split for split, expression in splits.items() if expression == HELD_OUT]
+        held = [split for split, expression in splits.items() if expression in (HELD_OUT, HELD_OUT_SENTENCES)]
         if len(held) > 1 or "train" in held:
-            raise ValueError(f"splits: {HELD_OUT} is a tenth of train, for validation or for test")
+            raise ValueError(f"splits: {splits[held[0]]} is a tenth of train, for validation or for test")
+        if HELD_OUT_SENTENCES in splits.values() and "text" not in self.READS:
+            raise ValueError(f"splits: {HELD_OUT_SENTENCES} needs texts; use {HELD_OUT}")
         for name in ("bad_limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -158,12 +160,15 @@ class Reading:
         Raises DataError if there is no training split or no held-out split.
         """
         wanted = pairs("splits", self.config.splits)
-        held = [split for split, expression in wanted.items() if expression == HELD_OUT]
+        held = [split for split, expression in wanted.items() if expression in (HELD_OUT, HELD_OUT_SENTENCES)]
         found = dict(self.source.splits({split: wanted[split] for split in wanted if split not in held}, self.names))
         for split in held:
             rows = found["train"]
             rows = rows.rows if isinstance(rows, held_out.HeldOut) else rows  # the source itself held out a tenth
-            found["train"], found[split] = held_out.split(rows, self.names, str(self.config.source)).values()
+            if wanted[split] == HELD_OUT:
+                found["train"], found[split] = held_out.split(rows, self.names, str(self.config.source)).values()
+            else:
+                found["train"], found[split] = held_out_sentences.split(rows, self.names["text"]).values()
         if "train" not in found or len(found) < 2:
             raise DataError(
                 f"data.source {self.config.source}: a run needs the split train, and validation or test; available: "

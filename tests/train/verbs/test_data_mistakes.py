@@ -60,6 +60,11 @@ MISTAKES = {
         "validation has the label 'b' only; are the rows sorted by label? Omit --data.splits to hold out a tenth of each label",
     ),
     "held-out training split": (rows(), ["--data.splits=train=held_out"], "held_out is a tenth of train, for validation or"),
+    "long texts as sentences": (
+        [*rows(), {"text": "word " * 200, "label": "a"}],
+        ["--data.splits=train=train,validation=held_out_sentences"],
+        "rows.jsonl, line 61: 200 words; held_out_sentences takes at most 100: use held_out in data.splits",
+    ),
     "line that is not JSON": ([*rows(3), "{"], [], "rows.jsonl, line 4: not JSON"),
     "fields without a pair": (rows(), ["--data.fields=text"], "data.fields must be NAME=SOURCE_NAME,…, not 'text'"),
     "unknown split name": (rows(), ["--data.splits=train=train,dev=dev"], "data.splits must map train, validation, test"),

@@ -114,6 +114,7 @@ def test_xquad_json_has_the_same_questions_per_language_and_correct_answer_offse
         assert all(row["context"][row["start"] :].startswith(row["answer"]) for row in split)
 
 
+@pytest.mark.slow
 @published
 def test_movielens_csv_has_as_many_ratings_as_its_readme_says():
     prepare("movielens_csv")

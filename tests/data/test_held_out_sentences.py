@@ -46,6 +46,7 @@ def test_no_part_of_a_held_out_sentence_is_in_train(folder):
     assert LabelledText(source=f"files:{folder}", fields="text=sentence", splits=SPLITS, length=16, vocab_size=300).build()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="TFDS_DATA_DIR is not set")
 def test_sst2_held_out_by_sentence_does_not_overlap_with_train_but_a_slice_does():
     source, fields = "tfds:glue/sst2", "text=sentence,label=label"

@@ -144,9 +144,7 @@ MESHES = {
 
 # Other cases are marked slow. These cover each family and each axis.
 FAST = {
-    "fsdp 8",
     "data 2 fsdp 2 tensor 2 accumulation 2",
-    "packed fsdp 2 tensor 4",
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt packed fsdp 4 tensor 2",
     "transformer data 2 fsdp 2 tensor 2",

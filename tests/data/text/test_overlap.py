@@ -35,6 +35,7 @@ def test_a_line_has_the_count_an_example_and_what_was_compared(monkeypatch):
 
 
 @pytest.mark.skipif(not os.environ.get("FMODELS_DATA"), reason="FMODELS_DATA is not set")
+@pytest.mark.slow
 def test_documents_of_language_modelling_are_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", str(tmp_path))
     config = Text(source=f"files:{os.environ['FMODELS_DATA']}/multi30k/data/task1/raw/*.en.gz", length=16)

@@ -126,6 +126,7 @@ def test_packed_batch_has_the_loss_and_gradients_of_separate_sequences(position)
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
 
+    @jax.jit
     @jax.value_and_grad
     def loss(params, batch, real):
         outputs, _ = model.apply(params, {}, batch)

@@ -163,6 +163,7 @@ def test_stack_and_unstack_are_inverse():
     assert_close(unstack_layers(stacked), encoder, 0)
 
 
+@pytest.mark.slow
 def test_remat_does_not_change_results():
     """Uses dropout: the recomputation must draw the same random bits."""
     config = partial(small, dropout=0.2, attention_dropout=0.3)

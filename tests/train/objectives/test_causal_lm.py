@@ -80,7 +80,8 @@ def test_predictions_are_the_next_tokens_and_the_loss_of_each_text():
     assert not notes
     rows = {name: jnp.asarray(x) for name, x in encoded.items()}
     objective, fixed, apply = CausalLM(), params(), MODEL.build().apply
-    described = objective.describe(jax.device_get(objective.predict(apply, fixed, {}, rows)), codec)
+    predict = jax.jit(lambda params, rows: objective.predict(apply, params, {}, rows))
+    described = objective.describe(jax.device_get(predict(fixed, rows)), codec)
     for row, (text, found) in enumerate(zip(("a mad", "dog"), described, strict=True)):
         alone = {"tokens": rows["tokens"][row : row + 1, : len(text) + 1]}  # [CLS] text
         out, _ = apply(fixed["model"], {}, alone)

@@ -24,7 +24,8 @@ def trained(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(DIGITS) == 0
-        sizes = ["--data.length", "16", "--data.vocab-size", "300", "--model.layers", "1", "--data.batch-size", "16"]
+        sizes = ["--data.length", "16", "--data.vocab-size", "300", "--data.batch-size", "16"]
+        sizes += ["--model.layers", "1", "--model.width", "64", "--model.heads", "2", "--model.hidden", "128"]
         steps = ["--run.steps", "40", "--run.evaluate-every", "20"]
         assert main(["run", "pydocs", "--data.source", "files:notes.txt", *sizes, *steps, "--run.dir", "runs/text"]) == 0
     return folder

@@ -23,7 +23,11 @@ def oscillating(folder: Path, **changes) -> Experiment:
 
 @pytest.mark.parametrize(
     ("best", "mode", "choose"),
-    [("test/macro_f1", "max", max), ("min:test/accuracy", "min", min), ("test/classification", "min", min)],
+    [
+        ("test/macro_f1", "max", max),
+        pytest.param("min:test/accuracy", "min", min, marks=pytest.mark.slow),
+        pytest.param("test/classification", "min", min, marks=pytest.mark.slow),
+    ],
 )
 def test_run_best_chooses_the_best_checkpoint(tmp_path, capsys, best, mode, choose):
     folder, metric = tmp_path / "run", best.rpartition(":")[2]

@@ -20,6 +20,7 @@ def constant(folder: Path, steps: int):
     return with_run(replace(experiment, optimizer=replace(experiment.optimizer, schedule="constant")), steps=steps)
 
 
+@pytest.mark.slow
 def test_an_extended_run_with_a_constant_schedule_equals_a_longer_run(tmp_path, capsys):
     loop.train(constant(tmp_path / "longer", 60))
     loop.train(constant(tmp_path / "extended", 40))
@@ -31,7 +32,7 @@ def test_an_extended_run_with_a_constant_schedule_equals_a_longer_run(tmp_path, 
     assert sorted(losses(tmp_path / "extended")) == [20, 40, 60]
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("schedule", [pytest.param("linear", marks=pytest.mark.slow), "cosine"])
 def test_an_extension_that_changes_the_schedule_is_reported(tmp_path, capsys, schedule):
     experiment = short(tmp_path / "run")
     optimizer = replace(experiment.optimizer, schedule=schedule, warmup_steps=5, learning_rate=1e-3)

@@ -57,6 +57,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(begin, whole, tmp_
     assert losses(folder) == losses(whole)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_explains_how_to_resume_and_exits_0(begin, whole, tmp_path):
     folder = tmp_path / "stopped"
     wait_for(folder, 210, processes := begin(folder))
@@ -190,6 +191,7 @@ def test_an_incomplete_start_is_repeated_and_a_finished_run_keeps_its_environmen
     assert (folder / "environment.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_predict_needs_only_the_run_directory(tmp_path, capsys):
     notes = tmp_path / "notes.txt"
     notes.write_text("\n".join(f"note {i} is of a thing that is {i % 7} years old" for i in range(100)))

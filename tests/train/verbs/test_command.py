@@ -57,6 +57,7 @@ def test_output_is_that_of_the_module(fmodels, own_modules, tmp_path, arguments,
     assert outcome(fmodels, arguments, own_modules) == expected
 
 
+@pytest.mark.slow
 def test_run_is_that_of_the_module(fmodels, own_modules, tmp_path):
     arguments = ["run", "digits-mlp", *STEPS]
     status, expected, _ = outcome(MODULE, arguments, tmp_path)
@@ -65,6 +66,7 @@ def test_run_is_that_of_the_module(fmodels, own_modules, tmp_path):
     assert (status, out) == (0, expected), err
 
 
+@pytest.mark.slow
 def test_recipe_file_imports_modules_beside_it_also_in_reader_processes(fmodels, own_modules):
     arguments = ["run", f"{RECIPE}:toy", *STEPS, "--run.read-workers", "2"]
     status, _, err = outcome(fmodels, arguments, own_modules)

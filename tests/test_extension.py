@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "extension" / "toy_recipe.py"
 
 
+@pytest.mark.slow
 def test_recipe_file_with_its_own_model_objective_and_data(front_door, tmp_path):
     def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
         """(status, stdout, stderr)"""

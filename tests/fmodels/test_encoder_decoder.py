@@ -10,6 +10,7 @@ from fmodels.axes import split
 from fmodels.nn.encoder_decoder import EncoderDecoderConfig
 from fmodels.t5 import T5Config
 from fmodels.transformer import SIZES, Seq2SeqConfig, transformer
+from tests.cases import cases
 
 ROWS, SOURCE, LENGTH = 3, 9, 12
 SMALL = {"layers": 2, "width": 16, "heads": 4, "hidden": 24, "vocab_size": 40, "max_length": 16}
@@ -21,7 +22,7 @@ CONFIGS = {
     "t5 1.1 scanned": T5Config(**SMALL, head_size=6, activation="geglu_tanh", tied=False, scan=True),
     "rotary": T5Config(**SMALL, position="rotary", kv_heads=2),
 }
-configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+configs = pytest.mark.parametrize("config", cases(CONFIGS, ["transformer", "t5 1.1 scanned"]))
 
 PUBLISHED = {
     "t5-small": 60_506_624,

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def module_of(path: Path, root: Path) -> str:
     return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def read(root: Path) -> dict[str, tuple[ast.Module, bool]]:
     """Return {module: (syntax tree, whether it is a package)} for all modules of the three packages."""
     paths = [path for package in PACKAGES for path in (root / package).rglob("*.py")]

@@ -12,6 +12,7 @@ import pytest
 from fmodels.axes import Layout, look_up, traced_for
 from fmodels.bert import MODERN
 from fmodels.nn.decoding import Decoding, generate, padded
+from tests.cases import cases
 from tests.train.experiments import (
     ADAMW,
     LENGTH,
@@ -143,28 +144,17 @@ MESHES = {
 
 
 # Other cases are marked slow. These cover each family and each axis.
-FAST = {
+FAST = [
     "data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt packed fsdp 4 tensor 2",
     "transformer data 2 fsdp 2 tensor 2",
-    "t5 packed data 2 fsdp 2 tensor 2 accumulation 2",
-    "classes tensor 4",
     "mlp data 2 fsdp 2 tensor 2",
     "cnn replica 2 fsdp 2 tensor 2",
-    "modern",
-}
+]
 
 
-def cases(named: dict) -> list:
-    """Return the cases of a table as test parameters."""
-    marks = lambda name: () if name in FAST else pytest.mark.slow
-    return [
-        pytest.param(*(case if isinstance(case, tuple) else (case,)), id=name, marks=marks(name)) for name, case in named.items()
-    ]
-
-
-@pytest.mark.parametrize(("make", "mesh", "accumulation"), cases(MESHES))
+@pytest.mark.parametrize(("make", "mesh", "accumulation"), cases(MESHES, FAST))
 def test_training_on_eight_devices_equals_one(alone, make, mesh, accumulation):
     state, losses = alone(make)
     experiment = make()
@@ -180,7 +170,7 @@ def test_training_on_eight_devices_equals_one(alone, make, mesh, accumulation):
 
 
 @pytest.mark.parametrize("options", [{"beams": 2, "repetition_penalty": 3.0}, {"temperature": 1.0}], ids=str)
-@pytest.mark.parametrize("make", [gpt_packed, gpt_chunked])
+@pytest.mark.parametrize("make", [gpt_packed, pytest.param(gpt_chunked, marks=pytest.mark.slow)])
 def test_generation_on_eight_devices_equals_one(make, options):
     """The second model has scanned layers."""
     config, built = make().model, program(make(), Mesh(data=2, fsdp=2, tensor=2))
@@ -209,7 +199,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", cases(BLOCKS))
+@pytest.mark.parametrize("block", cases(BLOCKS, ["modern"]))
 def test_training_every_block_on_eight_devices_equals_one(block):
     experiment = bert(**block)
     state, losses = trained(program(experiment, Mesh(), devices=1), experiment)

@@ -27,6 +27,7 @@ def test_evenly_spaced_images_are_compared(monkeypatch):
     assert line.startswith("warning: 50 of 100 images of test") and "compared with 50 of 100 images" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FMODELS_DATA"), reason="FMODELS_DATA is not set")
 def test_mnist_has_no_test_image_in_train(tmp_path, monkeypatch):
     monkeypatch.setenv("FMODELS_CACHE", str(tmp_path))

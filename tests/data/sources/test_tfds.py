@@ -94,6 +94,7 @@ def mine(made, tmp_path, monkeypatch) -> Path:
     return tmp_path / "tfds"
 
 
+@pytest.mark.slow
 @published
 def test_mnist_is_complete_and_its_images_are_png():
     splits = source("mnist").splits({}, {})

@@ -8,6 +8,7 @@ import pytest
 from fmodels.axes import split
 from fmodels.gpt import MODERN, GptConfig
 from fmodels.model import Model
+from tests.cases import cases
 
 ROWS, LENGTH, PROMPT, SLOTS = 3, 12, 8, 15
 PADDING = np.array([0, 4, 7])  # on the left
@@ -42,7 +43,7 @@ def assert_equal_to_whole(hidden: list[jax.Array], whole: jax.Array, mask: jax.A
     np.testing.assert_allclose(np.concatenate(hidden, 1)[mask], np.asarray(whole)[mask], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("change", cases(VARIANTS, ["gpt2", "modern"]))
 def test_prompt_and_single_tokens_equal_the_whole_sequence(change):
     batch, chosen = prompts(), config(**change)
     model = chosen.build()

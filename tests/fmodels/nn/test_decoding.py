@@ -9,6 +9,7 @@ import pytest
 
 from fmodels.gpt import GptConfig
 from fmodels.nn.decoding import Decoding, decode, filtered, generate, padded, penalized, prefill
+from tests.cases import cases
 from tests.fmodels.nn.test_cache import random_params
 from tests.fmodels.test_parity import FAMILIES, GOLDENS, arrays, golden, scanned
 
@@ -22,8 +23,8 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("scan", [False, True], ids=["loop", "scan"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scan", cases({"loop": False, "scan": True}, ["loop"]))
+@pytest.mark.parametrize("method", cases({name: name for name in METHODS}, ["greedy", "beams"]))
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5_1_1"])
 def test_tokens_equal_those_of_transformers(name, method, scan):
     config, groups = golden(name)

@@ -42,6 +42,7 @@ def test_tables_match_the_goldens(capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_simulated_pod(front_door, tmp_path):
     mesh = ["--mesh.replica=2", "--mesh.data=1", "--mesh.fsdp=16", "--mesh.tensor=2"]
     process = front_door("shardings", *options("bert-tiny"), *mesh, cwd=tmp_path)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from tests.cases import cases
 from flax import serialization
 
 from tests.train.experiments import short
@@ -122,9 +123,9 @@ def test_checkpoints_that_are_not_damaged_are_not_moved(folder):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", cases(DAMAGE, ["one bit", "truncated", "optimizer removed"]))
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(unharmed, folder, capsys, damage):
-    DAMAGE[damage](folder / "checkpoints" / "40")
+    damage(folder / "checkpoints" / "40")
     assert main(["checkpoints", str(folder)]) == 2
     found = capsys.readouterr()
     (of_20, of_40) = found.out.splitlines()[1:]

@@ -78,6 +78,7 @@ def _by_scipy(data):
     return wavfile.read(io.BytesIO(data))[1].astype(np.float32) / 2**15
 
 
+@pytest.mark.slow
 @real
 def test_cifar10_from_a_tar_archive():
     splits = Files(f"{REAL}/cifar10/cifar10_jpg.tar.xz").splits({"train": "train", "validation": "test[:1100]"}, {})

@@ -52,7 +52,8 @@ class LabelledText(labelling.Labelled, FromTokens):
         }
         part = texts.store("train").column("part")[chosen]
         splits["train"] = weighted(Subset(splits["train"], chosen), part, texts.weights, self.source)
-        topics, notes = about(texts, rows), [*notes_of(texts), *labels.notes]
+        topics = about(texts, rows)
+        notes = [*notes_of(texts, topics), *labels.notes]
         if self.labels_per_class is not None:
             notes.append(
                 f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} per class"

@@ -153,13 +153,14 @@ class Text(FromTokens):
                 part = np.tile(part, pairs.variants)
             if split == "train":
                 splits[split] = weighted(splits[split], part, texts.weights, self.source)
+        topics = about(texts, rows)
         return Dataset(
             splits=splits,
             facts=facts(vocabulary),
             fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
             codec=TextCodec(self, vocabulary),
-            notes=notes(texts),
-            about=about(texts, rows),
+            notes=notes(texts, topics),
+            about=topics,
             bad_records=texts.about["bad"],
         )
 
@@ -301,11 +302,16 @@ def about(texts: Documents, rows: Path) -> dict[str, Any]:
     }
 
 
-def notes(texts: Documents) -> list[str]:
-    """Return a note on the documents removed by cleaning, if any."""
+def notes(texts: Documents, topics: Mapping[str, Any]) -> list[str]:
+    """Return notes on the documents removed by cleaning, and on splits with at least 1 % of tokens unknown."""
     counts = texts.about["counts"]
     why = left_out(counts)
-    return [f"cleaning removed {why}, of {counts['documents in']:,} documents"] if why else []
+    found = [f"cleaning removed {why}, of {counts['documents in']:,} documents"] if why else []
+    for split in texts.splits:
+        unknown, total = (topics[f"tokens of {split}"][name] for name in ("unknown tokens", "tokens"))
+        if unknown >= total / 100:
+            found.append(f"{split}: {unknown:,} of {total:,} tokens are unknown to the tokenizer; another one may fit the texts")
+    return found
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

@@ -45,3 +45,17 @@ def test_note_on_truncated_texts_counts_the_texts_in_use(tmp_path):
         (tmp_path / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines]))
     config = LabelledText(source=f"files:{tmp_path}", length=16, vocab_size=300, labels_per_class=2)
     assert "train: 4 of 4 texts are longer than data.length 16 and are truncated" in config.build().notes
+
+
+def test_note_on_words_that_an_inherited_tokenizer_does_not_know(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "note", "is"]))
+    (folder := tmp_path / "rows").mkdir()
+    for split in ("train", "validation"):
+        lines = [
+            f"note is is is is is is is {word if split == 'train' else label}\t{label}"
+            for word, label in (("is", "good"), ("note", "bad"))
+        ]
+        (folder / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    config = LabelledText(source=f"files:{folder}", length=16, tokenizer=str(tmp_path / "vocab.txt"))
+    unknown = [note for note in config.build().notes if "unknown" in note]
+    assert unknown == ["validation: 2 of 18 tokens are unknown to the tokenizer; another one may fit the texts"]

@@ -1,14 +1,14 @@
 """Generation of tokens with a cache: greedy, sampling and beam search, for decoders and encoder-decoders.
 
-`prefill` reads the prompts, and `decode` chooses all new tokens in one loop. They are plain functions; the caller jits them,
-separately or together (`generate`).
+`prefill` reads the prompts, and `decode` chooses all new tokens in one loop; `decode_block` chooses a few, to show a text as it
+grows. They are plain functions; the caller jits them, separately or together (`generate`).
 
 Shapes: B batch, T prompt length, N new tokens, K beams, C candidates, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,13 @@ Step = Callable[[jax.Array, Cache], tuple[jax.Array, Cache]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class Strategy:
     """How to choose tokens. Raises ValueError for invalid or incompatible values."""
 
     new_tokens: int = 64
-    "most tokens to generate, N"
+    "maximum number of tokens to generate, N"
     temperature: float = 0.0
-    "divisor of the logits; 0: choose the most probable token"
+    "divisor of the logits when sampling; 0: choose the most probable token"
     top_k: int | None = None
     "sample from this many most probable tokens (Fan et al. 2018)"
     top_p: float | None = None
@@ -44,15 +44,9 @@ class Decoding:
     "sequences that beam search follows; 1: no beam search"
     length_penalty: float = 1.0
     "beam search divides the log probability of a sequence by its length to this power"
-    stop: tuple[int, ...] = ()
-    "ids of tokens that end a sequence"
-    pad: int = 0
-    "id after the end of a sequence"
-    vocab_size: int | None = None
-    "ids from here on, which the tokenizer does not have, are never chosen"
 
     def __post_init__(self):
-        for name in ("new_tokens", "beams", "top_k", "vocab_size"):
+        for name in ("new_tokens", "beams", "top_k"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if not self.temperature >= 0:
@@ -68,31 +62,42 @@ class Decoding:
             raise ValueError("top_k, top_p and min_p select tokens to sample from: set temperature above 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoding(Strategy):
+    """A strategy for a vocabulary."""
+
+    stop: tuple[int, ...] = ()
+    "ids of tokens that end a sequence"
+    pad: int = 0
+    "id after the end of a sequence"
+    vocab_size: int | None = None
+    "ids from here on, which the tokenizer does not have, are never chosen"
+
+
+class Sampling(NamedTuple):
+    """The state of sampling between two tokens."""
+
+    count: jax.Array  # tokens chosen so far
+    is_done_B: jax.Array
+    seen_BV: jax.Array  # True at the tokens of the prompt and the output
+    logits_BV: jax.Array  # of the next token
+    cache: Cache
+
+
 def generate(
     apply: Apply, params: Any, state: Any, batch: Mapping[str, jax.Array], decoding: Decoding, rng: jax.Array
 ) -> jax.Array:
     """Return the new tokens [B, N] after the prompts of `batch`, with `pad` after the end of each.
 
-    `batch` has the fields that the model reads; prompts of unequal length are padded on the left (see `padded`). Raises
-    ValueError if a prompt and its N new tokens exceed the `max_length` of the model.
+    `batch` has the fields that the model reads; prompts of unequal length are padded on the left (see `padded`). `rng` is a key,
+    or a key for each row. Raises ValueError if a prompt and its N new tokens exceed the `max_length` of the model.
     """
     logits_BV, cache = prefill(apply, params, state, batch, batch["tokens"].shape[1] + decoding.new_tokens)
     return decode(apply, params, state, logits_BV, seen_in(batch, logits_BV.shape[1]), cache, decoding, rng)
 
 
-def padded(prompts: Sequence[Sequence[int]], new_tokens: int, max_length: int, pad: int = 0) -> dict[str, np.ndarray]:
-    """Return `tokens` and `mask` [B, T] of prompts, padded on the left to a power of two, or to `max_length - new_tokens`.
-
-    Prompts of many lengths thus need few compiled programs. Raises ValueError for a prompt that is empty or too long."""
-    most = max(max_length - new_tokens, 0)
-    for i, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise ValueError(f"prompt {i} is empty")
-        if len(prompt) > most:
-            raise ValueError(
-                f"prompt {i} has {len(prompt)} tokens; with {new_tokens} new ones, the model can read {max(most, 0)}"
-            )
-    length = min(2 ** (max(map(len, prompts)) - 1).bit_length(), most)
+def padded(prompts: Sequence[Sequence[int]], length: int, pad: int = 0) -> dict[str, np.ndarray]:
+    """Return `tokens` and `mask` [B, length] of prompts, padded on the left."""
     tokens = np.full((len(prompts), length), pad, np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[length - len(prompt) :] = prompt
@@ -119,6 +124,21 @@ def decode(
     if decoding.beams > 1:
         return beam_search(step, logits_BV, seen_BV, cache, decoding)
     return sample(step, logits_BV, seen_BV, cache, decoding, rng)
+
+
+def decode_block(
+    apply: Apply,
+    params: Any,
+    state: Any,
+    sampling: Sampling,
+    decoding: Decoding,
+    keys_B: jax.Array,
+    size: int,
+    room: int | jax.Array,
+) -> tuple[jax.Array, Sampling]:
+    """Return [B, size] new tokens, of which at most `room` are chosen, and the state after them. Begin with that of `begin`."""
+    step = lambda tokens_B, cache: _advance(apply, params, state, {"tokens": tokens_B[:, None]}, cache)
+    return sample_block(step, sampling, decoding, keys_B, size, room)
 
 
 def _advance(
@@ -165,30 +185,51 @@ def filtered(logits_BV: jax.Array, decoding: Decoding) -> jax.Array:
     return logits_BV
 
 
+def begin(logits_BV: jax.Array, seen_BV: jax.Array, cache: Cache) -> Sampling:
+    """Return the state before the first token, from the results of `prefill`."""
+    return Sampling(jnp.zeros((), jnp.int32), jnp.zeros(len(logits_BV), bool), seen_BV, logits_BV, cache)
+
+
 def sample(step: Step, logits_BV: jax.Array, seen_BV: jax.Array, cache: Cache, decoding: Decoding, rng: jax.Array) -> jax.Array:
-    """Return [B, N] tokens that are most probable or, with a temperature, sampled. A row depends on `rng` and its index."""
-    rows_B = jnp.arange(len(logits_BV))
-    stop = jnp.array(decoding.stop, jnp.int32)
+    """Return [B, N] tokens that are most probable or, with a temperature, sampled."""
+    keys_B = rng if rng.ndim else row_keys(rng, jnp.arange(len(logits_BV)))
+    return sample_block(step, begin(logits_BV, seen_BV, cache), decoding, keys_B, decoding.new_tokens, decoding.new_tokens)[0]
 
-    def going(state) -> jax.Array:
-        i, _, is_done_B, *_ = state
-        return (i < decoding.new_tokens) & ~is_done_B.all()
 
-    def choose(state):
-        i, tokens_BN, is_done_B, seen_BV, logits_BV, cache = state
+def row_keys(rng: jax.Array, rows_B: jax.Array) -> jax.Array:
+    """Return a key for each row, from its index."""
+    return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows_B)
+
+
+def sample_block(
+    step: Step, state: Sampling, decoding: Decoding, keys_B: jax.Array, size: int, room: int | jax.Array
+) -> tuple[jax.Array, Sampling]:
+    """Return [B, size] tokens, of which at most `room` are chosen, and the state after them.
+
+    The tokens of a row depend on its key and their place in the text, not on the blocks or on other rows."""
+    rows_B, stop = jnp.arange(len(keys_B)), jnp.array(decoding.stop, jnp.int32)
+
+    def going(carry) -> jax.Array:
+        i, _, state = carry
+        return (i < room) & ~state.is_done_B.all()
+
+    def choose(carry):
+        i, tokens_BN, (count, is_done_B, seen_BV, logits_BV, cache) = carry
         logits_BV = penalized(logits_BV, seen_BV, decoding)
         if decoding.temperature:
-            keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(rng, row), i))(rows_B)
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, count)
             chosen_B = jax.vmap(jax.random.categorical)(keys, filtered(logits_BV, decoding))
         else:
             chosen_B = logits_BV.argmax(1)
         chosen_B = jnp.where(is_done_B, decoding.pad, chosen_B).astype(jnp.int32)
         seen_BV = seen_BV.at[rows_B, chosen_B].set(True)
         logits_BV, cache = step(chosen_B, cache)
-        return i + 1, tokens_BN.at[:, i].set(chosen_B), is_done_B | jnp.isin(chosen_B, stop), seen_BV, logits_BV, cache
+        state = Sampling(count + 1, is_done_B | jnp.isin(chosen_B, stop), seen_BV, logits_BV, cache)
+        return i + 1, tokens_BN.at[:, i].set(chosen_B), state
 
-    tokens_BN = jnp.full((len(rows_B), decoding.new_tokens), decoding.pad, jnp.int32)
-    return jax.lax.while_loop(going, choose, (0, tokens_BN, jnp.zeros(len(rows_B), bool), seen_BV, logits_BV, cache))[1]
+    tokens_BN = jnp.full((len(rows_B), size), decoding.pad, jnp.int32)
+    _, tokens_BN, state = jax.lax.while_loop(going, choose, (0, tokens_BN, state))
+    return tokens_BN, state
 
 
 def beam_search(step: Step, logits_BV: jax.Array, seen_BV: jax.Array, cache: Cache, decoding: Decoding) -> jax.Array:

@@ -177,7 +177,7 @@ def test_generation_on_eight_devices_equals_one(make, options):
     layout = activations(built.mesh, RULES)[0]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32), built.shapes.params["model"])
-    prompts = padded([[7], [5, 6, 9], [8, 8], [3, 2, 1, 4]] * 2, 6, config.max_length)
+    prompts = padded([[7], [5, 6, 9], [8, 8], [3, 2, 1, 4]] * 2, 4)
     decoding, model = Decoding(new_tokens=6, **options), config.build()
 
     def run(params, batch, layout: Layout) -> np.ndarray:

@@ -10,7 +10,18 @@ import pytest
 
 from fmodels.gpt import GptConfig
 from fmodels.model import Model
-from fmodels.nn.decoding import Decoding, filtered, generate, padded, penalized, prefill
+from fmodels.nn.decoding import (
+    Decoding,
+    begin,
+    decode_block,
+    filtered,
+    generate,
+    padded,
+    penalized,
+    prefill,
+    row_keys,
+    seen_in,
+)
 from tests.cases import cases
 from tests.fmodels.nn.test_cache import random_params
 from tests.fmodels.test_parity import FAMILIES, GOLDENS, arrays, golden, scanned
@@ -60,7 +71,7 @@ def small() -> GptConfig:
 
 def run(prompts: list[list[int]], seed: int = 0, **options) -> np.ndarray:
     config, decoding = small(), Decoding(**{"new_tokens": 8, **options})
-    batch, model = arrays(padded(prompts, decoding.new_tokens, config.max_length)), config.build()
+    batch, model = arrays(padded(prompts, max(map(len, prompts)) + 1)), config.build()
     return generated(model, random_params(model, batch), batch, decoding, seed)
 
 
@@ -125,7 +136,7 @@ def test_penalty_and_vocabulary():
 
 
 def test_samples_follow_the_distribution():
-    model, batch = small().build(), arrays(padded([[5, 6]] * 4000, 1, 32))
+    model, batch = small().build(), arrays(padded([[5, 6]] * 4000, 2))
     params = jax.tree.map(lambda x: x / 3, random_params(model, batch))
     logits, _ = prefill(model.apply, params, {}, batch, 3)
     counts = Counter(generated(model, params, batch, Decoding(new_tokens=1, temperature=1.0))[:, 0].tolist())
@@ -134,24 +145,32 @@ def test_samples_follow_the_distribution():
     assert all(abs(counts[i] - 4000 * p[i]) < 5 * deviation[i] + 1 for i in range(40))
 
 
-def test_prompts_are_padded_to_few_lengths():
-    batch = padded([[5, 6, 7], [8]], 4, 32, pad=9)
+def test_prompts_are_padded_on_the_left():
+    batch = padded([[5, 6, 7], [8]], 4, pad=9)
     assert batch["tokens"].tolist() == [[9, 5, 6, 7], [9, 9, 9, 8]]
     assert batch["mask"].tolist() == [[False, True, True, True], [False, False, False, True]]
-    lengths = {padded([[1] * n], 4, 32)["tokens"].shape[1] for n in range(1, 29)}
-    assert lengths == {1, 2, 4, 8, 16, 28}
 
 
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
-        ([[1], []], "prompt 1 is empty"),
-        ([[1] * 30], "prompt 0 has 30 tokens; with 8 new ones, the model can read 24"),
-    ],
-)
-def test_bad_prompts_are_errors(prompts, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        run(prompts)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "repetition_penalty": 1.5}], ids=str)
+def test_blocks_of_any_size_give_the_same_tokens(options):
+    """Also if a block is left early, and if the tokens of a row are sampled in another batch, with the key of the row."""
+    decoding, model = Decoding(new_tokens=8, stop=(17,), **options), small().build()
+    batch = arrays(padded(PROMPTS, 5))
+    params, keys = random_params(model, batch), row_keys(jax.random.key(0), jnp.arange(3))
+    whole = run(PROMPTS, stop=(17,), **options)
+
+    @partial(jax.jit, static_argnames="size")
+    def block(state, keys, size, room):
+        return decode_block(model.apply, params, {}, state, decoding, keys, size, room)
+
+    for size, rooms, rows in ((1, [1] * 8, [0, 1, 2]), (3, [3, 2, 3], [2, 0, 1])):
+        chosen = {name: x[jnp.array(rows)] for name, x in batch.items()}
+        logits, cache = prefill(model.apply, params, {}, chosen, 5 + 8)
+        state, found = begin(logits, seen_in(chosen, 40), cache), []
+        for room in rooms:
+            tokens, state = block(state, keys[jnp.array(rows)], size, room)
+            found.append(tokens[:, :room])
+        np.testing.assert_array_equal(np.concatenate(found, 1), whole[rows])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +191,6 @@ def test_bad_options_are_errors(options, message):
 
 
 def test_more_new_tokens_than_fit_are_an_error():
-    model, batch = small().build(), arrays(padded([[1, 2, 3]], 8, 32))
+    model, batch = small().build(), arrays(padded([[1, 2, 3]], 4))
     with pytest.raises(ValueError, match="36 tokens exceed max_length 32"):
         generated(model, random_params(model, batch), batch, Decoding(new_tokens=32))

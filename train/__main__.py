@@ -15,6 +15,7 @@ VERBS = {
     "run": "train a recipe: pretraining, fine-tuning, or from scratch",
     "evaluate": "compute the metrics of a run on a held-out split",
     "predict": "predict texts, or the rows of a file, with a run",
+    "generate": "generate texts with a run",
     "report": "write report.html for a run",
     "checkpoints": "list and verify the checkpoints of a run",
     "recipes": "list the recipes",

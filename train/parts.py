@@ -210,6 +210,21 @@ def render(objective: Any, described: Any, reference: Any = None) -> Rendering:
     return Rendering([json.dumps(described), *known])
 
 
+def generates_from(objective: Any) -> str:
+    """`objective.generates_from`: the field of a row from which the objective generates a text. The default raises UserError."""
+    if not hasattr(objective, "generates_from"):
+        raise UserError(f"objective {type(objective).__name__} generates no texts; use fmodels predict")
+    return objective.generates_from
+
+
+def prompts(objective: Any, rows: Sequence[Mapping[str, Any]], codec: Any) -> Any:
+    """`objective.prompts(rows, codec)`: return the rows as `train.objectives.prompts.Prompts`. Called if it has `generates_from`.
+
+    Raises DataError for a row that has no text in this field.
+    """
+    return objective.prompts(rows, codec)
+
+
 def sections(objective: Any, result: Mapping[str, Any], codec: Any) -> Sequence[tuple[str, str]]:
     """`objective.sections(result, codec)`: return (title, HTML) of report sections on a split's metrics. The default is none."""
     return objective.sections(result, codec) if hasattr(objective, "sections") else ()

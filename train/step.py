@@ -89,6 +89,12 @@ class Program:
         return sharding.put_batch(batch, self.batch_sharding, self.batch_size, self.own_rows)
 
 
+def cast(tree: Any, precision: str) -> Any:
+    """Return the tree with its float32 arrays in the compute precision."""
+    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[precision]
+    return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
+
+
 def batch_spec(data: Any) -> Batch:
     """Return the shape and dtype of every array of a batch."""
     return {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in data.spec().items()}
@@ -97,20 +103,16 @@ def batch_spec(data: Any) -> Batch:
 def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
     """Build the program of a resolved experiment for batches of shapes `spec`. Raises UserError if an array cannot be sharded."""
     run, objective, model = experiment.run, experiment.objective, experiment.model.build()
-    dtype = {"f32": jnp.float32, "bf16": jnp.bfloat16}[run.precision]
     rules = experiment.mesh.rules
     layout, used = sharding.activations(mesh, rules)
-
-    def cast(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
 
     def sums_of(params, model_state, batch: Batch, rng, train: bool, microbatch=0) -> tuple[Sums, Any]:
         def apply(*args, rng=None, **kwargs):  # dropout depends on the microbatch, corruption on the example
             apply_model = keeping(model.apply, frozen)
             return apply_model(*args, rng=None if rng is None else jax.random.fold_in(rng, microbatch), **kwargs)
 
-        inputs = {**cast(batch), "valid": batch["valid"]}  # counts stay exact
-        return objective.loss(apply, cast(params), model_state, inputs, rng, train)
+        inputs = {**cast(batch, run.precision), "valid": batch["valid"]}  # counts stay exact
+        return objective.loss(apply, cast(params, run.precision), model_state, inputs, rng, train)
 
     def loss(params, model_state, batch: Batch, rng, microbatch=0, denominators=None):
         sums, model_state = sums_of(params, model_state, batch, rng, True, microbatch)
@@ -172,7 +174,7 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
 
     def predict(params, model_state, batch: Batch) -> dict:
         with axes.traced_for(layout):
-            return objective.predict(model.apply, cast(params), model_state, cast(batch))
+            return objective.predict(model.apply, cast(params, run.precision), model_state, cast(batch, run.precision))
 
     def fresh() -> tuple[Any, Any]:
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in spec.items()}

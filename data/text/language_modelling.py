@@ -254,7 +254,7 @@ class TextCodec:
         Texts are prepared and cleaned as in training, but not dropped. `[MASK]` is the mask token, except in labelled texts, for
         which training has no masks. Names of other special tokens are ordinary text. Raises DataError for a row without text.
         """
-        texts, counts = [], Counter[str]()
+        texts, counts, notes = [], Counter[str](), []
         for i, row in enumerate(rows):
             if "text" not in row:
                 raise DataError(f"row {i} has no text; its fields: {', '.join(row) or 'none'}")
@@ -264,17 +264,40 @@ class TextCodec:
             texts.append(text)
             counts.update(done)
         encoded = self.vocabulary.encode(texts) if self.labels else self.vocabulary.encode_masked(texts)
-        notes, long = [], sum(len(ids) > self.length - 2 for ids, _ in encoded)
         if why := left_out(counts):
             notes.append(f"data.cleaning drops such texts from training ({why} of {len(rows)}); they are predicted nevertheless")
-        if counts["cut"]:
-            limit = self.config.cleaning.max_characters
-            notes.append(
-                f"{counts['cut']} of {len(rows)} texts are longer than data.cleaning.max_characters {limit} and are truncated"
-            )
-        if long:
+        notes += self.cut_notes(counts, len(rows))
+        if long := sum(len(ids) > self.length - 2 for ids, _ in encoded):
             notes.append(f"{long} of {len(rows)} texts are longer than data.length {self.length} and are truncated")
         return stacked([self.row(text) for text in encoded]), notes
+
+    def cut_notes(self, counts: Mapping[str, int], rows: int) -> list[str]:
+        limit = self.config.cleaning.max_characters
+        note = f"{counts['cut']} of {rows} texts are longer than data.cleaning.max_characters {limit} and are truncated"
+        return [note] if counts["cut"] else []
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[np.ndarray], list[str]]:
+        """Return the ids of [CLS] text of the field `name` of each row, and notes on texts that are truncated.
+
+        Texts are prepared and cleaned as in training. Raises DataError for a row without text.
+        """
+        texts, counts = [], Counter[str]()
+        for i, row in enumerate(rows):
+            if not isinstance(row.get(name), str):
+                raise DataError(f"{row.get(WHERE, f'row {i}')}: {name} must be text, not {json.dumps(row.get(name))[:50]}")
+            text, done = self.config.prepared(row[name])
+            texts.append(text)
+            counts.update(done)
+        begin, encoded = [self.vocabulary.special["cls"]], self.vocabulary.encode(texts)
+        for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)):
+            if not len(ids):
+                raise DataError(f"{row.get(WHERE, f'row {i}')}: {name} is empty")
+        return [np.concatenate([begin, ids]).astype(np.int32) for ids, _ in encoded], self.cut_notes(counts, len(rows))
+
+    def continuation(self, prompt: np.ndarray, ids: Sequence[int]) -> str:
+        """Return the text of `ids` after `prompt`, without special tokens."""
+        decode = self.vocabulary.implementation.decode
+        return decode([*map(int, prompt), *ids])[len(decode(prompt.tolist())) :]
 
     def row(self, text: packing.Encoded) -> dict[str, np.ndarray]:
         """Return the arrays [T] of one encoded text, truncated to fit."""

@@ -22,6 +22,11 @@ An objective with metrics that need a whole evaluation set at once (BLEU, span F
         `predictions` are the rows of `describe` for a whole split and `references` are `Dataset.references`, both in the order
         of the data; called in the first process only
 
+An objective that generates texts also has
+
+    generates_from: the field of a row from which it generates, such as `prompt`
+    prompts(rows, codec) -> train.objectives.prompts.Prompts
+
 It may also define `check`, `resolved`, `unfit`, `seen`, `panels`, `minimized`, `chance`, `questions`,
 `render` and `sections`; see `train/parts.py`.
 `sections` builds its HTML with the functions of `train/report/page.py`.

@@ -4,7 +4,7 @@ Shapes: B batch, T length, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from fmodels.model import Model
 from train.objectives import Sums, means
 from train.objectives.cross_entropy import check_chunk, sums_in_chunks, tied_logits
+from train.objectives.prompts import Prompts
 from train.parts import Rendering
 
 
@@ -35,6 +36,7 @@ class CausalLM:
 
     panels = ("causal_lm_accuracy",)
     minimized = ("perplexity", "bits_per_token")
+    generates_from = "prompt"
 
     def check(self, experiment: Any) -> None:
         """Raises ValueError if the model attends to later tokens, or the rows of the data are not continuous texts."""
@@ -82,6 +84,15 @@ class CausalLM:
             following = [{"token": codec.token(int(token)), "probability": float(p)} for token, p in pairs]
             rows.append({"loss": float(loss), "perplexity": math.exp(min(float(loss), 700)), "next": following})
         return rows
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]], codec) -> Prompts:
+        """Continue the text in the field `prompt` of each row until the [SEP] that ends a text in training."""
+        tokens, notes = codec.prompts(rows, self.generates_from)
+        vocabulary = codec.vocabulary
+        return Prompts(
+            tokens, codec.continuation, (vocabulary.special["sep"],), vocabulary.special["pad"], vocabulary.vocab_size,
+            is_continued=True, notes=notes,
+        )  # fmt: skip
 
     def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
         """Show the most probable next tokens and the perplexity of the text."""

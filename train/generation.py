@@ -220,7 +220,8 @@ def power(length: int) -> int:
 def bucket(length: int, new_tokens: int, max_length: int) -> int:
     """Return the length to which to pad a prompt, one of few: a power of two, or less if the new tokens fit only then.
 
-    If they never fit, the prompt is padded to a multiple of an eighth of the context."""
+    If they do not fit at all, it is a power of two or, if less, a multiple of an eighth of the context."""
+    if length + new_tokens <= max_length:
+        return min(power(length), max_length - new_tokens)
     eighth = max(max_length // 8, 1)
-    rounded = math.ceil(length / eighth) * eighth
-    return min(power(length), max(max_length - new_tokens, rounded), max_length - 1)
+    return min(power(length), math.ceil(length / eighth) * eighth, max_length - 1)

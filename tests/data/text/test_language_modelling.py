@@ -226,3 +226,47 @@ def test_names_of_special_tokens_in_a_corpus_are_words(tmp_path):
 def rows_texts(rows) -> int:
     """Return the number of texts in packed rows."""
     return int(rows["sequences"].max(axis=1).sum())
+
+
+def test_prompts_are_prepared_like_training_texts(path):
+    dataset = built(path, layout="stream")
+    codec, (first, *_) = dataset.codec, texts_of(path)
+    (ids,), notes = codec.prompts([{"prompt": f"\0{first[:70]}\a"}], "prompt")
+    row = rows_of(dataset.splits["train"])["tokens"][0]
+    assert notes == [] and len(ids) > 8
+    np.testing.assert_array_equal(ids[:-1], row[: len(ids) - 1])  # the last word may be cut
+    short = replace(codec, config=replace(codec.config, cleaning=Cleaning(max_characters=20)))
+    (cut,), notes = short.prompts([{"prompt": first}], "prompt")
+    assert len(cut) < len(ids) and "1 of 1 texts are longer than data.cleaning.max_characters 20" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": ""}, "row 0: prompt is empty"),
+        ({"prompt": " \n"}, "row 0: prompt is empty"),
+        ({"prompt": 3}, "row 0: prompt must be text, not 3"),
+        ({"text": "a"}, "row 0: prompt must be text, not null"),
+    ],
+    ids=str,
+)
+def test_bad_prompts_are_errors(path, row, message):
+    with pytest.raises(DataError, match=f"^{message}$"):
+        built(path, layout="stream").codec.prompts([row], "prompt")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram", "characters"])
+def test_the_text_of_more_ids_begins_with_that_of_fewer(tmp_path, kind):
+    texts = [f"The naïve café no. {i}, isn't it: 😀 costs {i * i} €." for i in range(40)]
+    (tmp_path / "cafe.txt").write_text("\n".join(texts))
+    codec = built(tmp_path / "cafe.txt", tokenizer_kind=kind, vocab_size=320).codec
+    prompts, _ = codec.prompts([{"prompt": text} for text in (texts[0], "The naïve café", "The na")], "prompt")
+    whole = prompts[0]
+    for prompt in prompts[1:]:
+        following = whole[len(prompt) :].tolist()
+        text = codec.continuation(prompt, following)
+        assert codec.continuation(prompt, []) == "" and text.endswith(("€.", "€ ."))
+        for count in range(len(following)):
+            assert text.startswith(codec.continuation(prompt, following[:count]).rstrip("\ufffd"))
+        if (whole[: len(prompt)] == prompt).all() and kind in ("bpe", "characters"):
+            assert codec.continuation(prompt, following) in texts[0]

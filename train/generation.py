@@ -52,7 +52,8 @@ class Options(Strategy):
 
     def decoding(self, prompts: Prompts) -> Decoding:
         strategy = {f.name: getattr(self, f.name) for f in fields(Strategy)}
-        return Decoding(**strategy, stop=prompts.stop, pad=prompts.pad, vocab_size=prompts.vocab_size)
+        ids = {name: getattr(prompts, name) for name in ("stop", "pad", "vocab_size", "never")}
+        return Decoding(**strategy, **ids)
 
 
 class Generated(NamedTuple):

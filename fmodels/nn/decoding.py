@@ -72,6 +72,8 @@ class Decoding(Strategy):
     "id after the end of a sequence"
     vocab_size: int | None = None
     "ids from here on, which the tokenizer does not have, are never chosen"
+    never: tuple[int, ...] = ()
+    "other ids that are never chosen, such as special tokens"
 
 
 class Sampling(NamedTuple):
@@ -158,13 +160,13 @@ def seen_in(batch: Mapping[str, jax.Array], vocab_size: int) -> jax.Array:
 
 
 def penalized(logits_BV: jax.Array, seen_BV: jax.Array, decoding: Decoding) -> jax.Array:
-    """Return the logits after the repetition penalty, -inf at ids that the tokenizer does not have."""
+    """Return the logits after the repetition penalty, -inf at ids that are never chosen."""
     if decoding.repetition_penalty != 1:
         factor_BV = jnp.where(logits_BV > 0, 1 / decoding.repetition_penalty, decoding.repetition_penalty)
         logits_BV = jnp.where(seen_BV, logits_BV * factor_BV, logits_BV)
     if decoding.vocab_size is not None:
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < decoding.vocab_size, logits_BV, -jnp.inf)
-    return logits_BV
+    return logits_BV.at[:, jnp.array(decoding.never, jnp.int32)].set(-jnp.inf)
 
 
 def filtered(logits_BV: jax.Array, decoding: Decoding) -> jax.Array:

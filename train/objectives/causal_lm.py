@@ -89,10 +89,10 @@ class CausalLM:
         """Continue the text in the field `prompt` of each row until the [SEP] that ends a text in training."""
         tokens, notes = codec.prompts(rows, self.generates_from)
         vocabulary = codec.vocabulary
-        return Prompts(
-            tokens, codec.continuation, (vocabulary.special["sep"],), vocabulary.special["pad"], vocabulary.vocab_size,
-            is_continued=True, notes=notes,
-        )  # fmt: skip
+        special, stop = vocabulary.special, (vocabulary.special["sep"],)
+        never = tuple(set(vocabulary.special_ids) - set(stop))
+        ids = {"stop": stop, "pad": special["pad"], "vocab_size": vocabulary.vocab_size, "never": never}
+        return Prompts(tokens, codec.continuation, **ids, is_continued=True, notes=notes)
 
     def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
         """Show the most probable next tokens and the perplexity of the text."""

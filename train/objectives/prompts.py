@@ -20,6 +20,8 @@ class Prompts:
     "ids that end a text"
     pad: int
     vocab_size: int
+    never: tuple[int, ...] = ()
+    "ids that do not occur in a text"
     is_continued: bool = False
     "whether the text continues that of the row, and may go on without its beginning"
     sources: Mapping[str, Sequence[Ids]] = field(default_factory=dict)

@@ -53,18 +53,18 @@ def main(arguments: list[str]) -> int:
     grows = wanted.input is None and wanted.output is None and not wanted.json
     names = [row[WHERE] for row in rows]
     generator = Generator(predictor, prompts, names, wanted, 1 if grows else wanted.batch_size)
-    for note in generator.notes():
-        cluster.say(note)
-    if grows:
-        show = lambda text: print(text, end="", flush=True)
-        for i, row in enumerate(rows):
-            show("\n" * (i > 0) + row[field] * prompts.is_continued)
-            list(generator([i], show))
-            show("\n")
-        return 0
     with opened(wanted.output) as file:
-        for i, found in in_order(generator(range(len(rows)))):
-            print(json.dumps({field: rows[i][field], **found._asdict()}, ensure_ascii=False), file=file, flush=True)
+        for note in generator.notes():
+            cluster.say(note)
+        if grows:
+            show = lambda text: print(text, end="", flush=True)
+            for i, row in enumerate(rows):
+                show("\n" * (i > 0) + row[field] * prompts.is_continued)
+                list(generator([i], show))
+                show("\n")
+        else:
+            for i, found in in_order(generator(range(len(rows)))):
+                print(json.dumps({field: rows[i][field], **found._asdict()}, ensure_ascii=False), file=file, flush=True)
     return 0
 
 
@@ -120,8 +120,6 @@ def in_order(found: Iterator[tuple[int, Generated]]) -> Iterator[tuple[int, Gene
 @contextlib.contextmanager
 def opened(path: str | None) -> Iterator[TextIO]:
     """Open the file to write, on the first process only; the others write nothing."""
-    if path is None or not cluster.is_first():
-        yield sys.stdout
-        return
-    with Path(path).open("w", encoding="utf-8") as file:
-        yield file
+    file = None if path is None else cluster.on_first(lambda: Path(path).open("w", encoding="utf-8"))
+    with file or contextlib.nullcontext(sys.stdout) as output:
+        yield output

@@ -132,6 +132,7 @@ def test_penalty_and_vocabulary():
     logits, seen = jnp.array([[2.0, -1.0, 3.0, 4.0]]), jnp.array([[True, True, False, False]])
     found = penalized(logits, seen, Decoding(repetition_penalty=2.0, vocab_size=3))
     assert found.tolist() == [[1.0, -2.0, 3.0, -np.inf]]
+    assert penalized(logits, seen, Decoding(never=(2, 0))).tolist() == [[-np.inf, -1.0, -np.inf, 4.0]]
     assert (run(PROMPTS, temperature=9.0, vocab_size=5) < 5).all()
 
 

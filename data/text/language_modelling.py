@@ -6,7 +6,7 @@ Shapes: B batch, T length.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -214,6 +214,11 @@ def write_rows(
 
 def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
     """Load the tokenizer of `config.tokenizer`, or train one on the training split of `texts`."""
+    return vocabulary_of(config, texts.folder.name, lambda: texts.texts("train"))
+
+
+def vocabulary_of(config: FromTokens, key: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Load the tokenizer of `config.tokenizer`, or train one on `texts()`, which `key` identifies in the cache."""
     if config.tokenizer:
         found = Tokenizer.load(config.tokenizer)
         config.check_training(found, config.tokenizer)
@@ -221,11 +226,10 @@ def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
     size, kind = config.vocab_size or 4096, config.tokenizer_kind or "wordpiece"
 
     def train(folder: Path) -> None:
-        vocabulary = Tokenizer.train(texts.texts("train"), size, kind)
+        vocabulary = Tokenizer.train(texts(), size, kind)
         (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
 
-    key = fingerprint(texts.folder.name, size, kind)
-    return Tokenizer.load(str(cached(f"tokenizers/{key}", train) / TOKENIZER_FILE))
+    return Tokenizer.load(str(cached(f"tokenizers/{fingerprint(key, size, kind)}", train) / TOKENIZER_FILE))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,13 @@ _LANGUAGES = frozenset(
 _IDX = re.compile(r"[-.]idx(\d)-ubyte$")
 
 
+def language(name: str) -> str | None:
+    """Return the language code in the suffix of a file name, if any."""
+    plain, suffix = splitext(name.lower())
+    suffix = splitext(plain)[1] if suffix in PACKED else suffix
+    return suffix[1:] if suffix[1:] in _LANGUAGES else None
+
+
 class Part(Protocol):
     """A File or a Member of an archive."""
 
@@ -77,7 +84,7 @@ def find(name: str, where: str) -> Format:
     return found
 
 
-def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
+def lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
     """Yield the location (`FILE, line N`) and the text of each line; Bad if it is not UTF-8."""
     offset = 0
     for number, line in enumerate(stream, 1):
@@ -94,7 +101,7 @@ def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
 def sentences(part: Part) -> Iterator[Row | Bad]:
     """Yield `text`, one sentence per line."""
     with part.open() as stream:
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 yield line
             elif line.strip():
@@ -112,7 +119,7 @@ def documents(part: Part) -> Iterator[Row | Bad]:
     with part.open() as stream:
         document: list[str] = []
         bad, begin = None, ""
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 bad = bad or line
             elif line.strip():
@@ -144,7 +151,7 @@ def _has_blank_lines(part: Part) -> bool:
 def json_lines(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields of one JSON object per line. A string is a `text`."""
     with part.open() as stream:
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 yield line
             elif line.strip():
@@ -162,7 +169,7 @@ def tsv(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields named in the header line. Quotes have no special meaning."""
     with part.open() as stream:
         header: list[str] = []
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if line and not header:
                 header = _header(at, line if isinstance(line, Bad) else line.split("\t"))
             elif isinstance(line, Bad):
@@ -176,7 +183,7 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
     undecoded: list[Bad] = []
 
     def decoded(stream: BinaryIO) -> Iterator[str]:
-        for _, line in _lines(stream, part.where):
+        for _, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 undecoded.append(line)
             yield "\n" if isinstance(line, Bad) else line + "\n"

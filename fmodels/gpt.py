@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from fmodels.axes import constrain, named
 from fmodels.model import Model
-from fmodels.nn.cache import Cache, empty_cache, positions_of
+from fmodels.nn.cache import Cache, begun, positions_of
 from fmodels.nn.layers import Dropout, Embed
 from fmodels.nn.transformer import Activation, Init, NormPosition, Stack, TransformerConfig, add_positions, check_decoder
 from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
@@ -42,12 +41,6 @@ class GptConfig(TransformerConfig):
 
     def resolved(self, facts: Mapping[str, Any]) -> "GptConfig":
         return with_vocabulary(self, facts)
-
-    def cache(self, rows: int, slots: int, dtype: Any = jnp.float32) -> Cache:
-        """Return an empty cache for `slots` tokens per row. Raises ValueError if they exceed `max_length`."""
-        if slots > self.max_length:
-            raise ValueError(f"{slots} tokens exceed max_length {self.max_length}")
-        return empty_cache(self, rows, slots, dtype)
 
     def build(self) -> Model:
         return Model(Gpt(self))
@@ -83,7 +76,8 @@ class Gpt(nn.Module):
 
     Reads `tokens` [B, T] and the optional field `mask` [B, T] (True at real tokens, which may be padded on either side). Packed
     rows add `sequences` [B, T] (sequence number within the row, from 1; 0 at padding) and `positions` [B, T] (position within the
-    sequence); tokens attend to earlier ones of their own sequence. With a `cache`, the tokens follow those in the cache.
+    sequence); tokens attend to earlier ones of their own sequence. With a `cache`, the tokens follow those in the cache; a number
+    is that of the slots of a new, empty cache.
 
     Returns `hidden` [B, T, D], and the output `embedding` [V, D]: the logits of the next token are their product. With a cache,
     also the updated `cache`."""
@@ -91,17 +85,18 @@ class Gpt(nn.Module):
     config: GptConfig
 
     @nn.compact
-    def __call__(self, batch: dict[str, jax.Array], cache: Cache | None = None, *, train: bool) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, jax.Array], cache: Cache | int | None = None, *, train: bool) -> dict[str, Any]:
         c = self.config
         tokens_BT, mask_BT, sequences_BT = batch["tokens"], batch.get("mask"), batch.get("sequences")
         length = tokens_BT.shape[1]
         if length > c.max_length:
             raise ValueError(f"sequence length {length} exceeds max_length {c.max_length}")
-        positions_BT = batch["positions"] if "positions" in batch else positions_of(mask_BT, length, cache)
 
         assert c.vocab_size is not None, "vocab_size must be resolved before the model is built"
         normal = nn.initializers.normal(0.02)
         token_embedding = Embed(c.vocab_size, c.width, "vocab", normal, name="token_embedding")
+        cache = begun(c, cache, len(tokens_BT), token_embedding.table.dtype)
+        positions_BT = batch["positions"] if "positions" in batch else positions_of(mask_BT, length, cache)
         x_BTD = constrain(token_embedding(tokens_BT), "batch", "length", None)
         x_BTD = add_positions(c, x_BTD, positions_BT, init=normal)
         x_BTD = constrain(Dropout(c.dropout)(x_BTD, train), "batch", "length", None)

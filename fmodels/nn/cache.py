@@ -40,6 +40,15 @@ def empty_cache(config: Any, rows: int, slots: int, dtype: Any = jnp.float32, so
     return {**cache, "layers": layer() if config.scan else {f"layer_{i}": layer() for i in range(config.layers)}}
 
 
+def begun(config: Any, cache: Cache | int | None, rows: int, dtype: Any, source_length: int | None = None) -> Cache | None:
+    """Return the cache, or an empty one if `cache` is its number of slots. Raises ValueError if they exceed `max_length`."""
+    if not isinstance(cache, int):
+        return cache
+    if cache > config.max_length:
+        raise ValueError(f"{cache} tokens exceed max_length {config.max_length}")
+    return empty_cache(config, rows, cache, dtype, source_length)
+
+
 def extended(cache: Cache, shape: tuple[int, ...], mask_BT: jax.Array | None, source: Source | None) -> Cache:
     """Return the cache with T more tokens, of `shape` [B, T, …], in its mask and index, and with the mask of the source.
 

@@ -1,25 +1,25 @@
 """Generation of tokens with a cache: greedy, sampling and beam search, for decoders and encoder-decoders.
 
-The prompt is read by one compiled program (`prefill`), and all new tokens are chosen in another (`decode`).
+`prefill` reads the prompts, and `decode` chooses all new tokens in one loop. They are plain functions; the caller jits them,
+separately or together (`generate`).
 
 Shapes: B batch, T prompt length, N new tokens, K beams, C candidates, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmodels.axes import Layout, constrain, traced_for
-from fmodels.model import Model
+from fmodels.axes import constrain
 from fmodels.nn.cache import Cache, take_rows
 
-ONE_DEVICE = Layout()
 NEVER = -1e9  # score of a beam that must not be chosen
+Apply = Callable[..., tuple[dict[str, Any], Any]]
+"""`Model.apply`: (params, state, batch, cache or its number of slots) -> (outputs, state)."""
 Step = Callable[[jax.Array, Cache], tuple[jax.Array, Cache]]
 """Function (next token of each row, cache) -> (logits [B, V] of the token after it, cache)."""
 
@@ -69,18 +69,15 @@ class Decoding:
 
 
 def generate(
-    model: Model, params: Any, batch: dict, cache: Cache, decoding: Decoding, rng: jax.Array, layout: Layout = ONE_DEVICE
+    apply: Apply, params: Any, state: Any, batch: Mapping[str, jax.Array], decoding: Decoding, rng: jax.Array
 ) -> jax.Array:
     """Return the new tokens [B, N] after the prompts of `batch`, with `pad` after the end of each.
 
-    `batch` has the fields that the model reads; prompts of unequal length are padded on the left (see `padded`). The empty
-    `cache` has a slot for each token of the prompt and for N more.
+    `batch` has the fields that the model reads; prompts of unequal length are padded on the left (see `padded`). Raises
+    ValueError if a prompt and its N new tokens exceed the `max_length` of the model.
     """
-    slots, length = cache["mask"].shape[1], batch["tokens"].shape[1]
-    if length + decoding.new_tokens > slots:
-        raise ValueError(f"{length} tokens and {decoding.new_tokens} new ones do not fit into a cache of {slots} slots")
-    logits_BV, cache = prefill(model, params, batch, cache, layout)
-    return decode(model, params, logits_BV, seen_in(batch, logits_BV.shape[1]), cache, decoding, rng, layout)
+    logits_BV, cache = prefill(apply, params, state, batch, batch["tokens"].shape[1] + decoding.new_tokens)
+    return decode(apply, params, state, logits_BV, seen_in(batch, logits_BV.shape[1]), cache, decoding, rng)
 
 
 def padded(prompts: Sequence[Sequence[int]], new_tokens: int, max_length: int, pad: int = 0) -> dict[str, np.ndarray]:
@@ -102,40 +99,38 @@ def padded(prompts: Sequence[Sequence[int]], new_tokens: int, max_length: int, p
     return {"tokens": tokens, "mask": np.arange(length) >= length - np.array([[len(prompt)] for prompt in prompts])}
 
 
-@partial(jax.jit, static_argnames=("model", "layout"))
-def prefill(model: Model, params: Any, batch: dict, cache: Cache, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, Cache]:
-    """Return the logits [B, V] of the first new token, and the cache of the prompt."""
-    with traced_for(layout):
-        return _advance(model, params, batch, cache)
+def prefill(apply: Apply, params: Any, state: Any, batch: Mapping[str, jax.Array], slots: int) -> tuple[jax.Array, Cache]:
+    """Return the logits [B, V] of the first new token, and the cache of the prompt, with `slots` for it and the new tokens."""
+    return _advance(apply, params, state, batch, slots)
 
 
-@partial(jax.jit, static_argnames=("model", "decoding", "layout"))
 def decode(
-    model: Model,
+    apply: Apply,
     params: Any,
+    state: Any,
     logits_BV: jax.Array,
     seen_BV: jax.Array,
     cache: Cache,
     decoding: Decoding,
     rng: jax.Array,
-    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
-    """Return the new tokens [B, N]. `seen_BV` is True at the tokens of the prompt."""
-    step = lambda tokens_B, cache: _advance(model, params, {"tokens": tokens_B[:, None]}, cache)
-    with traced_for(layout):
-        if decoding.beams > 1:
-            return beam_search(step, logits_BV, seen_BV, cache, decoding)
-        return sample(step, logits_BV, seen_BV, cache, decoding, rng)
+    """Return the new tokens [B, N]. `seen_BV` is True at the tokens of the prompt. The cache has at least N empty slots."""
+    step = lambda tokens_B, cache: _advance(apply, params, state, {"tokens": tokens_B[:, None]}, cache)
+    if decoding.beams > 1:
+        return beam_search(step, logits_BV, seen_BV, cache, decoding)
+    return sample(step, logits_BV, seen_BV, cache, decoding, rng)
 
 
-def _advance(model: Model, params: Any, batch: dict, cache: Cache) -> tuple[jax.Array, Cache]:
-    outputs, _ = model.apply(params, {}, batch, cache)
+def _advance(
+    apply: Apply, params: Any, state: Any, batch: Mapping[str, jax.Array], cache: Cache | int
+) -> tuple[jax.Array, Cache]:
+    outputs, _ = apply(params, state, batch, cache)
     last_BD = constrain(outputs["hidden"][:, -1], "batch", None)
     logits_BV = jnp.einsum("BD,VD->BV", last_BD, outputs["embedding"], preferred_element_type=jnp.float32)
     return constrain(logits_BV, "batch", None), outputs["cache"]
 
 
-def seen_in(batch: dict, vocab_size: int) -> jax.Array:
+def seen_in(batch: Mapping[str, jax.Array], vocab_size: int) -> jax.Array:
     """Return [B, V]: True at the tokens of the prompt."""
     tokens_BT, rows_B1 = jnp.asarray(batch["tokens"]), jnp.arange(len(batch["tokens"]))[:, None]
     mask_BT = batch.get("mask", jnp.ones(tokens_BT.shape, bool))

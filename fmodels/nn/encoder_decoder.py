@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from fmodels.axes import constrain, named
 from fmodels.model import Model
-from fmodels.nn.cache import Cache, Source, empty_cache, positions_of
+from fmodels.nn.cache import Cache, Source, begun, positions_of
 from fmodels.nn.layers import Dropout, Embed
 from fmodels.nn.transformer import Stack, TransformerConfig, add_positions, check_decoder
 from fmodels.nn.vocabulary import check_vocabulary, with_vocabulary
@@ -41,12 +41,6 @@ class EncoderDecoderConfig(TransformerConfig):
     def resolved(self, facts: Mapping[str, Any]) -> "EncoderDecoderConfig":
         return with_vocabulary(self, facts)
 
-    def cache(self, rows: int, slots: int, source_length: int, dtype: Any = jnp.float32) -> Cache:
-        """Return an empty cache for `slots` target tokens per row. Raises ValueError if they exceed `max_length`."""
-        if slots > self.max_length:
-            raise ValueError(f"{slots} tokens exceed max_length {self.max_length}")
-        return empty_cache(self, rows, slots, dtype, source_length)
-
     def build(self) -> Model:
         return Model(EncoderDecoder(self))
 
@@ -57,7 +51,7 @@ class EncoderDecoder(nn.Module):
     Reads `source` [B, S], the target so far `tokens` [B, T], which begins with a start token, and the optional `source_mask` and
     `mask` (True at real tokens). Packed rows add `source_sequences`, `source_positions`, `sequences` and `positions`, as in
     `fmodels.gpt.Gpt`; a target attends to the source of the same number. With a `cache`, the tokens follow those in the cache,
-    and `source` is only read by the first call.
+    and `source` is only read by the first call; a number is that of the slots of a new, empty cache.
 
     Returns `hidden` [B, T, D], and the output `embedding` [V, D]: the logits of the next token are their product. With a cache,
     also the updated `cache`."""
@@ -65,7 +59,7 @@ class EncoderDecoder(nn.Module):
     config: EncoderDecoderConfig
 
     @nn.compact
-    def __call__(self, batch: dict[str, jax.Array], cache: Cache | None = None, *, train: bool) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, jax.Array], cache: Cache | int | None = None, *, train: bool) -> dict[str, Any]:
         c = self.config
         assert c.vocab_size is not None, "vocab_size must be resolved before the model is built"
         embedding_init = nn.initializers.normal(c.width**-0.5 if c.SCALED_INPUT else 1.0)
@@ -91,6 +85,8 @@ class EncoderDecoder(nn.Module):
             source = Source(hidden_BSD, mask_BS, sequences_BS)
 
         tokens_BT, mask_BT, sequences_BT = batch["tokens"], batch.get("mask"), batch.get("sequences")
+        source_length = None if source is None else source.hidden_BSD.shape[1]
+        cache = begun(c, cache, len(tokens_BT), token_embedding.table.dtype, source_length)
         positions_BT = batch["positions"] if "positions" in batch else positions_of(mask_BT, tokens_BT.shape[1], cache)
         x_BTD = embedded("target", tokens_BT, positions_BT)
         decoder = Stack(c, is_causal=True, attends_to_source=True, name="decoder")

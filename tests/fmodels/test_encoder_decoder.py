@@ -115,7 +115,7 @@ def test_decoding_with_a_cache_equals_the_whole_target(config):
     inputs = batch(mask=np.arange(LENGTH) >= padding[:, None], source_mask=np.arange(SOURCE) < np.array([[9], [4], [1]]))
     whole, _ = model.apply(params, {}, inputs)
     prompt = {name: x if "source" in name else x[:, :6] for name, x in inputs.items()}
-    first, _ = model.apply(params, {}, prompt, config.cache(ROWS, 14, SOURCE))
+    first, _ = model.apply(params, {}, prompt, 14)
     cache, hidden = first["cache"], [first["hidden"]]
     step = jax.jit(lambda tokens, cache: model.apply(params, {}, {"tokens": tokens}, cache)[0])
     for i in range(6, LENGTH):
@@ -132,8 +132,10 @@ def test_sequences_that_are_too_long_are_errors():
         jax.eval_shape(model.init, jax.random.key(0), batch())
     with pytest.raises(ValueError, match="source length 11 exceeds max_length 10"):
         jax.eval_shape(model.init, jax.random.key(0), batch(source=np.zeros((ROWS, 11), int)))
+    short = batch(tokens=np.zeros((ROWS, 4), int))
+    params = jax.eval_shape(model.init, jax.random.key(0), short)[0]
     with pytest.raises(ValueError, match="12 tokens exceed max_length 10"):
-        Seq2SeqConfig(**{**SMALL, "max_length": 10}).cache(ROWS, 12, SOURCE)
+        jax.eval_shape(lambda params: model.apply(params, {}, short, 12), split(params)[0])
 
 
 def test_invalid_config_values_are_errors():

@@ -179,7 +179,12 @@ def test_generation_on_eight_devices_equals_one(make, options):
     params = jax.tree.map(lambda leaf: rng.normal(0.05, 0.2, leaf.shape).astype(np.float32), built.shapes.params["model"])
     prompts = padded([[7], [5, 6, 9], [8, 8], [3, 2, 1, 4]] * 2, 6, config.max_length)
     decoding, model = Decoding(new_tokens=6, **options), config.build()
-    run = lambda params, batch, layout: generate(model, params, batch, config.cache(8, 10), decoding, jax.random.key(0), layout)
+
+    def run(params, batch, layout: Layout) -> np.ndarray:
+        with traced_for(layout):
+            new = jax.jit(lambda params, batch: generate(model.apply, params, {}, batch, decoding, jax.random.key(0)))
+            return np.asarray(new(params, batch))
+
     wanted = run(params, prompts, Layout())
     sharded = jax.device_put(params, built.shardings.params["model"])
     rows = jax.device_put(prompts, jax.NamedSharding(built.mesh, jax.P(("data", "fsdp"))))

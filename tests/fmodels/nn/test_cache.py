@@ -49,7 +49,7 @@ def test_prompt_and_single_tokens_equal_the_whole_sequence(change):
     model = chosen.build()
     params = random_params(model, batch)
     whole, _ = model.apply(params, {}, batch)
-    first, _ = model.apply(params, {}, {name: x[:, :PROMPT] for name, x in batch.items()}, chosen.cache(ROWS, SLOTS))
+    first, _ = model.apply(params, {}, {name: x[:, :PROMPT] for name, x in batch.items()}, SLOTS)
     step = jax.jit(lambda tokens, cache: model.apply(params, {}, {"tokens": tokens}, cache)[0])
     cache, hidden = first["cache"], [first["hidden"]]
     for i in range(PROMPT, LENGTH):
@@ -70,8 +70,16 @@ def test_padding_on_the_left_does_not_change_a_row():
 
 
 def test_a_cache_that_is_too_small_is_an_error():
-    with pytest.raises(ValueError, match="16 tokens exceed max_length 15"):
-        config().cache(ROWS, SLOTS + 1)
     model, batch = config().build(), prompts()
+    params = random_params(model, batch)
+    with pytest.raises(ValueError, match="16 tokens exceed max_length 15"):
+        model.apply(params, {}, batch, SLOTS + 1)
     with pytest.raises(ValueError, match="12 tokens do not fit into a cache of 8 slots"):
-        model.apply(random_params(model, batch), {}, batch, config().cache(ROWS, 8))
+        model.apply(params, {}, batch, 8)
+
+
+def test_the_cache_has_the_dtype_of_the_parameters():
+    model, batch = config().build(), prompts()
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_params(model, batch))
+    cache = jax.eval_shape(lambda: model.apply(params, {}, batch, SLOTS))[0]["cache"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(cache["layers"])} == {jnp.dtype(jnp.bfloat16)}

@@ -1,6 +1,7 @@
 """Generation: tokens of `transformers`, sampling from the right tokens, stops, seeds, and prompts of unequal length."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from fmodels.gpt import GptConfig
-from fmodels.nn.decoding import Decoding, decode, filtered, generate, padded, penalized, prefill
+from fmodels.model import Model
+from fmodels.nn.decoding import Decoding, filtered, generate, padded, penalized, prefill
 from tests.cases import cases
 from tests.fmodels.nn.test_cache import random_params
 from tests.fmodels.test_parity import FAMILIES, GOLDENS, arrays, golden, scanned
@@ -38,12 +40,18 @@ def test_tokens_equal_those_of_transformers(name, method, scan):
         batch = {field: np.ones_like(x) if "mask" in field else x for field, x in batch.items()}
     if "source" in batch:
         batch["tokens"] = np.zeros((len(batch["source"]), 1), np.int32)  # the start token
-        cache = config.cache(len(batch["source"]), 1 + NEW, batch["source"].shape[1])
-    else:
-        cache = config.cache(len(batch["tokens"]), batch["tokens"].shape[1] + NEW)
     decoding = Decoding(new_tokens=NEW, stop=STOP, pad=PAD, **METHODS[method])
-    found = generate(config.build(), arrays(params), arrays(batch), cache, decoding, jax.random.key(0))
+    found = generated(config.build(), params, batch, decoding)
     np.testing.assert_array_equal(found, wanted)
+
+
+@partial(jax.jit, static_argnames=("model", "decoding"))
+def jitted(model: Model, params, batch, decoding: Decoding, rng: jax.Array) -> jax.Array:
+    return generate(model.apply, params, {}, batch, decoding, rng)
+
+
+def generated(model: Model, params, batch, decoding: Decoding, seed: int = 0) -> np.ndarray:
+    return np.asarray(jitted(model, arrays(params), arrays(batch), decoding, jax.random.key(seed)))
 
 
 def small() -> GptConfig:
@@ -52,10 +60,8 @@ def small() -> GptConfig:
 
 def run(prompts: list[list[int]], seed: int = 0, **options) -> np.ndarray:
     config, decoding = small(), Decoding(**{"new_tokens": 8, **options})
-    batch = arrays(padded(prompts, decoding.new_tokens, config.max_length))
-    cache = config.cache(len(prompts), batch["tokens"].shape[1] + decoding.new_tokens)
-    model = config.build()
-    return np.asarray(generate(model, random_params(model, batch), batch, cache, decoding, jax.random.key(seed)))
+    batch, model = arrays(padded(prompts, decoding.new_tokens, config.max_length)), config.build()
+    return generated(model, random_params(model, batch), batch, decoding, seed)
 
 
 PROMPTS = [[3, 9, 27, 4, 12], [7], [20, 21, 22]]
@@ -121,16 +127,11 @@ def test_penalty_and_vocabulary():
 def test_samples_follow_the_distribution():
     model, batch = small().build(), arrays(padded([[5, 6]] * 4000, 1, 32))
     params = jax.tree.map(lambda x: x / 3, random_params(model, batch))
-    logits, _ = prefill(model, params, batch, small().cache(4000, 3))
-    counts = Counter(run_first(model, params, batch).tolist())
+    logits, _ = prefill(model.apply, params, {}, batch, 3)
+    counts = Counter(generated(model, params, batch, Decoding(new_tokens=1, temperature=1.0))[:, 0].tolist())
     p = np.asarray(jax.nn.softmax(logits[0]))
     deviation = np.sqrt(4000 * p * (1 - p))
     assert all(abs(counts[i] - 4000 * p[i]) < 5 * deviation[i] + 1 for i in range(40))
-
-
-def run_first(model, params, batch) -> np.ndarray:
-    decoding = Decoding(new_tokens=1, temperature=1.0)
-    return np.asarray(generate(model, params, batch, small().cache(4000, 3), decoding, jax.random.key(0)))[:, 0]
 
 
 def test_prompts_are_padded_to_few_lengths():
@@ -139,13 +140,6 @@ def test_prompts_are_padded_to_few_lengths():
     assert batch["mask"].tolist() == [[False, True, True, True], [False, False, False, True]]
     lengths = {padded([[1] * n], 4, 32)["tokens"].shape[1] for n in range(1, 29)}
     assert lengths == {1, 2, 4, 8, 16, 28}
-
-
-def test_lengths_in_a_bucket_share_their_programs():
-    run([[1, 2, 3]]), run([[1, 2, 3, 4, 5]])
-    before = prefill._cache_size(), decode._cache_size()
-    run([[1] * 6]), run([[1] * 7]), run([[1, 2, 3, 4]])
-    assert (prefill._cache_size(), decode._cache_size()) == before
 
 
 @pytest.mark.parametrize(
@@ -177,7 +171,7 @@ def test_bad_options_are_errors(options, message):
         Decoding(**options)
 
 
-def test_a_cache_that_is_too_small_is_an_error():
+def test_more_new_tokens_than_fit_are_an_error():
     model, batch = small().build(), arrays(padded([[1, 2, 3]], 8, 32))
-    with pytest.raises(ValueError, match="4 tokens and 8 new ones do not fit into a cache of 11 slots"):
-        generate(model, {}, batch, small().cache(1, 11), Decoding(new_tokens=8), jax.random.key(0))
+    with pytest.raises(ValueError, match="36 tokens exceed max_length 32"):
+        generated(model, random_params(model, batch), batch, Decoding(new_tokens=32))

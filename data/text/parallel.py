@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Batch, Spec
-from data.text.records import Clean, FromRecords, Record, RecordCodec, chunks
+from data.text.language_modelling import TextCodec
+from data.text.records import Clean, FromRecords, Record, chunks
 from data.text.tokenizer import Tokenizer
 
 SIDES = ("source", "target")
@@ -27,7 +28,7 @@ class ParallelText(FromRecords):
     `source` [B, T] is text [SEP]; `tokens` [B, T] is [CLS] text, and `targets` [B, T], the next token of each (-1: none), is
     text [SEP]. `sequences` and `source_sequences` [B, T] number the pairs of a row from 1 (0: padding), and `positions` and
     `source_positions` count from 0 in each. Several pairs share a training row; other rows have one pair. Long texts are
-    truncated. A tokenizer without [CLS] begins with its padding token, as T5 does.
+    truncated.
     """
 
     READS = SIDES
@@ -75,7 +76,7 @@ class ParallelText(FromRecords):
     def reference(self, record: Record) -> str:
         return record["target"]
 
-    def show(self, batch: Batch, seen: Mapping[str, Any], codec: RecordCodec, stem: Path) -> list[str]:
+    def show(self, batch: Batch, seen: Mapping[str, Any], codec: TextCodec, stem: Path) -> list[str]:
         """Return the source and the target of the first rows, with special tokens."""
         decode = lambda ids: codec.vocabulary.implementation.decode(ids.tolist(), skip_special_tokens=False)
         arrays = {"source": batch["source"], "target": batch["tokens"]}
@@ -131,7 +132,7 @@ class _Row:
         special, row = self.vocabulary.special, self.arrays
         places = [slice(used, used + len(ids) + 1) for used, ids in zip(self.used, (source, target), strict=True)]
         row["source"][places[0]] = [*source, special["sep"]]
-        row["tokens"][places[1]] = [special.get("cls", special["pad"]), *target]
+        row["tokens"][places[1]] = [special["cls"], *target]
         row["targets"][places[1]] = [*target, special["sep"]]
         for side, place in zip(("source_", ""), places, strict=True):
             row[f"{side}sequences"][place] = self.pairs

@@ -38,6 +38,9 @@ Clean = Callable[[str], str]
 class FromRecords(FromTokens):
     """Base class of the configs of data from records. `cleaning` cleans each text, and finds duplicates of whole records."""
 
+    def spec(self) -> dict[str, Spec]:
+        raise NotImplementedError(type(self).__name__)
+
     def accepted(self, row: Mapping[str, Any], clean: Clean) -> Record | str:
         """Return the record of a row, with its texts cleaned by `clean`, or what is wrong with the row.
 

@@ -116,7 +116,7 @@ def with_how(experiment: Experiment, settings: Sequence[str], trusted: tuple[str
     Raises UserError for other fields and for invalid values.
     """
     allowed = [name for name, _, is_how in leaves(experiment) if is_how and not name.endswith(".type")]
-    body = to_json(experiment)
+    body = to_json(experiment, Experiment)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in allowed:

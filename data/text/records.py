@@ -73,11 +73,15 @@ class FromRecords(FromTokens):
         """Return the correct answer of a record, as a JSON value."""
         raise NotImplementedError(type(self).__name__)
 
+    def label_names(self) -> tuple[str, ...]:
+        """Return the labels that the codec saves."""
+        return ()
+
     def build(self) -> Dataset:
         return build(self)
 
     def codec(self, folder: Path) -> "RecordCodec":
-        return RecordCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)))
+        return RecordCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)), self.label_names())
 
     def read_records(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
         """Return the records of a user's rows, prepared as in training but not dropped, and notes on them.
@@ -290,7 +294,7 @@ def build(config: FromRecords) -> Dataset:
             "tokenizer": vocabulary.hash,
             "rows": " ".join(map(str, config.row_fields())),
         },
-        codec=RecordCodec(config, vocabulary),
+        codec=RecordCodec(config, vocabulary, config.label_names()),
         shown={split: found.rows(split, config.shown) for split in found.splits},
         references={split: found.rows(split, config.reference) for split in found.splits if split != "train"},
         notes=notes,

@@ -148,6 +148,35 @@ def _has_blank_lines(part: Part) -> bool:
     return False
 
 
+def columns(part: Part) -> Iterator[Row | Bad]:
+    """Yield `tokens` and `tags`, the first and the last column of the lines of a sentence (CoNLL).
+
+    Columns are separated by tabs, or by spaces in a line without tabs. Blank lines end a sentence. Lines with one column that
+    begins with `#`, and those of `-DOCSTART-`, are skipped. A bad line makes its whole sentence bad.
+    """
+    with part.open() as stream:
+        rows: list[tuple[str, str]] = []
+        bad, begin = None, ""
+        for at, line in lines(stream, part.where):
+            found = [] if isinstance(line, Bad) else line.strip().split("\t" if "\t" in line.strip() else None)
+            if isinstance(line, Bad):
+                bad = bad or line
+            elif len(found) > 1 and found[0] != "-DOCSTART-":
+                begin = begin if rows else at
+                rows.append((found[0].strip(), found[-1].strip()))
+            elif found and found[0] and found[0] != "-DOCSTART-" and not found[0].startswith("#"):
+                bad = bad or Bad(at, f"expected a word and its tag, not {line.strip()!r}")
+            elif not line.strip() and (bad or rows):
+                yield bad or _tagged(rows, begin)
+                rows, bad = [], None
+        if bad or rows:
+            yield bad or _tagged(rows, begin)
+
+
+def _tagged(rows: list[tuple[str, str]], begin: str) -> Row:
+    return {"tokens": [token for token, _ in rows], "tags": [tag for _, tag in rows], WHERE: begin}
+
+
 def json_lines(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields of one JSON object per line. A string is a `text`."""
     with part.open() as stream:
@@ -326,6 +355,7 @@ FORMATS = {
     ".jsonl": Format("objects", json_lines, packed=True),
     ".csv": Format("tables", comma_separated, packed=True),
     ".tsv": Format("tables", tsv, packed=True),
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2"), Format("objects", columns, packed=True)),
     ".parquet": Format("tables", parquet),
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"), _IMAGE),
     ".wav": Format("audio", wav, streamed=True),

@@ -28,6 +28,7 @@ HELD_OUT, HELD_OUT_SENTENCES = "held_out", "held_out_sentences"  # in data.split
 @dataclass(frozen=True, kw_only=True)
 class FromSource:
     READS: ClassVar[tuple[str, ...]] = ()  # fields to read; the first is required
+    NEEDS: ClassVar[tuple[str, ...]] = ()  # fields of READS that training rows need besides the first
     LABELLED: ClassVar[bool] = False  # whether training rows need labels; otherwise labels only stratify the held-out rows
 
     source: Any
@@ -216,7 +217,7 @@ class Reading:
         """Raises DataError if the first row lacks a required or mapped field. Later rows may lack optional fields."""
         available = [name for name in row if name not in (WHERE, PART)]
         self.fields = list(dict.fromkeys([*self.fields, *available]))
-        needed = {self.config.READS[0], *pairs("fields", self.config.fields)}
+        needed = {self.config.READS[0], *self.config.NEEDS, *pairs("fields", self.config.fields)}
         for name, source_name in self.names.items():
             if source_name not in row and (needs_label if name == "label" else name in needed):
                 raise DataError(

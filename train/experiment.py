@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -108,6 +108,30 @@ def resolve(experiment: Experiment, facts: Mapping[str, Any]) -> Experiment:
 def with_run(experiment: Experiment, **changes: Any) -> Experiment:
     """Return the experiment with fields of its `run` changed."""
     return dataclasses.replace(experiment, run=dataclasses.replace(experiment.run, **changes))
+
+
+def with_how(experiment: Experiment, settings: Sequence[str], trusted: tuple[str, ...] = ()) -> Experiment:
+    """Return the experiment with `how` fields set by `settings`, each NAME=VALUE, such as `objective.beams=5`.
+
+    Raises UserError for other fields and for invalid values.
+    """
+    allowed = [name for name, _, is_how in leaves(experiment) if is_how and not name.endswith(".type")]
+    body = to_json(experiment, Experiment)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in allowed:
+            raise UserError(
+                f"--how {setting}: expected FIELD=VALUE for a field that does not change training{nearest(name, allowed)}"
+            )
+        *path, last = name.split(".")
+        part = body
+        for key in path:
+            part = part[key]
+        try:
+            part[last] = None if value == "None" else json.loads(value)
+        except ValueError:
+            part[last] = value
+    return from_json(body, trusted=trusted) if settings else experiment
 
 
 def to_json(value: Any, declared: Any = Any) -> Any:

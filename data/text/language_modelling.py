@@ -6,7 +6,7 @@ Shapes: B batch, T length.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -118,6 +118,8 @@ class Text(FromTokens):
     source: Any = "pydocs"
     batch_size: int = 64
     layout: Literal["windows", "stream", "packed", "pairs"] = "windows"
+    sentinels: int = 0
+    "ids for sentinels of span corruption, after those of the tokenizer, unless it has the tokens <extra_id_0>, …"
 
     def spec(self) -> dict[str, Spec]:
         rows = (self.batch_size,)
@@ -129,6 +131,11 @@ class Text(FromTokens):
             "pairs": {"segments": both, "mask": Spec(both.shape, np.bool_), "is_random": Spec(rows, np.int32)},
         }[self.layout]
         return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sentinels < 0:
+            raise ValueError(f"sentinels must be at least 0, not {self.sentinels}")
 
     def check(self, experiment: Any) -> None:
         """Raises ValueError if the layout is pairs and the model has fewer than two segments."""
@@ -156,7 +163,7 @@ class Text(FromTokens):
         topics = about(texts, rows)
         return Dataset(
             splits=splits,
-            facts=facts(vocabulary),
+            facts=with_sentinels(facts(vocabulary), vocabulary, self.sentinels),
             fingerprint={**texts.about["fingerprint"], "tokenizer": vocabulary.hash, "rows": f"{self.layout} of {self.length}"},
             codec=TextCodec(self, vocabulary),
             notes=notes(texts, topics),
@@ -214,6 +221,11 @@ def write_rows(
 
 def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
     """Load the tokenizer of `config.tokenizer`, or train one on the training split of `texts`."""
+    return vocabulary_of(config, texts.folder.name, lambda: texts.texts("train"))
+
+
+def vocabulary_of(config: FromTokens, key: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Load the tokenizer of `config.tokenizer`, or train one on `texts()`, which `key` identifies in the cache."""
     if config.tokenizer:
         found = Tokenizer.load(config.tokenizer)
         config.check_training(found, config.tokenizer)
@@ -221,11 +233,10 @@ def vocabulary_for(config: FromTokens, texts: Documents) -> Tokenizer:
     size, kind = config.vocab_size or 4096, config.tokenizer_kind or "wordpiece"
 
     def train(folder: Path) -> None:
-        vocabulary = Tokenizer.train(texts.texts("train"), size, kind)
+        vocabulary = Tokenizer.train(texts(), size, kind)
         (folder / TOKENIZER_FILE).write_text(vocabulary.json, "utf-8")
 
-    key = fingerprint(texts.folder.name, size, kind)
-    return Tokenizer.load(str(cached(f"tokenizers/{key}", train) / TOKENIZER_FILE))
+    return Tokenizer.load(str(cached(f"tokenizers/{fingerprint(key, size, kind)}", train) / TOKENIZER_FILE))
 
 
 @dataclass(frozen=True)
@@ -307,6 +318,11 @@ class TextCodec:
     def token(self, index: int) -> str:
         return self.vocabulary.token(index)
 
+    def decoded(self, ids: np.ndarray) -> str:
+        """Return the text of generated ids, up to the first [SEP], without special tokens."""
+        ends = np.flatnonzero(ids == self.vocabulary.special["sep"])
+        return self.vocabulary.implementation.decode(ids[: ends[0] if len(ends) else None].tolist()).strip()
+
     def text(self, ids: np.ndarray) -> str:
         """Return the text of a row, with its mask tokens numbered as [MASK 1], [MASK 2], …, and without [CLS] and padding."""
         special, number = self.vocabulary.special, count(1)
@@ -342,4 +358,27 @@ def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
 
 
 def facts(vocabulary: Tokenizer) -> dict[str, Any]:
-    return {"vocab_size": vocabulary.vocab_size, "mask_id": vocabulary.special["mask"], "random_ids": vocabulary.random_ids}
+    special = vocabulary.special
+    return {
+        "vocab_size": vocabulary.vocab_size,
+        "mask_id": special["mask"],
+        "random_ids": vocabulary.random_ids,
+        "start_id": special["cls"],
+        "end_id": special["sep"],
+    }
+
+
+def with_sentinels(found: Mapping[str, Any], vocabulary: Tokenizer, count: int) -> dict[str, Any]:
+    """Return facts with `sentinel_ids`, those of the first and of the last sentinel: the tokens of T5, or new ids.
+
+    Raises DataError if the tokenizer has fewer sentinels than `count`.
+    """
+    if not count:
+        return dict(found)
+    names = {name: i for i, name in enumerate(vocabulary.tokens) if re.fullmatch(r"<extra_id_\d+>", name)}
+    if not names:
+        size = vocabulary.vocab_size
+        return {**found, "vocab_size": size + count, "sentinel_ids": (size, size + count - 1)}
+    if len(names) < count:
+        raise DataError(f"data.sentinels is {count}, but the tokenizer has {len(names)}: set it to {len(names)}")
+    return {**found, "sentinel_ids": (names["<extra_id_0>"], names[f"<extra_id_{len(names) - 1}>"])}

@@ -34,7 +34,7 @@ class ClassifierHead(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, pooled_BD: Float[Array, "B D"], train: bool) -> Float[Array, "B C"]:
-        x_BD = Dropout(self.dropout)(pooled_BD, train)
+    def __call__(self, x: Float[Array, "B *places D"], train: bool) -> Float[Array, "B *places C"]:
+        x = Dropout(self.dropout)(x, train)
         dense = Dense(self.classes, ("embed", None), init=nn.initializers.zeros, name="dense")
-        return constrain(dense(x_BD).astype(jnp.float32), "batch", None)
+        return constrain(dense(x).astype(jnp.float32), "batch", *(None,) * (x.ndim - 1))

@@ -1,14 +1,13 @@
 """Small experiments of every family, and their programs on a mesh."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from data.dataset import Spec
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
+from data.text.parallel import ParallelText
 from fmodels.bert import BertConfig
 from fmodels.gpt import MODERN, GptConfig
 from fmodels.t5 import T5Config
@@ -17,6 +16,8 @@ from train.experiment import Experiment, Run, with_run
 from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
+from train.objectives.seq2seq import Seq2Seq
+from train.objectives.span_corruption import SpanCorruption
 from train.optim import Optimizer
 from train.recipes.digits import digits_cnn, digits_mlp
 from train.sharding import Mesh
@@ -74,25 +75,22 @@ def gpt_packed() -> Experiment:
     return gpt("packed", **MODERN, kv_heads=2, tied=False, layers=2, window=3, global_every=2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WithSource(Text):
-    """Texts with a source of the same length."""
-
-    def spec(self) -> dict[str, Spec]:
-        names = {"packed": ("source", "source_sequences", "source_positions"), "stream": ("source", "source_mask")}[self.layout]
-        types = {"source_mask": np.bool_}
-        return super().spec() | {name: Spec((self.batch_size, self.length), types.get(name, np.int32)) for name in names}
-
-
-def transformer() -> Experiment:
-    data = WithSource(layout="stream", length=LENGTH, batch_size=ROWS)
-    return replace(gpt(logits_chunk=5), model=Seq2SeqConfig(**SIZES), data=data)
+def translation() -> Experiment:
+    """Several pairs of texts per row."""
+    objective = Seq2Seq(logits_chunk=5, label_smoothing=0.1, metrics=(), vocab_size=40, start_id=2, end_id=3)
+    data = ParallelText(source="none", length=LENGTH, batch_size=ROWS)
+    return replace(gpt(), model=Seq2SeqConfig(**SIZES), objective=objective, data=data)
 
 
 def t5_packed() -> Experiment:
-    data = WithSource(layout="packed", length=LENGTH, batch_size=ROWS)
     model = T5Config(**{**SIZES, "layers": 2}, activation="geglu", tied=False, scan=True, remat="full")
-    return replace(gpt(), model=model, data=data)
+    return replace(translation(), model=model)
+
+
+def spans() -> Experiment:
+    objective = SpanCorruption(sentinel_ids=(36, 39), start_id=2, end_id=3, mask_id=4)
+    data = Text(length=LENGTH, batch_size=ROWS, sentinels=4)
+    return replace(gpt(), model=T5Config(**SIZES), objective=objective, data=data)
 
 
 def classes() -> Experiment:

@@ -17,7 +17,7 @@ from fmodels.convnet import ConvNetConfig
 from fmodels.mlp import MlpConfig
 from train import recipes
 from train.errors import UserError
-from train.experiment import Experiment, Run, differences, from_json, leaves, resolve, to_json
+from train.experiment import Experiment, Run, differences, from_json, leaves, resolve, to_json, with_how
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
 from train.optim import Optimizer, Rule
@@ -340,3 +340,21 @@ def test_fields_that_contradict_the_data_are_errors(part, facts, message):
     with pytest.raises(UserError) as caught:
         resolve(replace(bert(), **part), facts)
     assert str(caught.value) == message
+
+
+def test_how_fields_of_a_run_can_be_set():
+    experiment = recipes.find("multi30k-en-de")[1]()
+    found = with_how(
+        experiment, ["objective.beams=5", "run.precision=bf16", 'objective.metrics=["chrf"]', "objective.logits_chunk=None"]
+    )
+    assert (found.objective.beams, found.run.precision, found.objective.metrics) == (5, "bf16", ("chrf",))
+    assert not differences(experiment, found)
+    for wrong, message in {
+        "objective.beam=5": r"--how objective.beam=5: expected FIELD=VALUE.*; did you mean objective.beams\?",
+        "run.seed=3": r"--how run.seed=3: expected FIELD=VALUE, of a field that does not change what is learned",
+        "objective.beams": r"--how objective.beams: expected FIELD=VALUE",
+        "objective.beams=0": r"objective.beams must be at least 1, not 0",
+        "objective.beams=many": r"objective.beams: Input should be a valid integer",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            with_how(experiment, [wrong])

@@ -31,8 +31,9 @@ from tests.train.experiments import (
     program,
     rmsprop,
     scanned,
+    spans,
     t5_packed,
-    transformer,
+    translation,
 )
 from train.experiment import Experiment
 from train.sharding import RULES, Mesh, activations, by_name
@@ -126,10 +127,11 @@ MESHES = {
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2": (gpt_chunked, Mesh(data=2, fsdp=2, tensor=2), 2),
     "gpt packed fsdp 4 tensor 2": (gpt_packed, Mesh(data=1, fsdp=4, tensor=2), 1),
     "gpt packed replica 2 fsdp 2 tensor 2 accumulation 2": (gpt_packed, Mesh(replica=2, data=1, fsdp=2, tensor=2), 2),
-    "transformer data 2 fsdp 2 tensor 2": (transformer, Mesh(data=2, fsdp=2, tensor=2), 1),
-    "transformer fsdp 4 tensor 2 accumulation 2": (transformer, Mesh(data=1, fsdp=4, tensor=2), 2),
+    "translation data 2 fsdp 2 tensor 2": (translation, Mesh(data=2, fsdp=2, tensor=2), 1),
+    "translation fsdp 4 tensor 2 accumulation 2": (translation, Mesh(data=1, fsdp=4, tensor=2), 2),
     "t5 packed data 2 fsdp 2 tensor 2 accumulation 2": (t5_packed, Mesh(data=2, fsdp=2, tensor=2), 2),
     "t5 packed replica 2 fsdp 4": (t5_packed, Mesh(replica=2, data=1, fsdp=4), 1),
+    "spans data 2 fsdp 2 tensor 2 accumulation 2": (spans, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes data 2 fsdp 2 tensor 2 accumulation 2": (classes, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes tensor 4": (classes, Mesh(replica=2, data=1, tensor=4), 1),
     "muon data 2 fsdp 2 tensor 2": (muon, Mesh(data=2, fsdp=2, tensor=2), 1),
@@ -148,7 +150,7 @@ FAST = [
     "data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt packed fsdp 4 tensor 2",
-    "transformer data 2 fsdp 2 tensor 2",
+    "translation data 2 fsdp 2 tensor 2",
     "mlp data 2 fsdp 2 tensor 2",
     "cnn replica 2 fsdp 2 tensor 2",
 ]

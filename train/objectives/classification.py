@@ -22,6 +22,14 @@ from train.parts import Rendering
 from train.report import page
 
 
+def other_labels(folder: Path, codec: Any) -> dict[str, str]:
+    """Return the head, unless the run in `folder` has the labels of `codec` in the same order."""
+    other = labelling.read(folder) if (folder / labelling.FILE).exists() else ("unknown",)
+    if other == tuple(codec.labels):
+        return {}
+    return {"head/classifier/": f"its labels are {listed(other)}, here they are {listed(codec.labels)}"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """Cross-entropy of a dense head on the pooled output, with the targets `label` [B]."""
@@ -64,10 +72,7 @@ class Classification:
 
     def unfit(self, folder: Path, codec: Any) -> dict[str, str]:
         """Return the head, unless the other run has the same labels in the same order."""
-        other = labelling.read(folder) if (folder / labelling.FILE).exists() else ("unknown",)
-        if other == tuple(codec.labels):
-            return {}
-        return {"head/classifier/": f"its labels are {listed(other)}, here they are {listed(codec.labels)}"}
+        return other_labels(folder, codec)
 
     @property
     def head(self) -> Model:

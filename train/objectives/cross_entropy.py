@@ -11,13 +11,17 @@ import jax.numpy as jnp
 from fmodels.axes import constrain
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Return the loss [...] in nats of logits [..., V], and whether the target is the first largest logit, as in `argmax`.
+
+    `smoothing` is the share of the target probability spread over all classes (Szegedy et al. 2016, §7).
 
     The position comes from the maximum that the loss needs anyway: XLA's argmax is several times slower on CPU."""
     peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     shifted = logits - peak
     target = jnp.take_along_axis(shifted, targets[..., None], -1)[..., 0]
+    if smoothing:
+        target = (1 - smoothing) * target + smoothing * shifted.mean(-1)
     losses = jnp.log(jnp.exp(shifted).sum(-1)) - target
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(logits == peak, classes, logits.shape[-1]).min(-1)
@@ -30,6 +34,7 @@ def sums_in_chunks(
     targets_BT: jax.Array,
     weights_BT: jax.Array,
     chunk: int | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the weighted sums of the loss and of the hits, two scalars.
 
@@ -37,7 +42,7 @@ def sums_in_chunks(
     memory at a time, and are recomputed in the backward pass."""
 
     def sums(hidden_BTD, targets_BT, weights_BT):
-        losses_BT, hits_BT = cross_entropy(logits(hidden_BTD), targets_BT)
+        losses_BT, hits_BT = cross_entropy(logits(hidden_BTD), targets_BT, smoothing)
         return (losses_BT * weights_BT).sum(), (hits_BT * weights_BT).sum()
 
     length = targets_BT.shape[1]

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 from train import cluster, parts, recipes
 from train.cluster.join import Cluster
 from train.errors import UserError
-from train.experiment import Experiment
+from train.experiment import Experiment, with_how
 from train.runs import rundir
 
 
@@ -32,6 +32,8 @@ class RunArguments:
     import_file: Annotated[str | None, arg(name="import")] = None
     "Python file that defines parts of the run's experiment, such as its recipe file"
     mesh: MeshSizes = MeshSizes()
+    how: tuple[str, ...] = ()
+    "fields to change that do not change what was learned: objective.beams=5 run.precision=bf16"
     cluster: Cluster = Cluster()
 
     def join(self) -> None:
@@ -54,7 +56,8 @@ class RunArguments:
             mesh = replace(experiment.mesh, **sizes)
         except ValueError as error:
             raise UserError(f"mesh.{error}") from None
-        return replace(experiment, mesh=mesh, run=replace(experiment.run, dir=str(path)))
+        experiment = replace(experiment, mesh=mesh, run=replace(experiment.run, dir=str(path)))
+        return with_how(experiment, self.how, tuple(self.imported_modules()))
 
 
 @dataclass(frozen=True)

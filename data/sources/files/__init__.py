@@ -2,8 +2,11 @@
 
     files:notes.txt              `text`: one document per line, or documents separated by blank lines if there are any
     files:raw/*.en.gz            `text`: one sentence per line; the suffix is a language code
+    files:multi30k               train.en.gz and train.de.gz, of the same number of lines: fields named by the language codes,
+                                 as in --data.fields source=en,target=de
     files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet;
                                  image=FIELD in data.fields may name image files, by paths relative to the table
+    files:news.conll             `tokens` and `tags`: a word and its tag per line, blank lines between sentences; also .bio, .iob
     files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp, .gif, .tif and .webp
     files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte
@@ -31,7 +34,7 @@ from fsspec.utils import glob_translate
 from data import held_out
 from data.errors import DataError
 from data.sources import SPLITS, WHERE, Bad, Row, Rows, choose, near
-from data.sources.files import formats, places
+from data.sources.files import formats, parallel, places
 from data.sources.files.places import DAMAGE, File
 
 _SPLIT = re.compile(r"(?:^|/)(?:(train)|(valid|validation|val|dev)|(test|t10k))(?![^\W_])[^/]*", re.IGNORECASE)
@@ -164,6 +167,9 @@ class FileRows:
 
     def __iter__(self) -> Iterator[Row | Bad]:
         kind, numbers = self.check(), count()
+        if languages := parallel.languages(self.parts, self.names):
+            yield from parallel.rows(self.source, self.parts, languages)
+            return
         files = list(dict.fromkeys(self.parts.values()))
         example: tuple[File, Row] | None = None
         bad: Bad | None = None

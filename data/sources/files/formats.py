@@ -36,6 +36,13 @@ _LANGUAGES = frozenset(
 _IDX = re.compile(r"[-.]idx(\d)-ubyte$")
 
 
+def language(name: str) -> str | None:
+    """Return the language code in the suffix of a file name, if any."""
+    plain, suffix = splitext(name.lower())
+    suffix = splitext(plain)[1] if suffix in PACKED else suffix
+    return suffix[1:] if suffix[1:] in _LANGUAGES else None
+
+
 class Part(Protocol):
     """A File or a Member of an archive."""
 
@@ -77,7 +84,7 @@ def find(name: str, where: str) -> Format:
     return found
 
 
-def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
+def lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
     """Yield the location (`FILE, line N`) and the text of each line; Bad if it is not UTF-8."""
     offset = 0
     for number, line in enumerate(stream, 1):
@@ -94,7 +101,7 @@ def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, str | Bad]]:
 def sentences(part: Part) -> Iterator[Row | Bad]:
     """Yield `text`, one sentence per line."""
     with part.open() as stream:
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 yield line
             elif line.strip():
@@ -112,7 +119,7 @@ def documents(part: Part) -> Iterator[Row | Bad]:
     with part.open() as stream:
         document: list[str] = []
         bad, begin = None, ""
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 bad = bad or line
             elif line.strip():
@@ -141,10 +148,39 @@ def _has_blank_lines(part: Part) -> bool:
     return False
 
 
+def columns(part: Part) -> Iterator[Row | Bad]:
+    """Yield `tokens` and `tags`, the first and the last column of the lines of a sentence (CoNLL).
+
+    Columns are separated by tabs, or by spaces in a line without tabs. Blank lines end a sentence. Lines with one column that
+    begins with `#`, and those of `-DOCSTART-`, are skipped. A bad line makes its whole sentence bad.
+    """
+    with part.open() as stream:
+        rows: list[tuple[str, str]] = []
+        bad, begin = None, ""
+        for at, line in lines(stream, part.where):
+            found = [] if isinstance(line, Bad) else line.strip().split("\t" if "\t" in line.strip() else None)
+            if isinstance(line, Bad):
+                bad = bad or line
+            elif len(found) > 1 and found[0] != "-DOCSTART-":
+                begin = begin if rows else at
+                rows.append((found[0].strip(), found[-1].strip()))
+            elif found and found[0] and found[0] != "-DOCSTART-" and not found[0].startswith("#"):
+                bad = bad or Bad(at, f"expected a word and its tag, not {line.strip()!r}")
+            elif not line.strip() and (bad or rows):
+                yield bad or _tagged(rows, begin)
+                rows, bad = [], None
+        if bad or rows:
+            yield bad or _tagged(rows, begin)
+
+
+def _tagged(rows: list[tuple[str, str]], begin: str) -> Row:
+    return {"tokens": [token for token, _ in rows], "tags": [tag for _, tag in rows], WHERE: begin}
+
+
 def json_lines(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields of one JSON object per line. A string is a `text`."""
     with part.open() as stream:
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 yield line
             elif line.strip():
@@ -162,7 +198,7 @@ def tsv(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields named in the header line. Quotes have no special meaning."""
     with part.open() as stream:
         header: list[str] = []
-        for at, line in _lines(stream, part.where):
+        for at, line in lines(stream, part.where):
             if line and not header:
                 header = _header(at, line if isinstance(line, Bad) else line.split("\t"))
             elif isinstance(line, Bad):
@@ -176,7 +212,7 @@ def comma_separated(part: Part) -> Iterator[Row | Bad]:
     undecoded: list[Bad] = []
 
     def decoded(stream: BinaryIO) -> Iterator[str]:
-        for _, line in _lines(stream, part.where):
+        for _, line in lines(stream, part.where):
             if isinstance(line, Bad):
                 undecoded.append(line)
             yield "\n" if isinstance(line, Bad) else line + "\n"
@@ -319,6 +355,7 @@ FORMATS = {
     ".jsonl": Format("objects", json_lines, packed=True),
     ".csv": Format("tables", comma_separated, packed=True),
     ".tsv": Format("tables", tsv, packed=True),
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2"), Format("objects", columns, packed=True)),
     ".parquet": Format("tables", parquet),
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"), _IMAGE),
     ".wav": Format("audio", wav, streamed=True),

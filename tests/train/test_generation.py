@@ -14,7 +14,7 @@ from data.text.tokenizer import Tokenizer
 from fmodels.gpt import GptConfig
 from fmodels.nn.decoding import Decoding, generate
 from fmodels.t5 import T5Config
-from tests.train.experiments import SIZES, gpt, program, transformer
+from tests.train.experiments import SIZES, gpt, program, translation
 from train.errors import UserError
 from train.experiment import Experiment
 from train.generation import Generated, Generator, Growing, Options, bucket
@@ -116,7 +116,7 @@ def test_a_long_text_goes_on_from_its_last_half_context(trained):
 
 def test_sources_are_padded_on_the_right():
     """Each text equals the one generated for its source alone, without padding."""
-    model = replace(transformer(), model=T5Config(**SIZES, tied=False))
+    model = replace(translation(), model=T5Config(**SIZES, tied=False))
     sources = [np.array(ids, np.int32) for ids in ([5, 6, 7], [9, 3, 4, 5, 11], [8, 30, 31], [30, 31, 5])]
     loaded = predictor(model)
     given = prompts([[2]] * 4, sources={"source": sources})

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -120,6 +121,6 @@ def in_order(found: Iterator[tuple[int, Generated]]) -> Iterator[tuple[int, Gene
 @contextlib.contextmanager
 def opened(path: str | None) -> Iterator[TextIO]:
     """Open the file to write, on the first process only; the others write nothing."""
-    file = None if path is None else cluster.on_first(lambda: Path(path).open("w", encoding="utf-8"))
+    file = None if path is None else cluster.on_first(partial(Path(path).open, "w", encoding="utf-8"))
     with file or contextlib.nullcontext(sys.stdout) as output:
         yield output

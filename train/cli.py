@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,6 +127,8 @@ def parse(target: type[T] | Callable[..., T], arguments: list[str], prog: str, d
     """Parse the arguments with tyro. Raises UserError if they are invalid; `--help` prints and exits."""
     if {"-h", "--help"} & set(arguments):
         tyro.cli(target, args=["--help"], prog=prog, description=description or None, **options)
+    if repeated := [name for name, count in Counter(map(_option, arguments)).items() if name and count > 1]:
+        raise UserError(f"{repeated[0]} is given more than once; give it once, followed by all its values")
     caught = io.StringIO()
     try:
         with _plain(), contextlib.redirect_stderr(caught):
@@ -144,6 +147,11 @@ def parse(target: type[T] | Callable[..., T], arguments: list[str], prog: str, d
         if opposite in known and given.lower() in ("true", "false"):
             raise UserError(f"{name} {given}: the option takes no value; use {option if given.lower() == 'true' else opposite}")
     raise UserError(_one_line(caught.getvalue(), known, getattr(target, "__name__", "")))
+
+
+def _option(argument: str) -> str:
+    """Return the name of the option that an argument begins, or an empty string."""
+    return argument.partition("=")[0].replace("_", "-") if argument.startswith("--") else ""
 
 
 def _nearest_option(name: str, known: set[str]) -> str:

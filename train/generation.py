@@ -112,21 +112,24 @@ class Generator:
         layout = sharding.activations(self.program.mesh, experiment.mesh.rules)[0]
         self.whole = whole = jax.NamedSharding(self.program.mesh, jax.P())
 
-        def prefill(trained, batch: dict[str, jax.Array], slots: int) -> tuple[Sampling, jax.Array]:
+        def prefill(params, model_state, batch: dict[str, jax.Array], slots: int) -> tuple[Sampling, jax.Array]:
             index_B = batch.pop("index")
             with axes.traced_for(layout):
-                logits_BV, cache = decoding.prefill(apply, *trained, batch, slots)
+                logits_BV, cache = decoding.prefill(apply, params, model_state, batch, slots)
                 state = decoding.begin(logits_BV, decoding.seen_in(batch, logits_BV.shape[1]), cache)
                 return state, decoding.row_keys(jax.random.key(options.seed), index_B)
 
-        def decode(trained, state: Sampling, keys_B: jax.Array, is_done_B: jax.Array, room: int) -> tuple[jax.Array, Sampling]:
+        def decode(
+            params, model_state, state: Sampling, keys_B: jax.Array, is_done_B: jax.Array, room: int
+        ) -> tuple[jax.Array, Sampling]:
             with axes.traced_for(layout):
                 state = state._replace(is_done_B=is_done_B)
-                return decoding.decode_block(apply, *trained, state, settings, keys_B, BLOCK, room)
+                return decoding.decode_block(apply, params, model_state, state, settings, keys_B, BLOCK, room)
 
-        def search(trained, state: Sampling, keys_B: jax.Array) -> jax.Array:
+        def search(params, model_state, state: Sampling, keys_B: jax.Array) -> jax.Array:
             with axes.traced_for(layout):
-                return decoding.decode(apply, *trained, state.logits_BV, state.seen_BV, state.cache, settings, keys_B)
+                logits_BV, seen_BV, cache = state.logits_BV, state.seen_BV, state.cache
+                return decoding.decode(apply, params, model_state, logits_BV, seen_BV, cache, settings, keys_B)
 
         self.prefill, self.decode = jax.jit(prefill, static_argnames="slots"), decode
         self.search = jax.jit(search, out_shardings=whole)
@@ -169,21 +172,21 @@ class Generator:
         rows = [*chosen, *[chosen[0]] * (self.rows - len(chosen))]
         batch, new = self.arrays(rows, lengths), self.options.new_tokens
         slots, count = min(lengths[0] + new, self.max_length), 0
-        state, keys_B = self.prefill(self.trained, self.place(batch), slots)
+        state, keys_B = self.prefill(*self.trained, self.place(batch), slots)
         if self.options.beams > 1:
-            for text, ids in zip(texts, np.asarray(self.search(self.trained, state, keys_B)), strict=False):
+            for text, ids in zip(texts, np.asarray(self.search(*self.trained, state, keys_B)), strict=False):
                 show(text.add(ids))
         used = lengths[0]
         while count < new and not all(text.ended_by for text in texts):
             if used == slots:
                 used, slots = self.max_length // 2, self.max_length
                 batch |= {name: batch[name][:, -used:] for name in ("tokens", "mask")}
-                fresh, _ = self.prefill(self.trained, self.place(batch), slots)
+                fresh, _ = self.prefill(*self.trained, self.place(batch), slots)
                 state = state._replace(logits_BV=fresh.logits_BV, cache=fresh.cache)
             is_done_B = np.array([bool(text.ended_by) for text in texts] + [True] * (self.rows - len(texts)))
             room = min(BLOCK, new - count, slots - used)
             is_done = self.place({"is_done": is_done_B})["is_done"]
-            tokens_BN, state = self.decoder(slots, state)(self.trained, state, keys_B, is_done, room)
+            tokens_BN, state = self.decoder(slots, state)(*self.trained, state, keys_B, is_done, room)
             tokens_BN = np.asarray(tokens_BN)[:, :room]
             count, used = count + room, used + room
             batch["tokens"] = np.concatenate([batch["tokens"], tokens_BN], axis=1)
@@ -197,7 +200,7 @@ class Generator:
         """Return the compiled `decode` for a number of slots. The state keeps its shardings, so it fits the next call."""
         if slots not in self.decoders:
             placed = (self.whole, jax.tree.map(lambda x: x.sharding, state))
-            self.decoders[slots] = jax.jit(self.decode, donate_argnums=1, out_shardings=placed)
+            self.decoders[slots] = jax.jit(self.decode, donate_argnums=2, out_shardings=placed)
         return self.decoders[slots]
 
     def arrays(self, rows: list[int], lengths: tuple[int, ...]) -> dict[str, np.ndarray]:

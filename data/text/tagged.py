@@ -4,7 +4,7 @@ Shapes: B batch, T length.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -56,10 +56,10 @@ class TaggedText(FromRecords):
         words, tags = row.get("tokens"), row.get("tags")
         if words is None and isinstance(row.get("text"), str):
             words = row["text"].split()
-        for name, values in (("tokens", words), ("tags", tags if tags is not None else [])):
-            if values is None:
-                return f"it has no {name}"
-            if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(one, str) for one in values):
+        if words is None:
+            return "it has no tokens"
+        for name, values in {"tokens": words, "tags": tags or []}.items():
+            if not isinstance(values, list | tuple) or not all(isinstance(one, str) for one in values):
                 return f"its {name} are not a list of strings"
         if not any(word.strip() for word in words):
             return "it has no words"
@@ -91,7 +91,7 @@ class TaggedText(FromRecords):
                 known = f"the tags are {', '.join(tags)}" if self.tags else f"train has {', '.join(tags)}"
                 raise DataError(f"data.source {self.source}: {split} has the tag {unknown[0]!r}; {known}")
         if len(tags) < 2:
-            raise DataError(f"data.source {self.source}: every word of train has the tag {tags[0]!r}; at least two are needed")
+            raise DataError(f"data.source {self.source}: train has the tags {', '.join(tags)!r}; at least two are needed")
         dataset = records.build(replace(self, tags=tags))
         return replace(dataset, facts={**dataset.facts, "classes": len(tags)})
 

@@ -79,7 +79,7 @@ class Decoding(Strategy):
 class Sampling(NamedTuple):
     """The state of sampling between two tokens."""
 
-    count: jax.Array  # tokens chosen so far
+    length: jax.Array  # of the new tokens
     is_done_B: jax.Array
     seen_BV: jax.Array  # True at the tokens of the prompt and the output
     logits_BV: jax.Array  # of the next token
@@ -216,17 +216,17 @@ def sample_block(
         return (i < room) & ~state.is_done_B.all()
 
     def choose(carry):
-        i, tokens_BN, (count, is_done_B, seen_BV, logits_BV, cache) = carry
+        i, tokens_BN, (length, is_done_B, seen_BV, logits_BV, cache) = carry
         logits_BV = penalized(logits_BV, seen_BV, decoding)
         if decoding.temperature:
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, count)
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, length)
             chosen_B = jax.vmap(jax.random.categorical)(keys, filtered(logits_BV, decoding))
         else:
             chosen_B = logits_BV.argmax(1)
         chosen_B = jnp.where(is_done_B, decoding.pad, chosen_B).astype(jnp.int32)
         seen_BV = seen_BV.at[rows_B, chosen_B].set(True)
         logits_BV, cache = step(chosen_B, cache)
-        state = Sampling(count + 1, is_done_B | jnp.isin(chosen_B, stop), seen_BV, logits_BV, cache)
+        state = Sampling(length + 1, is_done_B | jnp.isin(chosen_B, stop), seen_BV, logits_BV, cache)
         return i + 1, tokens_BN.at[:, i].set(chosen_B), state
 
     tokens_BN = jnp.full((len(rows_B), size), decoding.pad, jnp.int32)

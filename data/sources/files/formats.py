@@ -151,8 +151,8 @@ def _has_blank_lines(part: Part) -> bool:
 def columns(part: Part) -> Iterator[Row | Bad]:
     """Yield `tokens` and `tags`, the first and the last column of the lines of a sentence (CoNLL).
 
-    Columns are separated by tabs, or by spaces in a line without tabs. Blank lines end a sentence. Lines with one column that
-    begins with `#`, and those of `-DOCSTART-`, are skipped. A bad line makes its whole sentence bad.
+    Columns are separated by tabs, or by spaces if a line has no tab. Blank lines end a sentence. Skipped are `-DOCSTART-` lines,
+    `# name = value`, and a single column that begins with `#`. A bad line makes its whole sentence bad.
     """
     with part.open() as stream:
         rows: list[tuple[str, str]] = []
@@ -161,14 +161,17 @@ def columns(part: Part) -> Iterator[Row | Bad]:
             found = [] if isinstance(line, Bad) else line.strip().split("\t" if "\t" in line.strip() else None)
             if isinstance(line, Bad):
                 bad = bad or line
-            elif len(found) > 1 and found[0] != "-DOCSTART-":
+            elif not line.strip():
+                if bad or rows:
+                    yield bad or _tagged(rows, begin)
+                rows, bad = [], None
+            elif found[0] == "-DOCSTART-" or re.match(r"#\S*$|# \S+ = ", line.strip()):
+                continue
+            elif len(found) > 1:
                 begin = begin if rows else at
                 rows.append((found[0].strip(), found[-1].strip()))
-            elif found and found[0] and found[0] != "-DOCSTART-" and not found[0].startswith("#"):
+            else:
                 bad = bad or Bad(at, f"expected a word and its tag, not {line.strip()!r}")
-            elif not line.strip() and (bad or rows):
-                yield bad or _tagged(rows, begin)
-                rows, bad = [], None
         if bad or rows:
             yield bad or _tagged(rows, begin)
 

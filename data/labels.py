@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.dataset import Batch, Dataset, Examples
 from data.errors import DataError
 from data.reading import FromSource, pairs
+
+TWO_CLASSES = {"classes": 2, "label_shares": (0.5, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,9 @@ class Labelled(FromSource):
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
         if self.label_seed < 0:
             raise ValueError(f"label_seed must be at least 0, not {self.label_seed}")
+
+    def assumed(self) -> dict[str, Any]:
+        return {**super().assumed(), **TWO_CLASSES}
 
     def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
         """Return the data as in FromSource, with the label indices of the run. Raises DataError for labels unknown to the run."""

@@ -71,6 +71,10 @@ label of train, and held_out_sentences a tenth of its sentences without their ph
         """Our field names, and those of the source."""
         return {**{name: name for name in self.READS}, **pairs("fields", self.fields)}
 
+    def assumed(self) -> dict[str, Any]:
+        """Return facts that a plan may assume without reading the data. They have the types of the real ones, not the values."""
+        return {}
+
     def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
         """Return the data of another source, prepared like that of the run in `folder`. Its only held-out split is `test`.
 

@@ -127,8 +127,9 @@ def parse(target: type[T] | Callable[..., T], arguments: list[str], prog: str, d
     """Parse the arguments with tyro. Raises UserError if they are invalid; `--help` prints and exits."""
     if {"-h", "--help"} & set(arguments):
         tyro.cli(target, args=["--help"], prog=prog, description=description or None, **options)
-    if repeated := [name for name, count in Counter(map(_option, arguments)).items() if name and count > 1]:
-        raise UserError(f"{repeated[0]} is given more than once; give it once, followed by all its values")
+    repeated = {name for name, count in Counter(map(_option, arguments)).items() if name and count > 1}
+    if lost := sorted(repeated & known_options(target, r" [^ \n]*\[\S+ \[", **options) if repeated else ()):
+        raise UserError(f"{lost[0]} is given more than once; give it once, followed by all its values")
     caught = io.StringIO()
     try:
         with _plain(), contextlib.redirect_stderr(caught):
@@ -175,12 +176,12 @@ def _nearest_option(name: str, known: set[str]) -> str:
     return f"; there are: {', '.join(of_part)}" if 0 < len(of_part) < 10 else "; --help lists them"
 
 
-def known_options(target: Any, **options: Any) -> set[str]:
-    """Return all options that tyro accepts for `target`."""
+def known_options(target: Any, values: str = "", **options: Any) -> set[str]:
+    """Return all options that tyro accepts for `target`, of those whose values match a regular expression in the help."""
     help_text = io.StringIO()
     with _plain(), contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         tyro.cli(target, args=["--help"], **options)
-    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", help_text.getvalue())) | {"--help"}
+    return set(re.findall(rf"(?<![\w-])(--[a-z][\w.-]*){values}", help_text.getvalue())) | {"--help"}
 
 
 @contextlib.contextmanager

@@ -55,6 +55,11 @@ def resolved(part: Any, facts: Mapping[str, Any]) -> Any:
     return dataclasses.replace(part, **missing)
 
 
+def assumed(data: Any) -> dict[str, Any]:
+    """`data.assumed()`: return facts for a plan that reads no data. The default is none."""
+    return data.assumed() if hasattr(data, "assumed") else {}
+
+
 def inherits(data: Any, folder: Path, resumes: bool) -> Any:
     """`data.inherits(folder, resumes)`: return the data config completed from the files of the run in `folder`.
 

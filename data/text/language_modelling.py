@@ -25,8 +25,9 @@ from data.text import packing, show
 from data.text.cleaning import left_out
 from data.text.documents import Documents, FromText, documents
 from data.text.pairs import VARIANTS, Pairs, assemble
-from data.text.tokenizer import TOKENIZER_FILE, Kind, Tokenizer
+from data.text.tokenizer import CLS, MASK, SEP, SPECIAL, TOKENIZER_FILE, Kind, Tokenizer
 
+VOCAB_SIZE = 4096  # of a tokenizer that is trained
 MAX_VOCAB_SIZE = 2**24
 
 
@@ -53,6 +54,12 @@ class FromTokens(FromText):
             raise ValueError(f"vocab_size must be at most {MAX_VOCAB_SIZE}, not {self.vocab_size}")
         if self.tokenizer == "":
             raise ValueError("tokenizer must be a path, or None")
+
+    def assumed(self) -> dict[str, Any]:
+        """Assume the vocabulary size of the config, or the default one. That of characters is not known: assume the least."""
+        size = len(SPECIAL) if self.tokenizer_kind == "characters" else self.vocab_size or VOCAB_SIZE
+        ids = {name: SPECIAL.index(token) for name, token in (("mask_id", MASK), ("start_id", CLS), ("end_id", SEP))}
+        return {**super().assumed(), "vocab_size": size, **ids, "random_ids": (len(SPECIAL), size)}
 
     def inherits(self, folder: Path, resumes: bool) -> Self:
         """Return this config with the tokenizer of the run in `folder`.
@@ -144,6 +151,10 @@ class Text(FromTokens):
                 f"data.layout pairs needs two segments, but model.segments is {experiment.model.segments}: set it to 2"
             )
 
+    def assumed(self) -> dict[str, Any]:
+        found = super().assumed()
+        return added(found, self.sentinels) if self.sentinels else found
+
     def build(self) -> Dataset:
         texts = documents(self)
         vocabulary = vocabulary_for(self, texts)
@@ -230,7 +241,7 @@ def vocabulary_of(config: FromTokens, key: str, texts: Callable[[], Iterable[str
         found = Tokenizer.load(config.tokenizer)
         config.check_training(found, config.tokenizer)
         return found
-    size, kind = config.vocab_size or 4096, config.tokenizer_kind or "wordpiece"
+    size, kind = config.vocab_size or VOCAB_SIZE, config.tokenizer_kind or "wordpiece"
 
     def train(folder: Path) -> None:
         vocabulary = Tokenizer.train(texts(), size, kind)
@@ -368,6 +379,12 @@ def facts(vocabulary: Tokenizer) -> dict[str, Any]:
     }
 
 
+def added(found: Mapping[str, Any], sentinels: int) -> dict[str, Any]:
+    """Return facts with this number of sentinels after the vocabulary."""
+    size = found["vocab_size"]
+    return {**found, "vocab_size": size + sentinels, "sentinel_ids": (size, size + sentinels - 1)}
+
+
 def with_sentinels(found: Mapping[str, Any], vocabulary: Tokenizer, count: int) -> dict[str, Any]:
     """Return facts with `sentinel_ids`, those of the first and of the last sentinel: the tokens of T5, or new ids.
 
@@ -377,8 +394,7 @@ def with_sentinels(found: Mapping[str, Any], vocabulary: Tokenizer, count: int) 
         return dict(found)
     names = {name: i for i, name in enumerate(vocabulary.tokens) if re.fullmatch(r"<extra_id_\d+>", name)}
     if not names:
-        size = vocabulary.vocab_size
-        return {**found, "vocab_size": size + count, "sentinel_ids": (size, size + count - 1)}
+        return added(found, count)
     if len(names) < count:
         raise DataError(f"data.sentinels is {count}, but the tokenizer has {len(names)}: set it to {len(names)}")
     return {**found, "sentinel_ids": (names["<extra_id_0>"], names[f"<extra_id_{len(names) - 1}>"])}

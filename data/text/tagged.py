@@ -5,23 +5,20 @@ Shapes: B batch, T length.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from data import labels as labelling
-from data.dataset import Dataset, Spec
-from data.errors import DataError
-from data.text import records
+from data.dataset import Spec
+from data.text.named import Named
 from data.text.pairs import assemble
-from data.text.records import Clean, FromRecords, Record, RecordCodec, chunks
+from data.text.records import Clean, Record, chunks
 from data.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaggedText(FromRecords):
+class TaggedText(Named):
     """Batches of [CLS] sentence [SEP]: `tokens`, `words`, `segments` and `mask` [B, T], and the tags of the words.
 
     A word is tokenized by itself. `starts` [B, T] is True at its first token, where `tags` [B, T] is its tag; elsewhere `tags` is
@@ -31,13 +28,8 @@ class TaggedText(FromRecords):
     READS = ("tokens", "tags")
     NEEDS = READS[1:]
 
-    tags: tuple[str, ...] | None = None
-    "the tags in order (None: those of train, sorted)"
-
     def __post_init__(self):
         super().__post_init__()
-        if self.tags is not None and len(set(self.tags)) != max(len(self.tags), 2):
-            raise ValueError(f"tags must be at least two distinct names, not {', '.join(self.tags)}")
         if self.cleaning.max_characters is not None or self.cleaning.min_characters > 1:
             raise ValueError("cleaning: min_characters and max_characters do not apply to tagged words")
 
@@ -75,39 +67,12 @@ class TaggedText(FromRecords):
     def reference(self, record: Record) -> list[str]:
         return record["tags"]
 
-    def label_names(self) -> tuple[str, ...]:
-        return self.tags or ()
-
-    def row_fields(self) -> tuple[Any, ...]:
-        return (*super().row_fields(), self.tags)
-
-    def build(self) -> Dataset:
-        """Raises DataError for a tag of a held-out split that does not occur in train, or in `tags`."""
-        found = records.records(self)
-        used = {split: set[str]().union(*found.rows(split, lambda record: record["tags"])) for split in found.splits}
-        tags = self.tags or tuple(sorted(used["train"]))
-        for split, names in used.items():
-            if unknown := sorted(names - set(tags)):
-                known = f"the tags are {', '.join(tags)}" if self.tags else f"train has {', '.join(tags)}"
-                raise DataError(f"data.source {self.source}: {split} has the tag {unknown[0]!r}; {known}")
-        if len(tags) < 2:
-            raise DataError(f"data.source {self.source}: train has the tags {', '.join(tags)!r}; at least two are needed")
-        dataset = records.build(replace(self, tags=tags))
-        return replace(dataset, facts={**dataset.facts, "classes": len(tags)})
-
-    def codec(self, folder: Path) -> RecordCodec:
-        known = self if self.tags else replace(self, tags=labelling.read(folder))
-        return super(TaggedText, known).codec(folder)
-
-    def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
-        """Return the data as in FromSource, with the tags of the run. Raises DataError for tags unknown to the run."""
-        known: Self = replace(self, tags=labelling.read(folder))
-        return super(TaggedText, known).elsewhere(folder, source, fields, splits)
+    def names_of(self, record: Record) -> list[str]:
+        return record["tags"]
 
     def rows(
         self, numbered: Iterable[tuple[int, Record]], vocabulary: Tokenizer, counts: Counter[str], packed: bool
     ) -> Iterator[dict[str, Any]]:
-        number_of = {tag: number for number, tag in enumerate(self.tags or ())}
         for chunk in chunks(numbered):
             # Byte-level tokens include the space before a word.
             texts = [f" {word}" if at else word for _, record in chunk for at, word in enumerate(record["words"])]
@@ -122,5 +87,5 @@ class TaggedText(FromRecords):
                 starts, tags = np.zeros(self.length, bool), np.full(self.length, -1, np.int32)
                 starts[1 : 1 + len(index)] = np.diff(index, prepend=-1) > 0
                 if record["tags"] is not None:
-                    tags[starts] = [number_of[tag] for tag in record["tags"][: starts.sum()]]
+                    tags[starts] = [self.numbers[tag] for tag in record["tags"][: starts.sum()]]
                 yield {**row, "starts": starts, "tags": tags, "record": number}

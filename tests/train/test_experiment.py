@@ -351,7 +351,7 @@ def test_how_fields_of_a_run_can_be_set():
     assert not differences(experiment, found)
     for wrong, message in {
         "objective.beam=5": r"--how objective.beam=5: expected FIELD=VALUE.*; did you mean objective.beams\?",
-        "run.seed=3": r"--how run.seed=3: expected FIELD=VALUE, of a field that does not change what is learned",
+        "run.seed=3": r"--how run.seed=3: expected FIELD=VALUE for a field that does not change training",
         "objective.beams": r"--how objective.beams: expected FIELD=VALUE",
         "objective.beams=0": r"objective.beams must be at least 1, not 0",
         "objective.beams=many": r"objective.beams: Input should be a valid integer",

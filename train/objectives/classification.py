@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import labels as labelling
-from fmodels.model import Model
-from fmodels.nn.heads import ClassifierHead
 from train.objectives import Sums, means
+from train.objectives.pooled import Pooled
 from train.parts import Rendering
 from train.report import page
 
@@ -31,13 +30,11 @@ def other_labels(folder: Path, codec: Any) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Pooled):
     """Cross-entropy of a dense head on the pooled output, with the targets `label` [B]."""
 
     classes: int | None = None
     "number of classes (None: from the data)"
-    dropout: float = 0.0
-    "dropout rate of the pooled vector"
     loss_name: Literal["cross_entropy", "focal"] = "cross_entropy"
     "cross-entropy, or focal loss, which weights it by (1 - p)^gamma for the probability p of the label (Lin et al. 2017)"
     gamma: float = 2.0
@@ -51,11 +48,11 @@ class Classification:
     "share of each class in the training labels (None: from the data)"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.classes is not None and self.classes < 2:
             raise ValueError(f"classes must be at least 2, not {self.classes}")
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
         if not self.gamma >= 0:
             raise ValueError(f"gamma must be 0 or more, not {self.gamma}")
         if isinstance(self.class_weights, tuple):
@@ -75,21 +72,12 @@ class Classification:
         return other_labels(folder, codec)
 
     @property
-    def head(self) -> Model:
+    def outputs(self) -> int:
         assert self.classes is not None, "an experiment is resolved before it runs"
-        return Model(ClassifierHead(self.classes, self.dropout))
-
-    def init(self, model: Model, rng: jax.Array, batch: dict) -> tuple[dict, dict]:
-        model_rng, head_rng = jax.random.split(rng)
-        params, state = model.init(model_rng, batch)
-        outputs, _ = model.apply(params, state, batch)
-        return {"model": params, "head": {"classifier": self.head.init(head_rng, outputs["pooled"])[0]}}, state
+        return self.classes
 
     def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
-        model_rng, head_rng = jax.random.split(rng)
-        head_rng = jax.random.fold_in(head_rng, batch["example"][0])  # so that it differs between microbatches
-        outputs, state = apply(params["model"], state, batch, rng=model_rng, train=train)
-        logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"], rng=head_rng, train=train)
+        logits_BC, state = self.logits(apply, params, state, batch, rng, train)
         log_p_BC, label_B = jax.nn.log_softmax(logits_BC), batch["label"]
         target_BC = jax.nn.one_hot(label_B, logits_BC.shape[-1])
         weight_B = batch["valid"]
@@ -123,9 +111,7 @@ class Classification:
         return {**means(sums), **scores(np.asarray(sums.metrics["confusion"][0]))}
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
-        outputs, _ = apply(params["model"], state, batch)
-        logits_BC, _ = self.head.apply(params["head"]["classifier"], {}, outputs["pooled"])
-        return {"probabilities": jax.nn.softmax(logits_BC)}
+        return {"probabilities": jax.nn.softmax(self.logits(apply, params, state, batch)[0])}
 
     def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
         """Return {"label": …, "probabilities": {label: …}} for each row, most probable first."""
@@ -168,7 +154,7 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
 
 
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
-    """Return accuracy, macro and per-class precision, recall and F1, and `confusion` [labels, predictions].
+    """Return accuracy, Matthews correlation, macro and per-class precision, recall and F1, and `confusion` [labels, predictions].
 
     Macro averages are over the classes that occur as a label or as a prediction, as in scikit-learn.
     """
@@ -182,4 +168,13 @@ def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
     macro = {f"macro_{name}": float(value_C[guessed_C + support_C > 0].mean()) for name, value_C in by_class.items()}
     per_class = {name: value_C.tolist() for name, value_C in {**by_class, "support": support_C}.items()}
     accuracy = float(right_C.sum() / confusion_CC.sum())
-    return {"accuracy": accuracy, **macro, "per_class": per_class, "confusion": confusion_CC.astype(int).tolist()}
+    total, expected = confusion_CC.sum(), guessed_C @ support_C
+    spread = np.sqrt((total**2 - guessed_C @ guessed_C) * (total**2 - support_C @ support_C))
+    matthews = float((total * right_C.sum() - expected) / spread) if spread else 0.0  # Gorodkin 2004
+    return {
+        "accuracy": accuracy,
+        "matthews": matthews,
+        **macro,
+        "per_class": per_class,
+        "confusion": confusion_CC.astype(int).tolist(),
+    }

@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from train import cli, recipes
-from train.experiment import to_json
+from train import cli, parts, recipes
+from train.experiment import resolve, to_json
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,18 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
-    """Return the row of a recipe. `parameters` counts those of the model, without the head."""
+    """Return the row of a recipe. `parameters` counts those of the model, without the head; a vocabulary may be an assumption."""
     import jax
     import numpy as np
 
     from fmodels.axes import split
 
     experiment = recipe()
-    model = experiment.model.build()
+    experiment = resolve(experiment, parts.assumed(experiment.data))
     spec = {key: jax.ShapeDtypeStruct(s.shape, s.dtype) for key, s in experiment.data.spec().items()}
-    boxed, _ = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    params, _ = split(boxed)
+    init = partial(experiment.objective.init, experiment.model.build())
+    boxed, _ = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+    params = split(boxed)[0]["model"]
     return {
         "name": name,
         "what": (recipe.__doc__ or "").strip().splitlines()[0].rstrip("."),

@@ -92,10 +92,10 @@ def test_rows_whose_words_and_tags_do_not_match_are_errors(tmp_path, row, messag
 def test_tags_unknown_to_train_are_errors(tmp_path):
     write(tmp_path, "train", rotated(20))
     write(tmp_path, "test", [(["a"], ["B-thing"])])
-    with pytest.raises(DataError, match="test has the tag 'B-thing'; train has B-person, B-place, I-person, O"):
+    with pytest.raises(DataError, match="test has the label 'B-thing'; train has B-person, B-place, I-person, O"):
         config(tmp_path).build()
-    with pytest.raises(DataError, match="train has the tag 'I-person'; the tags are B-person, B-place, B-thing, O"):
-        config(tmp_path, tags=("B-person", "B-place", "B-thing", "O")).build()
+    with pytest.raises(DataError, match="train has the label 'I-person'; the labels are B-person, B-place, B-thing, O"):
+        config(tmp_path, labels=("B-person", "B-place", "B-thing", "O")).build()
 
 
 def test_columns_between_tabs_or_spaces(tmp_path):

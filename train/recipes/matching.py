@@ -1,0 +1,40 @@
+"""Pairs of English and German image captions: Multi30k (Elliott et al. 2016).
+
+Reads the data set that TFDS prepared under $TFDS_DATA_DIR.
+"""
+
+from dataclasses import replace
+
+from data.text.matching import MatchingTexts
+from data.text.sentences import LabelledSentences
+from train.experiment import Experiment, Run
+from train.objectives.classification import Classification
+from train.objectives.sentence_embedding import SentenceEmbedding
+from train.optim import Optimizer
+from train.recipes.pydocs import ENCODER, HEAD_RULES
+
+FIELDS = "text=en,second=de"
+
+
+def translation_pairs() -> Experiment:
+    """Tell whether a German caption translates an English one (half of the pairs do); --init-from RUN fine-tunes."""
+    return Experiment(
+        model=ENCODER,
+        objective=Classification(),
+        data=LabelledSentences(source="pairing:tfds:multi30k_de_en", fields=FIELDS, length=64, batch_size=32, vocab_size=4096),
+        optimizer=Optimizer(
+            name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=150, weight_decay=0.01, rules=HEAD_RULES
+        ),
+        run=Run(steps=3000, evaluate_every=1000, checkpoint_every=3000),
+    )
+
+
+def translation_retrieval() -> Experiment:
+    """Embed English and German captions so that translations are near each other; --init-from RUN fine-tunes."""
+    return Experiment(
+        model=replace(ENCODER, dropout=0.1),
+        objective=SentenceEmbedding(),
+        data=MatchingTexts(source="tfds:multi30k_de_en", fields=FIELDS, length=48, batch_size=64, vocab_size=4096),
+        optimizer=Optimizer(name="adamw", learning_rate=2e-3, schedule="linear", warmup_steps=150, weight_decay=0.01),
+        run=Run(steps=1500, evaluate_every=500, checkpoint_every=1500),
+    )

@@ -1,10 +1,11 @@
 """Pairs that match and pairs that do not, from a source of pairs: `pairing:tfds:multi30k_de_en`.
 
-Every second row swaps its `second` text with that of another row: of those around it, one with a text of about the same length.
+Half of the rows, at random, swap their `second` text with that of another row: of those around it, one of about the same length.
 Thus every text occurs once, and neither text alone tells whether the pair matches. Each row has the field `label`, `match` or
 `other`.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -36,10 +37,11 @@ class _Paired:
         self.rows, self.second = rows, second
 
     def __iter__(self) -> Iterator[Row | Bad]:
-        rows = iter(self.rows)
+        rows, rng = iter(self.rows), random.Random(0)
         while window := list(islice(rows, WINDOW)):
             texts = [None if isinstance(row, Bad) else row.get(self.second) for row in window]
-            others = dict(self.swapped({i: text for i, text in enumerate(texts) if i % 2 and isinstance(text, str)}))
+            chosen = rng.sample(range(len(window)), len(window) // 2)
+            others = dict(self.swapped({i: text for i in chosen if isinstance(text := texts[i], str)}))
             for i, row in enumerate(window):
                 if isinstance(row, Bad):
                     yield row

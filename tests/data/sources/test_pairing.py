@@ -24,7 +24,7 @@ def test_every_text_occurs_once_and_labels_are_right(tmp_path):
     good = [row for row in rows if not isinstance(row, Bad)]
     assert [row["en"] for row in good] == list(own) and sorted(row["de"] for row in good) == sorted(own.values())
     assert all((own[row["en"]] == row["de"]) == (row["label"] == "match") for row in good)
-    assert 70 <= Counter(row["label"] for row in good)["other"] <= 76
+    assert 68 <= Counter(row["label"] for row in good)["other"] <= 76
     swapped = [row for row in good if row["label"] == "other"]
     assert max(abs(len(own[row["en"]]) - len(row["de"])) for row in swapped) < 10
 

@@ -143,4 +143,4 @@ def test_the_config_of_a_source_with_pairs(tmp_path):
     write(tmp_path, train=ROWS, validation=held_out(ROWS[:3]))
     assert isinstance(config_for(f"files:{tmp_path}"), SentencePairs)
     with pytest.raises(DataError, match="no field 'other'; available: text, second, label"):
-        SentencePairs.build(config_for(f"files:{tmp_path}", "second=other"))  # pyright: ignore[reportArgumentType]
+        config_for(f"files:{tmp_path}", "second=other").build()

@@ -72,8 +72,8 @@ class OneOrTwo(FromRecords):
     def texts_of(self, record: Record) -> list[str]:
         return [record[name] for name in ("text", "second") if name in record]
 
-    def row_fields(self) -> tuple[Any, ...]:
-        return (*super().row_fields(), self.has_second())
+    def record_fields(self) -> tuple[Any, ...]:
+        return (self.has_second(),)
 
     def rows(
         self, numbered: Iterable[tuple[int, Record]], vocabulary: Tokenizer, counts: Counter[str], packed: bool

@@ -63,6 +63,10 @@ class FromRecords(FromTokens):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def record_fields(self) -> tuple[Any, ...]:
+        """Return the values on which `accepted` depends besides the row and its cleaning."""
+        return ()
+
     def row_fields(self) -> tuple[Any, ...]:
         """Return the values on which `rows` depends."""
         return (type(self).__name__, self.length)
@@ -179,7 +183,7 @@ class Rows(Sequence[Any]):
 def records(config: FromRecords) -> Records:
     """Return the records of a config's source. Raises DataError if the source is missing or cannot be read."""
     reading = Reading(config)
-    key = fingerprint(reading.key, type(config).__name__, repr(config.cleaning), config.cleaning.stamp())
+    key = fingerprint(reading.key, type(config).__name__, *config.record_fields(), repr(config.cleaning), config.cleaning.stamp())
     return Records(cached(f"records/{key}", lambda folder: _write(folder, config, reading)), config)
 
 

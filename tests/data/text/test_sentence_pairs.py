@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.inference import config_for
 from data.text.one_or_two import truncated
 from data.text.sentence_pairs import SentencePairs
 
@@ -137,10 +136,3 @@ def test_unknown_labels_and_missing_columns(tmp_path):
         config(tmp_path).build()
     with pytest.raises(DataError, match="no field 'hypothesis'; available: text, second, label"):
         config(tmp_path, fields="second=hypothesis").build()
-
-
-def test_the_config_of_a_source_with_pairs(tmp_path):
-    write(tmp_path, train=ROWS, validation=held_out(ROWS[:3]))
-    assert isinstance(config_for(f"files:{tmp_path}"), SentencePairs)
-    with pytest.raises(DataError, match="no field 'other'; available: text, second, label"):
-        config_for(f"files:{tmp_path}", "second=other").build()

@@ -63,7 +63,7 @@ def test_a_new_head_predicts_the_mean_as_chance_does():
 def test_invalid_fields_and_other_data_are_errors():
     with pytest.raises(ValueError, match=r"^dropout must be in \[0, 1\), not 1.0"):
         Regression(dropout=1.0)
-    with pytest.raises(ValueError, match="^score_std must be positive and finite"):
+    with pytest.raises(ValueError, match="score_std must be positive and finite"):
         Regression(score_std=0.0)
     with pytest.raises(ValueError, match="needs scores, but data LabelledText has none"):
         replace(classes(), objective=OBJECTIVE)

@@ -12,24 +12,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.cache import cached, read_json
-from data.dataset import Batch, Dataset, Examples, Spec, fingerprint
+from data.dataset import Batch, Dataset, Examples, Spec, Subset, WithLabels, fingerprint
 from data.errors import DataError
 from data.mixture import weighted
 from data.reading import Reading
 from data.sources import WHERE, Row
 from data.sources.mixture import PART
 from data.store import Stored, Writer
+from data.text import overlap
 from data.text.cleaning import DROPPED, ORDER, Cleaner, left_out
 from data.text.language_modelling import FromTokens, TextCodec, facts, stacked, vocabulary_of
 from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 CHUNK = 1000  # records in memory at a time
 COLUMNS = {"part": Spec((), np.int16)}  # index of the part of a mixture
+ADDED = ("example", "valid", "label")  # arrays of a batch that are not stored with the others
 Record = dict[str, Any]
 Clean = Callable[[str], str]
 
@@ -61,6 +63,10 @@ class FromRecords(FromTokens):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def record_fields(self) -> tuple[Any, ...]:
+        """Return the values on which `accepted` depends besides the row and its cleaning."""
+        return ()
+
     def row_fields(self) -> tuple[Any, ...]:
         """Return the values on which `rows` depends."""
         return (type(self).__name__, self.length)
@@ -82,6 +88,9 @@ class FromRecords(FromTokens):
 
     def codec(self, folder: Path) -> "RecordCodec":
         return RecordCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)), self.label_names())
+
+    def overlaps(self, dataset: Dataset) -> list[str]:
+        return overlap.lines(dataset.shown)
 
     def read_records(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
         """Return the records of a user's rows, prepared as in training but not dropped, and notes on them.
@@ -174,7 +183,7 @@ class Rows(Sequence[Any]):
 def records(config: FromRecords) -> Records:
     """Return the records of a config's source. Raises DataError if the source is missing or cannot be read."""
     reading = Reading(config)
-    key = fingerprint(reading.key, type(config).__name__, repr(config.cleaning), config.cleaning.stamp())
+    key = fingerprint(reading.key, type(config).__name__, *config.record_fields(), repr(config.cleaning), config.cleaning.stamp())
     return Records(cached(f"records/{key}", lambda folder: _write(folder, config, reading)), config)
 
 
@@ -254,7 +263,7 @@ def write_arrays(config: FromRecords, found: Records, vocabulary: Tokenizer) -> 
 
     A store has the arrays of `config.spec()`, and the columns `part` and `record` (the index of the record of each row).
     """
-    made = {name: Spec(s.shape[1:], s.dtype) for name, s in config.spec().items() if name not in ("example", "valid")}
+    made = {name: Spec(s.shape[1:], s.dtype) for name, s in config.spec().items() if name not in ADDED}
     columns = {**made, "part": Spec((), np.int16), "record": Spec((), np.int32)}
 
     def write(folder: Path) -> None:
@@ -271,14 +280,32 @@ def write_arrays(config: FromRecords, found: Records, vocabulary: Tokenizer) -> 
     return cached(f"rows/{fingerprint(found.folder.name, vocabulary.hash, *config.row_fields())}", write)
 
 
-def build(config: FromRecords) -> Dataset:
-    """Return the dataset of a config: its records, a tokenizer, and the arrays of both."""
+class Selected(NamedTuple):
+    """Records of a split to use, and their labels."""
+
+    rows: np.ndarray
+    label: np.ndarray
+
+
+def build(config: FromRecords, selected: Mapping[str, Selected] | None = None) -> Dataset:
+    """Return the dataset of a config: its records, a tokenizer, and the arrays of both.
+
+    With `selected`, only these splits and records, and their `label`. The config must not pack records into rows.
+    """
     found = records(config)
     vocabulary = vocabulary_of(config, found.folder.name, lambda: found.texts("train"))
     folder = write_arrays(config, found, vocabulary)
-    splits: dict[str, Examples] = {s: Stored(folder / f"{s}.array_record", config.spec()) for s in found.splits}
-    part = Stored(folder / "train.array_record").column("part")
-    splits["train"] = weighted(splits["train"], part, found.weights, config.source)
+    splits: dict[str, Examples] = {}
+    texts, references = ({s: found.rows(s, form) for s in found.splits} for form in (config.shown, config.reference))
+    for split in found.splits if selected is None else selected:
+        splits[split] = stored = Stored(folder / f"{split}.array_record", config.spec())
+        part = stored.column("part")
+        if selected is not None:
+            rows, label = selected[split]
+            splits[split], part = WithLabels(Subset(stored, rows), label), part[rows]
+            texts[split], references[split] = texts[split].take(rows), references[split].take(rows)
+        if split == "train":
+            splits[split] = weighted(splits[split], part, found.weights, config.source)
     bad = found.about["bad"]
     counted, cleaning = read_json(folder / "about.json"), left_out(found.about["counts"])
     notes = [f"cleaning removed {cleaning}, of {found.about['counts']['documents in']:,} rows"] if cleaning else []
@@ -295,8 +322,8 @@ def build(config: FromRecords) -> Dataset:
             "rows": " ".join(map(str, config.row_fields())),
         },
         codec=RecordCodec(config, vocabulary, config.label_names()),
-        shown={split: found.rows(split, config.shown) for split in found.splits},
-        references={split: found.rows(split, config.reference) for split in found.splits if split != "train"},
+        shown={split: texts[split] for split in splits},
+        references={split: references[split] for split in splits if split != "train"},
         notes=notes,
         about={
             "source": {

@@ -8,6 +8,7 @@ import jax
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
 from data.text.parallel import ParallelText
+from data.text.related import RelatedTexts
 from fmodels.bert import BertConfig
 from fmodels.gpt import MODERN, GptConfig
 from fmodels.t5 import T5Config
@@ -16,6 +17,7 @@ from train.experiment import Experiment, Run, with_run
 from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
+from train.objectives.sentence_embedding import SentenceEmbedding
 from train.objectives.seq2seq import Seq2Seq
 from train.objectives.span_corruption import SpanCorruption
 from train.optim import Optimizer
@@ -96,6 +98,12 @@ def spans() -> Experiment:
 def classes() -> Experiment:
     objective = Classification(classes=10, label_shares=(0.1,) * 10, label_smoothing=0.1)
     return replace(bert(), objective=objective, data=LabelledText(length=LENGTH, batch_size=ROWS))
+
+
+def embeddings() -> Experiment:
+    """A loss that compares the rows of all devices."""
+    data = RelatedTexts(source="none", length=LENGTH, batch_size=ROWS)
+    return replace(bert(pooling="mean"), objective=SentenceEmbedding(), data=data)
 
 
 def muon() -> Experiment:

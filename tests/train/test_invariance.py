@@ -22,6 +22,7 @@ from tests.train.experiments import (
     bert_with_dropout,
     classes,
     cnn,
+    embeddings,
     gpt,
     gpt_chunked,
     gpt_packed,
@@ -62,6 +63,7 @@ def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
         "is_random": rng.integers(2, size=ROWS, dtype=np.int32),
     }
     sources = {"source": "tokens", "source_mask": "mask", "source_sequences": "sequences", "source_positions": "positions"}
+    known |= {f"second_{name}": np.roll(known[name], 1, axis=0) for name in ("tokens", "words", "segments", "mask")}
     known |= {source: np.roll(known[target], 1, axis=0) for source, target in sources.items()}
     return {name: known[name] for name in spec}
 
@@ -134,6 +136,8 @@ MESHES = {
     "spans data 2 fsdp 2 tensor 2 accumulation 2": (spans, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes data 2 fsdp 2 tensor 2 accumulation 2": (classes, Mesh(data=2, fsdp=2, tensor=2), 2),
     "classes tensor 4": (classes, Mesh(replica=2, data=1, tensor=4), 1),
+    "embeddings data 8": (embeddings, Mesh(data=8), 1),
+    "embeddings data 2 fsdp 2 tensor 2": (embeddings, Mesh(data=2, fsdp=2, tensor=2), 1),
     "muon data 2 fsdp 2 tensor 2": (muon, Mesh(data=2, fsdp=2, tensor=2), 1),
     "rmsprop fsdp 4 tensor 2": (rmsprop, Mesh(data=1, fsdp=4, tensor=2), 1),
     "mlp replica 2 fsdp 2 tensor 2": (mlp, Mesh(replica=2, data=1, fsdp=2, tensor=2), 1),
@@ -151,6 +155,7 @@ FAST = [
     "gpt chunked data 2 fsdp 2 tensor 2 accumulation 2",
     "gpt packed fsdp 4 tensor 2",
     "translation data 2 fsdp 2 tensor 2",
+    "embeddings data 2 fsdp 2 tensor 2",
     "mlp data 2 fsdp 2 tensor 2",
     "cnn replica 2 fsdp 2 tensor 2",
 ]

@@ -156,7 +156,8 @@ def per_class(result: Mapping[str, Any], labels: Sequence[str]) -> str:
 def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
     """Return accuracy, Matthews correlation, macro and per-class precision, recall and F1, and `confusion` [labels, predictions].
 
-    Macro averages are over the classes that occur as a label or as a prediction, as in scikit-learn.
+    Macro averages are over the classes that occur as a label or as a prediction, as in scikit-learn. Micro averages of precision,
+    recall and F1 all equal the accuracy.
     """
     right_C, guessed_C, support_C = np.diag(confusion_CC), confusion_CC.sum(0), confusion_CC.sum(1)
     ratio = lambda part_C, all_C: part_C / np.maximum(all_C, 1)  # 0 / 0 is 0, as with scikit-learn's zero_division=0
@@ -168,13 +169,21 @@ def scores(confusion_CC: np.ndarray) -> dict[str, Any]:
     macro = {f"macro_{name}": float(value_C[guessed_C + support_C > 0].mean()) for name, value_C in by_class.items()}
     per_class = {name: value_C.tolist() for name, value_C in {**by_class, "support": support_C}.items()}
     accuracy = float(right_C.sum() / confusion_CC.sum())
-    total, expected = confusion_CC.sum(), guessed_C @ support_C
-    spread = np.sqrt((total**2 - guessed_C @ guessed_C) * (total**2 - support_C @ support_C))
-    matthews = float((total * right_C.sum() - expected) / spread) if spread else 0.0  # Gorodkin 2004
     return {
         "accuracy": accuracy,
-        "matthews": matthews,
+        "matthews": matthews(confusion_CC),
         **macro,
         "per_class": per_class,
         "confusion": confusion_CC.astype(int).tolist(),
     }
+
+
+def matthews(confusion_CC: np.ndarray) -> float:
+    """Return the Matthews correlation of any number of classes (Gorodkin 2004, eq. 8).
+
+    It is 0 if all labels, or all predictions, are the same.
+    """
+    guessed_C, support_C, total = confusion_CC.sum(0), confusion_CC.sum(1), confusion_CC.sum()
+    covariance = np.trace(confusion_CC) * total - guessed_C @ support_C
+    variances = (total**2 - guessed_C @ guessed_C) * (total**2 - support_C @ support_C)
+    return float(covariance / math.sqrt(variances)) if variances else 0.0

@@ -5,8 +5,8 @@ Reads the data set that TFDS prepared under $TFDS_DATA_DIR.
 
 from dataclasses import replace
 
-from data.text.matching import MatchingTexts
-from data.text.sentences import LabelledSentences
+from data.text.related import RelatedTexts
+from data.text.sentence_pairs import SentencePairs
 from train.experiment import Experiment, Run
 from train.objectives.classification import Classification
 from train.objectives.sentence_embedding import SentenceEmbedding
@@ -21,7 +21,7 @@ def translation_pairs() -> Experiment:
     return Experiment(
         model=ENCODER,
         objective=Classification(),
-        data=LabelledSentences(source="pairing:tfds:multi30k_de_en", fields=FIELDS, length=64, batch_size=32, vocab_size=4096),
+        data=SentencePairs(source="pairing:tfds:multi30k_de_en", fields=FIELDS, length=64, batch_size=32, vocab_size=4096),
         optimizer=Optimizer(
             name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=150, weight_decay=0.01, rules=HEAD_RULES
         ),
@@ -34,7 +34,7 @@ def translation_retrieval() -> Experiment:
     return Experiment(
         model=replace(ENCODER, dropout=0.1),
         objective=SentenceEmbedding(),
-        data=MatchingTexts(source="tfds:multi30k_de_en", fields=FIELDS, length=48, batch_size=64, vocab_size=4096),
+        data=RelatedTexts(source="tfds:multi30k_de_en", fields=FIELDS, length=48, batch_size=64, vocab_size=4096),
         optimizer=Optimizer(name="adamw", learning_rate=2e-3, schedule="linear", warmup_steps=150, weight_decay=0.01),
         run=Run(steps=1500, evaluate_every=500, checkpoint_every=1500),
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
 from data.dataset import Columns
 from data.loader import evaluation_batches
@@ -129,6 +129,9 @@ def test_macro_averages_match_scikit_learn_when_classes_are_absent(seed):
     found = scores(confusion_matrix(label, guess, labels=np.arange(CLASSES)).astype(float))
     macro = macro_of(label, guess)
     assert {name: found[name] for name in macro} == pytest.approx(macro, rel=1e-6)
+    assert found["matthews"] == pytest.approx(matthews_corrcoef(label, guess), rel=1e-6)
+    micro = precision_recall_fscore_support(label, guess, average="micro", zero_division=0)
+    assert micro[:3] == pytest.approx([found["accuracy"]] * 3, rel=1e-6)
     assert len(found["per_class"]["f1"]) == CLASSES
 
 

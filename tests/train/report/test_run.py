@@ -78,7 +78,7 @@ def test_metrics_have_one_spelling(run):
     page = page_of(run)
     result = json.loads((run / "result.json").read_text())["test"]
     shown = [name for name in page.within("dt") if name in result]
-    assert shown == ["loss", "accuracy", "macro_precision", "macro_recall", "macro_f1"], (
+    assert shown == ["loss", "accuracy", "matthews", "macro_precision", "macro_recall", "macro_f1"], (
         "classification is the loss by another name"
     )
     drawn = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]

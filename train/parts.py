@@ -215,6 +215,17 @@ def render(objective: Any, described: Any, reference: Any = None) -> Rendering:
     return Rendering([json.dumps(described), *known])
 
 
+def merged(objective: Any, predictions: Sequence[Any], row: Mapping[str, Any]) -> Any:
+    """`objective.merged(predictions, row)`: return the prediction of a user's row from those of its examples.
+
+    The default expects one example per row.
+    """
+    if hasattr(objective, "merged"):
+        return objective.merged(predictions, row)
+    (prediction,) = predictions
+    return prediction
+
+
 def generates_from(objective: Any) -> str:
     """`objective.generates_from`: the field of a row from which the objective generates a text. The default raises UserError."""
     if not hasattr(objective, "generates_from"):

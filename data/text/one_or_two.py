@@ -65,7 +65,7 @@ class OneOrTwo(FromRecords):
                 return f"its {name} is empty"
             texts[name] = clean(text)
         if "second" in row and not self.has_second():
-            return "it has a second text; read pairs with --data.pairs True"
+            return "it has a second text; read pairs with --data.pairs"
         answer = self.answer(row)
         return answer if isinstance(answer, str) else {**texts, **answer}
 

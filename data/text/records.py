@@ -249,13 +249,13 @@ class RecordCodec(TextCodec):
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[str]]:
         """Return the arrays of a user's rows, and notes on texts truncated, or dropped in training.
 
-        Raises DataError for a row that is not accepted.
+        The array `record` has the index of the row of each example. Raises DataError for a row that is not accepted.
         """
         found, notes = self.config.read_records(rows)
         counts = Counter[str]()
         arrays = stacked(list(self.config.rows(enumerate(found), self.vocabulary, counts, packed=False)))
         cut = [f"{count} {what} (longer than data.length {self.length})" for what, count in counts.items() if count]
-        return {name: arrays[name] for name in arrays if name != "record"}, [*notes, *cut]
+        return arrays, [*notes, *cut]
 
 
 def write_arrays(config: FromRecords, found: Records, vocabulary: Tokenizer) -> Path:
@@ -304,6 +304,8 @@ def build(config: FromRecords, selected: Mapping[str, Selected] | None = None) -
             rows, label = selected[split]
             splits[split], part = WithLabels(Subset(stored, rows), label), part[rows]
             texts[split], references[split] = texts[split].take(rows), references[split].take(rows)
+        elif split != "train":  # a record may have several rows
+            texts[split], references[split] = (of[split].take(stored.column("record")) for of in (texts, references))
         if split == "train":
             splits[split] = weighted(splits[split], part, found.weights, config.source)
     bad = found.about["bad"]

@@ -87,5 +87,6 @@ class TaggedText(Named):
                 starts, tags = np.zeros(self.length, bool), np.full(self.length, -1, np.int32)
                 starts[1 : 1 + len(index)] = np.diff(index, prepend=-1) > 0
                 if record["tags"] is not None:
-                    tags[starts] = [self.numbers[tag] for tag in record["tags"][: starts.sum()]]
+                    known = self.numbers  # a row to predict may have other tags
+                    tags[starts] = [known.get(tag, -1) for tag in record["tags"][: starts.sum()]]
                 yield {**row, "starts": starts, "tags": tags, "record": number}

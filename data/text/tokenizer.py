@@ -188,6 +188,19 @@ class Tokenizer:
         """Return (ids, words) of each text, both int32 [T]. Raises DataError for a text with unpaired surrogates."""
         return self._encode(self.implementation, texts)
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, ...]]:
+        """Return (ids, words, begins, ends) of each text, all int32 [T]: token t comes from text[begins[t]:ends[t]].
+
+        White space before a word is not a part of it.
+        """
+        found = []
+        for text, encoding in zip(texts, self.implementation.encode_batch(texts, add_special_tokens=False), strict=True):
+            ids, ends = np.array(encoding.ids, np.int32), [end for _, end in encoding.offsets]
+            spaces = [len(part) - len(part.lstrip()) for part in (text[begin:end] for begin, end in encoding.offsets)]
+            begins = [min(begin + space, end) for (begin, end), space in zip(encoding.offsets, spaces, strict=True)]
+            found.append((ids, self.words(ids), np.array(begins, np.int32), np.array(ends, np.int32)))
+        return found
+
     def encode_masked(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Encode like `encode`, but `[MASK]`, or the tokenizer's own name for it, is the mask token.
 

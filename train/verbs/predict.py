@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from data.dataset import fingerprint
 from data.sources import WHERE
 from train import cli, cluster, parts
@@ -43,7 +45,11 @@ def main(arguments: list[str]) -> int:
         rows = cluster.gather(cluster.on_first(read))[0]
     predictor = reopen(experiment, cluster.say)
     arrays, notes = predictor.codec.encode(rows)
-    predictions = predictor(arrays)
+    owners = arrays.get("record", np.arange(len(rows)))  # the row of each example
+    examples = [list[Any]() for _ in rows]
+    for owner, prediction in zip(owners, predictor({k: v for k, v in arrays.items() if k != "record"}), strict=True):
+        examples[owner].append(prediction)
+    predictions = [parts.merged(experiment.objective, *pair) for pair in zip(examples, rows, strict=True)]
     for note in notes:
         cluster.say(note)
     if wanted.json:

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
-    """Return the row of a recipe. `parameters` counts those of the model, without the head; sizes that only the data tells are assumed."""
+    """Return the row of a recipe. `parameters` counts those of the model; sizes that only the data tells are assumed."""
     import jax
     import numpy as np
 

@@ -7,6 +7,7 @@
     files:reviews.jsonl          the fields of the objects; also .csv and .tsv, with a header line, and .parquet;
                                  image=FIELD in data.fields may name image files, by paths relative to the table
     files:news.conll             `tokens` and `tags`: a word and its tag per line, blank lines between sentences; also .bio, .iob
+    files:dev-v2.0.json          `id`, `question`, `context` and `answers`, in the format of SQuAD
     files:photos                 `image` (encoded), `label`: photos/CLASS/NAME.jpg; also .png, .bmp, .gif, .tif and .webp
     files:digits                 `audio`, `sample_rate`, `label`: CLASS/NAME.wav or digits/CLASS_….wav
     files:mnist                  `image` uint8 [28, 28, 1], `label`: train-images-idx3-ubyte and train-labels-idx1-ubyte

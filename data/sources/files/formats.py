@@ -197,6 +197,23 @@ def json_lines(part: Part) -> Iterator[Row | Bad]:
                 yield row if isinstance(row, dict | Bad) else Bad(at, "not a JSON object {…} or string")
 
 
+def squad(part: Part) -> Iterator[Row | Bad]:
+    """Yield `id`, `question`, `context` and `answers` of a JSON file in the format of SQuAD 1.1 or 2.0."""
+    with part.open() as stream:
+        try:
+            articles = json.loads(stream.read().decode("utf-8-sig"))["data"]
+            for article in articles:
+                for paragraph in article["paragraphs"]:
+                    for question in paragraph["qas"]:
+                        found = {name: question[name] for name in ("id", "question", "answers")}
+                        yield {**found, "context": paragraph["context"], WHERE: f"{part.where}, question {found['id']}"}
+        except (ValueError, RecursionError) as error:
+            yield Bad(part.where, f"not JSON in UTF-8: {error}")
+        except (KeyError, TypeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            yield Bad(part.where, f"not in the format of SQuAD: {what}; for other objects, use one per line in a .jsonl file")
+
+
 def tsv(part: Part) -> Iterator[Row | Bad]:
     """Yield the fields named in the header line. Quotes have no special meaning."""
     with part.open() as stream:
@@ -356,6 +373,7 @@ _IMAGE = Format("images", image, streamed=True)
 FORMATS = {
     ".txt": Format("texts", documents, packed=True),
     ".jsonl": Format("objects", json_lines, packed=True),
+    ".json": Format("objects", squad, packed=True),
     ".csv": Format("tables", comma_separated, packed=True),
     ".tsv": Format("tables", tsv, packed=True),
     **dict.fromkeys((".conll", ".bio", ".iob", ".iob2"), Format("objects", columns, packed=True)),

@@ -55,7 +55,7 @@ MISTAKES = {
     "not a number": (False, {"score": float("nan")}, "line 25: its score is nan, not a finite number"),
     "infinite": (False, {"score": "inf"}, "line 25: its score is inf, not a finite number"),
     "missing": (False, {"score": None}, "line 25: it has no score"),
-    "second": (False, {"second": "more"}, "line 25: it has a second text; read pairs with --data.pairs True"),
+    "second": (False, {"second": "more"}, "line 25: it has a second text; read pairs with --data.pairs"),
     "no second": (True, {"second": None}, "line 25: it has no second; choose a field with --data.fields second=NAME"),
 }
 

@@ -32,9 +32,10 @@ class ClassifierHead(nn.Module):
 
     classes: int
     dropout: float = 0.0
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *places D"], train: bool) -> Float[Array, "B *places C"]:
         x = Dropout(self.dropout)(x, train)
-        dense = Dense(self.classes, ("embed", None), init=nn.initializers.zeros, name="dense")
+        dense = Dense(self.classes, ("embed", None), self.use_bias, init=nn.initializers.zeros, name="dense")
         return constrain(dense(x).astype(jnp.float32), "batch", *(None,) * (x.ndim - 1))

@@ -7,8 +7,12 @@ import jax
 
 from data.text.labelled import LabelledText
 from data.text.language_modelling import Text
+from data.text.multi_labelled import MultiLabelledText
 from data.text.parallel import ParallelText
 from data.text.related import RelatedTexts
+from data.text.scored import ScoredText
+from data.text.squad import SquadText
+from data.text.tagged import TaggedText
 from fmodels.bert import BertConfig
 from fmodels.gpt import MODERN, GptConfig
 from fmodels.t5 import T5Config
@@ -17,9 +21,13 @@ from train.experiment import Experiment, Run, with_run
 from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
 from train.objectives.masked_lm import MaskedLM
+from train.objectives.multi_label import MultiLabel
+from train.objectives.question_answering import QuestionAnswering
+from train.objectives.regression import Regression
 from train.objectives.sentence_embedding import SentenceEmbedding
 from train.objectives.seq2seq import Seq2Seq
 from train.objectives.span_corruption import SpanCorruption
+from train.objectives.token_classification import TokenClassification
 from train.optim import Optimizer
 from train.recipes.digits import digits_cnn, digits_mlp
 from train.sharding import Mesh
@@ -104,6 +112,27 @@ def embeddings() -> Experiment:
     """A loss that compares the rows of all devices."""
     data = RelatedTexts(source="none", length=LENGTH, batch_size=ROWS)
     return replace(bert(pooling="mean"), objective=SentenceEmbedding(), data=data)
+
+
+def tags() -> Experiment:
+    return replace(
+        bert(), objective=TokenClassification(classes=5), data=TaggedText(source="none", length=LENGTH, batch_size=ROWS)
+    )
+
+
+def answers() -> Experiment:
+    data = SquadText(source="none", length=LENGTH, stride=2, question_length=4, batch_size=ROWS)
+    return replace(bert(), objective=QuestionAnswering(), data=data)
+
+
+def numbers() -> Experiment:
+    objective = Regression(score_mean=1.0, score_std=2.0)
+    return replace(bert(), objective=objective, data=ScoredText(source="none", length=LENGTH, batch_size=ROWS))
+
+
+def several_labels() -> Experiment:
+    data = MultiLabelledText(source="none", length=LENGTH, batch_size=ROWS, most_labels=3)
+    return replace(bert(), objective=MultiLabel(classes=10), data=data)
 
 
 def muon() -> Experiment:

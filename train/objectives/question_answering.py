@@ -53,7 +53,7 @@ class QuestionAnswering:
 
     @property
     def head(self) -> Model:
-        return Model(ClassifierHead(2, self.dropout))
+        return Model(ClassifierHead(2, self.dropout, use_bias=False))  # a softmax over positions ignores a bias
 
     def init(self, model: Model, rng: jax.Array, batch: dict) -> tuple[dict, dict]:
         model_rng, head_rng = jax.random.split(rng)

@@ -136,7 +136,7 @@ LABELS = ["run", "pydocs-topics", "--run.steps", "1", "--data.vocab-size", "300"
 FILE_ERRORS = {
     "empty.txt": (TEXT, "empty.txt: no rows"),
     "blank.txt": (TEXT, "blank.txt: no rows"),
-    "book.pdf": (TEXT, "book.pdf: unknown format .pdf; supported: .txt, .jsonl, .csv"),
+    "book.pdf": (TEXT, "book.pdf: unknown format .pdf; supported: .txt, .jsonl, .json, .csv"),
     "latin.txt": (TEXT, "latin.txt, line 2: byte 14 (0xe9) is not UTF-8"),
     "short.txt": (TEXT, "train has fewer tokens than data.length 16"),
     "broken.jsonl": (TEXT, "broken.jsonl, line 2: not JSON"),

@@ -14,7 +14,15 @@ from train.optim import Optimizer
 
 
 def multi30k_en_de() -> Experiment:
-    """Translate English captions to German with a Transformer of width 128."""
+    """Translate English captions to German with a Transformer of width 128.
+
+    Scores of the split test (test_2016), after 79 minutes on two busy CPU cores:
+
+        BLEU 38.0, chrF 62.7   fmodels evaluate runs/multi30k-en-de
+        BLEU 38.7, chrF 63.4   fmodels evaluate runs/multi30k-en-de --how objective.beams=5
+
+    Wu et al. 2021 report about 41 for a Transformer of this size, with another tokenization and about three times as many tokens.
+    """
     return Experiment(
         model=Seq2SeqConfig(layers=4, width=128, heads=4, hidden=256, dropout=0.3, max_length=64),
         objective=Seq2Seq(label_smoothing=0.1),

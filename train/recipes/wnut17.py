@@ -10,7 +10,16 @@ from train.recipes.pydocs import ENCODER, HEAD_RULES
 
 
 def wnut17_ner() -> Experiment:
-    """Tag persons, places, groups, corporations, products and creative works; --init-from RUN fine-tunes."""
+    """Tag persons, places, groups, corporations, products and creative works; --init-from RUN fine-tunes.
+
+    Span F1 on test, mean and standard deviation of seeds 0 to 2 (--run.seed):
+
+        0.112 ± 0.009   fmodels run wnut17-ner --init-from runs/pydocs
+        0.101 ± 0.001   fmodels run wnut17-ner
+        0.061           python -m train.baseline wnut17-ner      the most frequent tag of each word in train
+
+    The entities of test do not occur in train, and 3,300 sentences are few for an encoder of 0.9 million parameters.
+    """
     return Experiment(
         model=replace(ENCODER, dropout=0.1),
         objective=TokenClassification(dropout=0.1),

@@ -4,27 +4,17 @@
 
 The peer is `BertForMaskedLM` of `transformers`, with its head at the masked positions only, gradient clipping and fused AdamW.
 Its inputs are masked beforehand; ours are masked within the step. Both use float32, dropout 0.1, two threads and the same batch
-shape. The workers are separate processes that take turns, with one untimed step at the beginning of each turn.
-`same allocator` gives PyTorch the settings of malloc that `train/allocator.py` makes for ours.
+shape. `train.bench.side_by_side` runs them in turns.
 """
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from train.bench.side_by_side import THREADS, Step, main
 
 # layers, width, heads, batch size
 SIZES = {"mini": (4, 256, 4, 32), "6x384": (6, 384, 6, 16), "base": (12, 768, 12, 4)}
-LENGTH, VOCAB, MASKED, THREADS = 128, 30_522, 19, 2
-TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296:glibc.malloc.arena_max=1"
-WORKERS = {"fmodels": {}, "torch": {}, "torch, same allocator": {"GLIBC_TUNABLES": TUNABLES}}
+LENGTH, VOCAB, MASKED = 128, 30_522, 19
 
 
-def ours(layers: int, width: int, heads: int, batch_size: int) -> Callable[[], object]:
+def ours(size: str) -> Step:
     """Return a function that does one step of masked-LM training."""
     from train.allocator import keep_freed_memory
 
@@ -39,6 +29,7 @@ def ours(layers: int, width: int, heads: int, batch_size: int) -> Callable[[], o
     from train.optim import Optimizer
     from train.step import build
 
+    layers, width, heads, batch_size = SIZES[size]
     experiment = Experiment(
         model=BertConfig(layers=layers, width=width, heads=heads, vocab_size=VOCAB),
         objective=MaskedLM(mask_id=103, random_ids=(1000, VOCAB)),
@@ -61,11 +52,12 @@ def ours(layers: int, width: int, heads: int, batch_size: int) -> Callable[[], o
     return step
 
 
-def theirs(layers: int, width: int, heads: int, batch_size: int) -> Callable[[], object]:
+def theirs(size: str) -> Step:
     """Return a function that does the same step in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import BertConfig, BertForMaskedLM  # pyright: ignore[reportMissingImports]
 
+    layers, width, heads, batch_size = SIZES[size]
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
     model = BertForMaskedLM(BertConfig(
@@ -90,57 +82,5 @@ def theirs(layers: int, width: int, heads: int, batch_size: int) -> Callable[[],
     return step
 
 
-def work(name: str, size: str) -> None:
-    """Answer each line `N` on stdin with the seconds of N steps, as JSON on stdout, after one untimed step."""
-    step = (ours if name == "fmodels" else theirs)(*SIZES[size])
-    step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        step()
-        seconds = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps(seconds), flush=True)
-
-
-def compare(size: str, rounds: int, steps: int) -> dict[str, object]:
-    """Return the median seconds of each worker, and the ratios of theirs to ours: the median over the rounds, and quartiles."""
-    workers = {}
-    for name, variables in WORKERS.items():
-        command = [sys.executable, "-m", "train.bench.torch_bert", size, "--worker", name]
-        environment = {**os.environ, **variables, "OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"}
-        workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        if workers[name].stdout.readline() != "ready\n":
-            raise SystemExit(f"error: the worker {name} failed")
-    seconds: dict[str, list[list[float]]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            print(steps, file=worker.stdin, flush=True)
-            seconds[name].append(json.loads(worker.stdout.readline()))
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    medians = {name: [statistics.median(turn) for turn in turns] for name, turns in seconds.items()}
-    result: dict[str, object] = {"size": size, "rounds": rounds, "steps": steps}
-    for name, turns in medians.items():
-        result[f"seconds {name}"] = statistics.median(turns)
-        if name != "fmodels":
-            ratios = [their / our for their, our in zip(turns, medians["fmodels"], strict=True)]
-            result[f"{name} / fmodels"] = statistics.median(ratios)
-            result[f"{name} / fmodels, quartiles"] = statistics.quantiles(ratios, n=4)[::2]
-    return result
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=SIZES)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
-    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        work(options.worker, options.size)
-    else:
-        print(json.dumps(compare(options.size, options.rounds, options.steps), indent=1))
+    main("train.bench.torch_bert", __doc__ or "", list(SIZES), ours, theirs)

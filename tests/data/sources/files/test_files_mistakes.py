@@ -53,7 +53,7 @@ def test_rows_around_a_bad_row_are_read(tmp_path):
         ({"a.csv": "x\n1\n", "b.csv": ""}, "b.csv", "no rows"),
         ({"a.csv": "x\n1\n", "b.csv": "y\n1"}, "b.csv", "has the fields y, but"),
         ({"a.csv": "x\n1\n", "b.txt": "1"}, "", "mixes tables (a.csv) and texts (b.txt); select"),
-        ({"a.json": "[]"}, "a.json", "unknown format .json; supported: .txt, .jsonl"),
+        ({"a.json": "[]"}, "a.json", "not in the format of SQuAD"),
         ({"a.parquet.gz": ""}, "a.parquet.gz", "unknown format .parquet.gz; supported:"),
         ({"Makefile": ""}, "Makefile", "unknown format (no suffix); supported:"),
         ({"a.parquet": "no"}, "a.parquet", "damaged"),

@@ -89,6 +89,9 @@ def evaluate(job: Job, params: Any, model_state: Any, split: str) -> dict[str, A
     summary = objective.summarize(total)
     if not parts.scores(objective):
         return summary
+    if split not in job.dataset.references:
+        cluster.say(f"{split}: {', '.join(parts.scores(objective))} left out, since its rows hold several examples")
+        return summary
     references = job.dataset.references[split]
     predictions = predictions[: len(references)]  # without the padding rows of the last batch
     scores = cluster.on_first(lambda: parts.score(objective, predictions, references, summary))

@@ -304,9 +304,12 @@ def build(config: FromRecords, selected: Mapping[str, Selected] | None = None) -
             rows, label = selected[split]
             splits[split], part = WithLabels(Subset(stored, rows), label), part[rows]
             texts[split], references[split] = texts[split].take(rows), references[split].take(rows)
-        elif split != "train":  # a record may have several rows
+        else:  # a record may have several rows
             texts[split], references[split] = (of[split].take(stored.column("record")) for of in (texts, references))
         if split == "train":
+            # Packed rows hold several records, and those of a weighted mixture have another order.
+            if len(found.weights) > 1 or (selected is None and len(stored) < found.about["splits"][split]):
+                del references[split]
             splits[split] = weighted(splits[split], part, found.weights, config.source)
     bad = found.about["bad"]
     counted, cleaning = read_json(folder / "about.json"), left_out(found.about["counts"])
@@ -325,7 +328,7 @@ def build(config: FromRecords, selected: Mapping[str, Selected] | None = None) -
         },
         codec=RecordCodec(config, vocabulary, config.label_names()),
         shown={split: texts[split] for split in splits},
-        references={split: references[split] for split in splits if split != "train"},
+        references={split: references[split] for split in splits if split in references},
         notes=notes,
         about={
             "source": {

@@ -64,6 +64,7 @@ def test_every_pair_is_in_one_row(tmp_path, packed):
     assert sorted(pair for row in found["train"] for pair in row) == sorted(zip(SOURCES, TARGETS, strict=True))
     assert max(map(len, found["train"])) == (5 if packed else 1)
     assert list(dataset.references["validation"]) == changed(TARGETS)
+    assert ("train" in dataset.references) == (not packed), "a packed row has no single reference"
     assert list(dataset.shown["validation"]) == changed(SOURCES)
 
 

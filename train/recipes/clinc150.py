@@ -13,7 +13,17 @@ from train.recipes.pydocs import ENCODER, HEAD_RULES
 
 
 def clinc150_intents() -> Experiment:
-    """Classify user queries by intent (150 classes); --init-from RUN fine-tunes."""
+    """Classify user queries by intent (150 classes); --init-from RUN fine-tunes.
+
+    Accuracy on test, mean and standard deviation of seeds 0 to 2 (--run.seed):
+
+        0.905 ± 0.003   fmodels run clinc150-intents --init-from runs/pydocs
+        0.914 ± 0.003   fmodels run clinc150-intents
+        0.910           python -m train.baseline clinc150-intents      TF-IDF and logistic regression
+        0.007           python -m train.baseline clinc150-intents      the most frequent label
+
+    The tokenizer of the documentation of Python libraries costs more than pretraining on it gains.
+    """
     return Experiment(
         model=replace(ENCODER, dropout=0.1),
         objective=Classification(dropout=0.1),

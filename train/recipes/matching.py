@@ -30,7 +30,13 @@ def translation_pairs() -> Experiment:
 
 
 def translation_retrieval() -> Experiment:
-    """Embed English and German captions so that translations are near each other; --init-from RUN fine-tunes."""
+    """Embed English and German captions so that translations are near each other; --init-from RUN fine-tunes.
+
+    Share of the 1,000 captions of test (of both languages) whose translation is nearest; chance is 0.001:
+
+        0.947   fmodels run translation-retrieval
+        0.917   fmodels run translation-retrieval --init-from runs/pydocs      with a tokenizer of English
+    """
     return Experiment(
         model=replace(ENCODER, dropout=0.1),
         objective=SentenceEmbedding(),

@@ -21,7 +21,16 @@ from train.recipes.pydocs import ENCODER, HEAD_RULES
 
 
 def squad() -> Experiment:
-    """Answer questions by a part of a text; --init-from RUN fine-tunes."""
+    """Answer questions by a part of a text; --init-from RUN fine-tunes.
+
+    Exact match and F1 on the held-out articles of XQuAD, 0 to 1:
+
+        0.012, 0.029   fmodels run squad --init-from runs/pydocs
+        0.012, 0.034   fmodels run squad
+
+    946 questions teach a small encoder nothing that holds for other articles: from scratch, it answers 53 % of them exactly
+    (`fmodels evaluate runs/squad --split train`). Use SQuAD, and an encoder that is pretrained on general text.
+    """
     return Experiment(
         model=replace(ENCODER, dropout=0.1),
         objective=QuestionAnswering(dropout=0.1),

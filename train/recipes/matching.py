@@ -17,7 +17,16 @@ FIELDS = "text=en,second=de"
 
 
 def translation_pairs() -> Experiment:
-    """Tell whether a German caption translates an English one (half of the pairs do); --init-from RUN fine-tunes."""
+    """Tell whether a German caption translates an English one (half of the pairs do); --init-from RUN fine-tunes.
+
+    Accuracy on test:
+
+        0.963   fmodels run translation-pairs --init-from runs/translation-retrieval
+        0.667   fmodels run translation-pairs
+        0.642   fmodels run translation-pairs --init-from runs/pydocs      with a tokenizer of English
+        0.518   python -m train.baseline translation-pairs                 TF-IDF and logistic regression
+        0.500   python -m train.baseline translation-pairs                 the most frequent label
+    """
     return Experiment(
         model=ENCODER,
         objective=Classification(),

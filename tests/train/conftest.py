@@ -22,10 +22,16 @@ def start(front_door) -> Start:
     """Return a function that starts the processes of a short run in a folder, each with `devices` devices."""
 
     def start(
-        folder: Path, processes: int, *options: str, devices: int = 1, under: Sequence[object] = (), **settings: int
+        folder: Path,
+        processes: int,
+        *options: str,
+        hidden: int = 64,
+        devices: int = 1,
+        under: Sequence[object] = (),
+        **settings: int,
     ) -> list[subprocess.Popen]:
         run = {"dir": folder, **SHORT, **settings}
-        arguments = ["run", "digits-mlp", "--model.hidden", "64", "--optimizer.warmup-steps", "5", "--optimizer.eps", "1e-5"]
+        arguments = ["run", "digits-mlp", f"--model.hidden={hidden}", "--optimizer.warmup-steps", "5", "--optimizer.eps", "1e-5"]
         arguments += [*(f"--run.{name.replace('_', '-')}={value}" for name, value in run.items()), *options]
         port = free_port()
         started = []

@@ -34,7 +34,7 @@ LONG = {"steps": 1000, "checkpoint_every": 50, "evaluate_every": 100, "log_every
 @pytest.fixture(scope="module")
 def begin(start) -> Callable[[Path], list[subprocess.Popen]]:
     """Start a run in a folder. Its checkpoints are larger than its logs."""
-    return lambda folder: start(folder, 1, "--model.hidden=512", **LONG)
+    return lambda folder: start(folder, 1, hidden=512, **LONG)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_prints_one_line(begin, whole,
 @pytest.mark.slow
 def test_a_log_that_cannot_be_written_ends_the_run_with_one_line(start, tmp_path):
     folder = tmp_path / "full"
-    small = partial(start, folder, 1, "--model.hidden=16", **LONG)
+    small = partial(start, folder, 1, hidden=16, **LONG)
     wait_for(folder, 110, processes := small())
     assert end_at(30_000, *processes) == f"error: {folder}: a log could not be written: File too large"
     finish(small())

@@ -5,6 +5,9 @@
 The peer is a GPT in plain PyTorch, as in nanoGPT: pre-norm, fused attention, no biases, tied embeddings, gradient clipping and
 fused AdamW. Both use float32, no dropout, two threads and the same batch shape. `train.bench.side_by_side` runs them in turns.
 
+`shakespeare --rounds 8 --steps 20` on two cores, time of PyTorch 2.13 / ours: 0.99 (quartiles 0.98 and 1.01) with JAX 0.12, and
+0.91 (0.89 and 0.92) with JAX 0.10, whose small matrix products are slower.
+
 Shapes: B batch, T length, D width, H heads.
 """
 

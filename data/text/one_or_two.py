@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from data.dataset import Spec
 from data.text.pairs import assemble
 from data.text.records import Clean, FromRecords, Record, chunks
@@ -45,13 +43,7 @@ class OneOrTwo(FromRecords):
             raise ValueError("data has pairs of texts, but model.segments is 1: set it to 2, or to 0 for none")
 
     def spec(self) -> dict[str, Spec]:
-        both, rows = (self.batch_size, self.length), (self.batch_size,)
-        return {
-            **dict.fromkeys(["tokens", "words", "segments"], Spec(both, np.int32)),
-            "mask": Spec(both, np.bool_),
-            "example": Spec(rows, np.uint32),
-            "valid": Spec(rows, np.float32),
-        }
+        return self.arrays(["tokens", "words", "segments"], ["mask"])
 
     def accepted(self, row: Mapping[str, Any], clean: Clean) -> Record | str:
         names, texts = ("text", "second") if self.has_second() else ("text",), {}

@@ -40,6 +40,17 @@ Clean = Callable[[str], str]
 class FromRecords(FromTokens):
     """Base class of the configs of data from records. `cleaning` cleans each text, and finds duplicates of whole records."""
 
+    def arrays(self, integers: Sequence[str], flags: Sequence[str], numbers: Sequence[str] = ()) -> dict[str, Spec]:
+        """Return the arrays of a batch: integers and flags [B, T], a number per row [B], and the fields of every batch."""
+        both, rows = (self.batch_size, self.length), (self.batch_size,)
+        return {
+            **dict.fromkeys(integers, Spec(both, np.int32)),
+            **dict.fromkeys(flags, Spec(both, np.bool_)),
+            **dict.fromkeys(numbers, Spec(rows, np.int32)),
+            "example": Spec(rows, np.uint32),
+            "valid": Spec(rows, np.float32),
+        }
+
     def spec(self) -> dict[str, Spec]:
         raise NotImplementedError(type(self).__name__)
 

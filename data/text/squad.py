@@ -47,14 +47,7 @@ class SquadText(FromRecords):
             )
 
     def spec(self) -> dict[str, Spec]:
-        both, rows = (self.batch_size, self.length), (self.batch_size,)
-        return {
-            **dict.fromkeys(["tokens", "words", "segments", "begins", "ends"], Spec(both, np.int32)),
-            "mask": Spec(both, np.bool_),
-            **dict.fromkeys(["start", "end"], Spec(rows, np.int32)),
-            "example": Spec(rows, np.uint32),
-            "valid": Spec(rows, np.float32),
-        }
+        return self.arrays(["tokens", "words", "segments", "begins", "ends"], ["mask"], ["start", "end"])
 
     def accepted(self, row: Mapping[str, Any], clean: Clean) -> Record | str:
         """Accept `answers`, a list of {"text", "answer_start"} or a dict of two lists, or one `answer` and its `start`.

@@ -34,14 +34,7 @@ class TaggedText(Named):
             raise ValueError("cleaning: min_characters and max_characters do not apply to tagged words")
 
     def spec(self) -> dict[str, Spec]:
-        both, rows = (self.batch_size, self.length), (self.batch_size,)
-        return {
-            **dict.fromkeys(["tokens", "words", "segments"], Spec(both, np.int32)),
-            **dict.fromkeys(["mask", "starts"], Spec(both, np.bool_)),
-            "tags": Spec(both, np.int32),
-            "example": Spec(rows, np.uint32),
-            "valid": Spec(rows, np.float32),
-        }
+        return self.arrays(["tokens", "words", "segments", "tags"], ["mask", "starts"])
 
     def accepted(self, row: Mapping[str, Any], clean: Clean) -> Record | str:
         """Accept a `text`, with words between spaces, for tokens, and a row without tags to predict."""

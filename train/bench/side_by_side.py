@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 THREADS = 2
 TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296:glibc.malloc.arena_max=1"
@@ -34,6 +35,24 @@ def main(module: str, doc: str, sizes: Sequence[str], ours: Callable[[str], Step
         work((ours if options.worker == "fmodels" else theirs)(options.size))
     else:
         print(json.dumps(compare(module, options.size, options.rounds, options.steps), indent=1))
+
+
+def training_step(experiment: Any, batch: dict[str, Any]) -> Step:
+    """Return a function that does one step of an experiment on a batch, and waits for it."""
+    import jax
+
+    from train.step import build
+
+    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    program = build(experiment, spec, experiment.mesh.build())
+    state, placed = program.init(), program.place(batch)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = program.step(state, placed)
+        jax.block_until_ready(metrics)
+
+    return step
 
 
 def work(step: Step) -> None:

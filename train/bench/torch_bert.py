@@ -7,7 +7,7 @@ Its inputs are masked beforehand; ours are masked within the step. Both use floa
 shape. `train.bench.side_by_side` runs them in turns.
 """
 
-from train.bench.side_by_side import THREADS, Step, main
+from train.bench.side_by_side import THREADS, Step, main, training_step
 
 # layers, width, heads, batch size
 SIZES = {"mini": (4, 256, 4, 32), "6x384": (6, 384, 6, 16), "base": (12, 768, 12, 4)}
@@ -19,7 +19,6 @@ def ours(size: str) -> Step:
     from train.allocator import keep_freed_memory
 
     keep_freed_memory()
-    import jax
     import numpy as np
 
     from data.text.language_modelling import Text
@@ -27,7 +26,6 @@ def ours(size: str) -> Step:
     from train.experiment import Experiment
     from train.objectives.masked_lm import MaskedLM
     from train.optim import Optimizer
-    from train.step import build
 
     layers, width, heads, batch_size = SIZES[size]
     experiment = Experiment(
@@ -40,16 +38,7 @@ def ours(size: str) -> Step:
     rows = np.arange(batch_size, dtype=np.int32)
     batch = {"tokens": tokens, "words": np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape), "example": rows}
     batch["valid"] = np.ones(batch_size, np.float32)
-    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    program = build(experiment, spec, experiment.mesh.build())
-    state, placed = program.init(), program.place(batch)
-
-    def step() -> None:
-        nonlocal state
-        state, metrics = program.step(state, placed)
-        jax.block_until_ready(metrics)
-
-    return step
+    return training_step(experiment, batch)
 
 
 def theirs(size: str) -> Step:

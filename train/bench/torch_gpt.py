@@ -13,7 +13,7 @@ Shapes: B batch, T length, D width, H heads.
 
 import numpy as np
 
-from train.bench.side_by_side import THREADS, Step, main
+from train.bench.side_by_side import THREADS, Step, main, training_step
 
 # layers, width, heads, length, batch size, vocabulary
 SIZES = {"shakespeare": (4, 128, 4, 64, 12, 128), "6x384": (6, 384, 6, 128, 16, 50_304)}
@@ -24,14 +24,11 @@ def ours(size: str) -> Step:
     from train.allocator import keep_freed_memory
 
     keep_freed_memory()
-    import jax
-
     from data.text.language_modelling import Text
     from fmodels.gpt import GptConfig
     from train.experiment import Experiment
     from train.objectives.causal_lm import CausalLM
     from train.optim import Optimizer
-    from train.step import build
 
     layers, width, heads, length, batch_size, vocabulary = SIZES[size]
     experiment = Experiment(
@@ -52,16 +49,7 @@ def ours(size: str) -> Step:
         "valid": np.ones(batch_size, np.float32),
     }
     batch = {name: known[name] for name in experiment.data.spec()}
-    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    program = build(experiment, spec, experiment.mesh.build())
-    state, placed = program.init(), program.place(batch)
-
-    def step() -> None:
-        nonlocal state
-        state, metrics = program.step(state, placed)
-        jax.block_until_ready(metrics)
-
-    return step
+    return training_step(experiment, batch)
 
 
 def theirs(size: str) -> Step:

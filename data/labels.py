@@ -1,14 +1,15 @@
-"""Classification labels: their names and indices, and a limit of labelled rows per class."""
+"""Classification labels: their names and indices, and the choice and the sampling of training rows by label."""
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data.dataset import Batch, Dataset, Examples
 from data.errors import DataError
+from data.mixture import Weighted, weighted
 from data.reading import FromSource, pairs
 
 TWO_CLASSES = {"classes": 2, "label_shares": (0.5, 0.5)}
@@ -22,11 +23,21 @@ class Labelled(FromSource):
 
     labels_per_class: int | None = None
     "labelled training rows per class (None: all)"
+    imbalance: float = 1.0
+    """rows of the first label for each row of the last, in training: a long tail, for experiments; from label to label, their \
+number falls by one factor (Cui et al. 2019, §5)"""
+    sampling: Literal["natural", "oversample", "undersample"] = "natural"
+    "oversample: batches have all labels equally often, and rare rows repeat; undersample: rows of frequent labels are dropped"
     label_seed: int = 0
     "seed for choosing the labelled rows"
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.imbalance >= 1:
+            raise ValueError(f"imbalance must be at least 1, not {self.imbalance}")
+        if self.labels_per_class is not None and (self.imbalance > 1 or self.sampling == "undersample"):
+            name = "imbalance" if self.imbalance > 1 else "sampling undersample"
+            raise ValueError(f"labels_per_class {self.labels_per_class} and {name} both choose rows; give one of them")
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise ValueError(f"labels_per_class must be at least 1, or None for all, not {self.labels_per_class}")
         if self.label_seed < 0:
@@ -35,9 +46,44 @@ class Labelled(FromSource):
     def assumed(self) -> dict[str, Any]:
         return {**super().assumed(), **TWO_CLASSES}
 
+    def chosen(self, labels: "Labels") -> np.ndarray:
+        """Return the indices of the training rows to use. Raises DataError if a label has too few rows."""
+        count, counts = len(labels.names), np.bincount(labels.numbers["train"], minlength=len(labels.names))
+        wanted = counts
+        if self.labels_per_class is not None:
+            wanted = np.full(count, self.labels_per_class)
+        if self.imbalance > 1:
+            wanted = np.maximum(np.round(counts * self.imbalance ** (-np.arange(count) / (count - 1))), 1).astype(int)
+        if self.sampling == "undersample":
+            wanted = np.full(count, wanted.min())
+        return budget(labels, wanted, self.label_seed, self.source)
+
+    def oversampled(self, examples: Examples, labels: "Labels", chosen: np.ndarray) -> Examples:
+        """Return the chosen training examples, with `sampling` oversample in parts that are drawn equally often.
+
+        Raises DataError if they are the parts of a mixture, which has proportions of its own."""
+        if self.sampling != "oversample":
+            return examples
+        if isinstance(examples, Weighted):
+            raise DataError(f"data.source {self.source}: a mixture has proportions of its own; set data.sampling to natural")
+        return weighted(examples, labels.numbers["train"][chosen], [1.0] * len(labels.names), self.source)
+
+    def notes_on(self, labels: "Labels", chosen: np.ndarray) -> list[str]:
+        total = len(labels.numbers["train"])
+        per_class = "" if self.labels_per_class is None else f": {self.labels_per_class} per class"
+        used = [f"{len(chosen):,} of {total:,} labelled rows are used{per_class}"] if len(chosen) < total else []
+        return [*labels.notes, *used]
+
+    def facts(self, labels: "Labels", chosen: np.ndarray) -> dict[str, Any]:
+        """Return the facts for a classification objective: `classes`, and `label_shares`, the share of each label in training."""
+        shares = np.bincount(labels.numbers["train"][chosen], minlength=len(labels.names)) / len(chosen)
+        if self.sampling == "oversample":
+            shares = np.full(len(labels.names), 1 / len(labels.names))
+        return {"classes": len(labels.names), "label_shares": tuple(shares.round(6).tolist())}
+
     def elsewhere(self, folder: Path, source: str, fields: str | None, splits: str) -> Dataset:
         """Return the data as in FromSource, with the label indices of the run. Raises DataError for labels unknown to the run."""
-        found = replace(self, labels_per_class=None)
+        found = replace(self, labels_per_class=None, imbalance=1.0, sampling="natural")
         dataset, known = super(Labelled, found).elsewhere(folder, source, fields, splits), read(folder)
         if unknown := [name for name in dataset.codec.labels if name not in known]:
             raise DataError(
@@ -81,9 +127,11 @@ class Labels:
         used = {**self.numbers, "train": self.numbers["train"][chosen]}
         return {split: [self.names[number] for number in numbers] for split, numbers in used.items()}
 
-    def counts(self, split: str) -> dict[str, int]:
-        found = np.bincount(self.numbers[split], minlength=len(self.names))
-        return {name: int(count) for name, count in zip(self.names, found, strict=True)}
+    def counts(self, chosen: np.ndarray) -> dict[str, dict[str, int]]:
+        """Return the number of rows of each label in each split, of train those of the `chosen` rows, as tables for `about`."""
+        used, count = {**self.numbers, "train": self.numbers["train"][chosen]}, len(self.names)
+        found = {split: np.bincount(numbers, minlength=count).tolist() for split, numbers in used.items()}
+        return {f"labels of {split}": dict(zip(self.names, counts, strict=True)) for split, counts in found.items()}
 
 
 STRATIFIED = (
@@ -134,20 +182,20 @@ def sorted_labels(found: dict[str, np.ndarray], appeared: list[str], source: obj
     return Labels(names, numbers, tuple(notes))
 
 
-def budget(labels: Labels, per_class: int | None, seed: int, source: object) -> np.ndarray:
-    """Return the indices of the training rows to use: `per_class` random rows of each label, or all rows if it is None.
+def budget(labels: Labels, wanted: np.ndarray, seed: int, source: object) -> np.ndarray:
+    """Return the indices of the training rows to use: `wanted` random rows of each label; all of them in their order.
 
     Raises DataError if a label has too few rows.
     """
     numbers = labels.numbers["train"]
-    if per_class is None:
+    if wanted.sum() == len(numbers) and (np.bincount(numbers, minlength=len(labels.names)) == wanted).all():
         return np.arange(len(numbers))
     rng, chosen = np.random.default_rng(seed), []
-    for number, name in enumerate(labels.names):
+    for number, (name, count) in enumerate(zip(labels.names, wanted, strict=True)):
         rows = np.flatnonzero(numbers == number)
-        if len(rows) < per_class:
-            raise DataError(f"data.source {source}: {name!r} has {len(rows)} rows, fewer than data.labels_per_class {per_class}")
-        chosen.append(rows[rng.permutation(len(rows))[:per_class]])
+        if len(rows) < count:
+            raise DataError(f"data.source {source}: {name!r} has {len(rows)} rows, fewer than data.labels_per_class {count}")
+        chosen.append(rows[rng.permutation(len(rows))[:count]])
     return np.concatenate(chosen)
 
 
@@ -163,9 +211,3 @@ def read(folder: Path) -> tuple[str, ...]:
     if not (isinstance(found, list) and all(isinstance(name, str) for name in found) and len(set(found)) == len(found) >= 2):
         raise DataError(f"{folder / FILE}: must be a list of at least two distinct labels")
     return tuple(found)
-
-
-def facts(labels: Labels, chosen: np.ndarray) -> dict:
-    """Return the facts for a classification objective: `classes`, and `label_shares`, the share of each label in training."""
-    counts = np.bincount(labels.numbers["train"][chosen], minlength=len(labels.names))
-    return {"classes": len(labels.names), "label_shares": tuple(round(float(count) / len(chosen), 6) for count in counts)}

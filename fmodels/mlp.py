@@ -4,19 +4,24 @@ Shapes: B batch, H height, W width, C channels, F features.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 from flax import linen as nn
 
 from fmodels.axes import constrain
 from fmodels.model import Model
-from fmodels.nn.layers import HE, Dense, Dropout
+from fmodels.nn.layers import ACTIVATIONS, HE, Dense, Dropout
+
+Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlpConfig:
     hidden: tuple[int, ...] = (256, 128)
     "width of each hidden layer"
+    activation: Activation = "relu"
+    "activation of each hidden layer"
     dropout: float = 0.0
     "dropout rate of each hidden layer"
 
@@ -40,7 +45,7 @@ class Mlp(nn.Module):
         x_BF = batch["image"].reshape(len(batch["image"]), -1)
         axes = ("pixels", "mlp")
         for i, width in enumerate(self.config.hidden):
-            x_BF = jax.nn.relu(Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
+            x_BF = ACTIVATIONS[self.config.activation](Dense(width, axes, init=HE, name=f"dense_{i}")(x_BF))
             # Replicate the features, since each layer shards its outputs. With (batch, mlp) here, XLA's partitioner (jax 0.10 to
             # 0.12) computes a wrong gradient of the previous layer on a mesh with data, fsdp and tensor 2; see
             # tests/train/test_invariance.py.

@@ -67,8 +67,10 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{arguments[0]}: there is a baseline for labels and tags only")
     dataset = data.build()
     split = "test" if "test" in dataset.splits else "validation"
-    confusion = tfidf(dataset, split)
     print(f"{split}: most frequent label: accuracy {majority(dataset, split):.4f}")
+    if "image" in data.spec():
+        return 0
+    confusion = tfidf(dataset, split)
     print(f"{split}: TF-IDF and logistic regression: accuracy {confusion.diagonal().sum() / confusion.sum():.4f}")
     return 0
 

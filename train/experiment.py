@@ -34,6 +34,8 @@ class Run:
     "compute precision; parameters and optimizer state are always float32"
     accumulation: int = 1
     "microbatches per batch (gradient accumulation); dropout and batch norm work on each microbatch"
+    ema_decay: float | None = None
+    "decay of a moving average of parameters and batch statistics, which is evaluated and saved as the model (None: no average)"
     log_every: int = how(20)
     "steps between lines of metrics.jsonl"
     evaluate_every: int = how(200)
@@ -59,6 +61,8 @@ class Run:
         for name in ("evaluate_every", "read_threads", "read_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), or None for no average, not {self.ema_decay}")
         if self.patience is not None and (self.patience < 1 or not self.evaluate_every):
             what = f"{self.patience} with evaluate_every {self.evaluate_every}"
             raise ValueError(f"patience must be at least 1, and needs evaluations; it is {what}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from fmodels.nn.layers import frozen_batch_norms
+from fmodels.nn.convolution import frozen_batch_norms
 from train.sharding import by_name
 
 

@@ -31,7 +31,8 @@ def train(
     program, settings = job.program, job.experiment.run
 
     def evaluate_splits(splits: Sequence[str]) -> dict[str, Any]:
-        return {split: evaluate(job, state.params, state.model_state, split) for split in splits}
+        params, model_state = state.evaluated
+        return {split: evaluate(job, params, model_state, split) for split in splits}
 
     with open_run(job, trusted, origin) as run, job.batches(run.position) as batches:
         state, step, results, pending = run.state, run.position, {}, None

@@ -23,7 +23,7 @@ class Rule:
     learning_rate: float = 1.0
     "factor on optimizer.learning_rate"
     weight_decay: float = 1.0
-    "factor on optimizer.weight_decay"
+    "factor on optimizer.weight_decay, l1 and l2"
     freeze: bool = False
     "keep the parameters fixed, and the batch norm statistics of modules with frozen parameters only"
 
@@ -58,6 +58,10 @@ class Optimizer:
     "fraction of all steps in which wsd decays"
     weight_decay: float = 0.0
     "decoupled weight decay (Loshchilov and Hutter 2019)"
+    l1: float = 0.0
+    "factor of the L1 norm of the parameters in the loss. The reported loss is without it; clipping too"
+    l2: float = 0.0
+    "factor of half the squared L2 norm of the parameters in the loss, as PyTorch's weight_decay for SGD; also not reported"
     clip_norm: float | None = 1.0
     "maximum global norm of the gradient; None: no clipping"
     b1: float = 0.9
@@ -75,7 +79,7 @@ class Optimizer:
         for name in ("learning_rate", "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "l1", "l2"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("decay_share", "layer_decay"):
@@ -89,7 +93,7 @@ class Optimizer:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be greater than 0, or None for no clipping, not {self.clip_norm}")
         if self.name == "adam" and self.weight_decay:
-            raise ValueError(f"weight_decay {self.weight_decay} is not supported by adam: choose adamw, or set weight_decay to 0")
+            raise ValueError(f"weight_decay {self.weight_decay} is not supported by adam: choose adamw or optimizer.l2")
 
     def rate(self, steps: int) -> optax.Schedule:
         """Return the schedule, step -> learning rate, for a run of `steps` steps, numbered from 0.
@@ -120,8 +124,12 @@ class Optimizer:
             return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(
                 lambda path, update, param: function(_name(path), update, param), updates, params))  # fmt: skip
 
+        def penalty(name: str, gradient: jax.Array, param: jax.Array) -> jax.Array:
+            return gradient + rules[name].weight_decay * (self.l2 * param + self.l1 * jnp.sign(param))
+
         moving = optax.chain(
             *([clip(self.clip_norm)] if self.clip_norm is not None else []),
+            *([by_parameter(penalty)] if self.l1 or self.l2 else []),
             gated(self.direction()),
             by_parameter(lambda name, update, param: update + self.weight_decay * rules[name].weight_decay * param),
             by_parameter(lambda name, update, param: update * rates[name]),
@@ -170,6 +178,8 @@ class Optimizer:
         leaves = list(by_name(params).items())
         stacked = [leaf.shape[0] for name, leaf in leaves if "/layers/" in name]
         depth = max([*stacked, *(int(match[1]) + 1 for name, _ in leaves if (match := _LAYER.search(name)))], default=0)
+        if self.layer_decay != 1 and not depth:
+            raise UserError(f"optimizer.layer_decay is {self.layer_decay}, but the model has no numbered layers; set it to 1")
 
         def rate(name: str, leaf: Any):
             if "/layers/" in name:

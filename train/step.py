@@ -65,6 +65,12 @@ class State:
     model_state: Any  # batch statistics
     seed: jax.Array  # uint32; the randomness of a step is fold_in(seed, step)
     guard: GuardState
+    average: tuple[Any, Any] | None = None  # moving averages of params and model_state, with run.ema_decay
+
+    @property
+    def evaluated(self) -> tuple[Any, Any]:
+        """The parameters and the model state to evaluate and to save as the model."""
+        return (self.params, self.model_state) if self.average is None else self.average
 
 
 @dataclass(frozen=True)
@@ -157,14 +163,10 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         guard, good = check(state, sums, grads, run.guard)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, good=good)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-        new = State(
-            step=state.step + 1,
-            params=keep(optax.apply_updates(state.params, updates), state.params),
-            opt_state=opt_state,
-            model_state=keep(model_state, state.model_state),
-            seed=state.seed,
-            guard=guard,
-        )
+        params = keep(optax.apply_updates(state.params, updates), state.params)
+        model_state = keep(model_state, state.model_state)
+        average = state.average and keep(moved(state.average, (params, model_state), run.ema_decay, state.step), state.average)
+        new = State(state.step + 1, params, opt_state, model_state, state.seed, guard, average)
         norm = {"gradient_norm": (global_norm(grads), jnp.ones(()))}
         return new, {"sums": Sums(sums.terms, {**sums.metrics, **norm}), "guard": guard}
 
@@ -183,7 +185,8 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
     def init() -> State:
         params, model_state = map(lambda tree: axes.split(tree)[0], fresh())
         guard = GuardState(*map(jnp.asarray, (np.int32(0), np.int32(-1), np.int32(-1), np.float32(0))))
-        return State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
+        state = State(jnp.zeros((), jnp.int32), params, tx.init(params), model_state, jnp.uint32(run.seed), guard)
+        return with_average(state, run.ema_decay)
 
     try:
         with axes.traced_for(layout):
@@ -207,6 +210,8 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         model_state=sharding.shardings(mesh, rules, shapes.model_state, state_names),
         opt_state=sharding.like_params(shapes.opt_state, shapes.params, param_shardings, whole),
     )
+    if run.ema_decay is not None:
+        shardings = replace(shardings, average=(shardings.params, shardings.model_state))
     rows = sharding.batch_sharding(mesh, rules)
     if mesh.size > 1:  # report activations that cannot be sharded now, not at the first step
         for train in (True, False):
@@ -221,6 +226,17 @@ def build(experiment: Any, spec: Batch, mesh: jax.sharding.Mesh) -> Program:
         predict=jax.jit(predict, in_shardings=(shardings.params, shardings.model_state, rows), out_shardings=whole),
         schedule=experiment.optimizer.rate(run.steps),
     )  # fmt: skip
+
+
+def with_average(state: State, decay: float | None) -> State:
+    """Return the state with averages that begin at its parameters and its model state, if `decay` is given."""
+    return state if decay is None else replace(state, average=jax.tree.map(jnp.copy, (state.params, state.model_state)))
+
+
+def moved(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
+    """Return the exponential moving average after a step. Early averages forget faster, by (1 + step) / (10 + step)."""
+    decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, x: old + (1 - decay_now) * (x - old), average, new)
 
 
 def check(state: State, sums: Sums, grads: Any, guard: Guard) -> tuple[GuardState, jax.Array]:

@@ -1,8 +1,11 @@
 """Decoding of image files, with the colours and the orientation that image viewers show.
 
-EXIF orientation and the gamma of a PNG are applied. Transparent pixels are composited over white. ICC profiles convert colours to
+EXIF orientation and the gamma of a PNG are applied. ICC profiles convert colours to
 sRGB; as in browsers, a profile that is unreadable or for other pixels (RGB in a grey image) is ignored. Only the first frame of
 an animation, or the first page of a file, is decoded.
+
+On request, images of another mode are converted: colours to grey and grey to colours, CMYK to RGB, and transparent pixels are
+composited over white.
 
 16-bit integers are divided by 65535. Floats are unchanged, since their range is unknown.
 """
@@ -16,16 +19,17 @@ import numpy as np
 from data.errors import DataError
 
 
-def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool, convert: bool) -> np.ndarray:
     """Decode an image file with Pillow to `shape` [H, W, C]: uint8, or float32 for 16-bit and float grey images.
 
-    Raises DataError if it cannot be decoded, or has another size and `resize` is off.
+    Raises DataError if it cannot be decoded, or has another size and `resize` is off, or another mode and `convert` is off.
     """
     from PIL import Image, ImageOps
 
     height, width, channels = shape
     try:
         picture = Image.open(io.BytesIO(encoded))
+        found, wanted = _mode(picture), "grey" if channels == 1 else "RGB"
         ImageOps.exif_transpose(picture, in_place=True)
         if picture.mode.startswith(("I", "F")):
             picture = Image.fromarray(_deep(picture))
@@ -33,6 +37,8 @@ def pixels(encoded: bytes, shape: tuple[int, int, int], resize: bool) -> np.ndar
             picture = _opaque(picture).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise various errors
         raise DataError(f"its image cannot be decoded: {str(error)[:100]}") from None
+    if found != wanted and not convert:
+        raise DataError(f"its image is {found}, not {wanted}; add --data.convert, or change --data.shape")
     if picture.size != (width, height):
         if not resize:
             found = [picture.height, picture.width]
@@ -49,6 +55,14 @@ def has_more(image: Any) -> bool:
         return False
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
         return getattr(picture, "is_animated", False)
+
+
+def _mode(picture: Any) -> str:
+    if picture.has_transparency_data:
+        return "transparent"
+    if picture.mode.startswith(("1", "L", "I", "F")) and picture.mode != "LAB":
+        return "grey"
+    return "RGB" if picture.mode in ("P", "YCbCr") else picture.mode
 
 
 def _deep(picture: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Images(labelling.Labelled):
     """Batches of `image` float32 [B, H, W, C] and `label` int32 [B].
 
     Image files are decoded as described in `data.images.decoding`. Integers are scaled to [0, 1]; floats are unchanged.
+    The normalization is left to the objective, since it comes after augmentation.
     """
 
     READS = ("image", "label")
@@ -41,6 +42,11 @@ class Images(labelling.Labelled):
     "height, width and channels (1: grey, 3: RGB)"
     resize: bool = False
     "resize images of another size (bilinear); if off, they are bad records"
+    convert: bool = False
+    "convert image files of another mode, such as colour to grey, and transparency to white; if off, they are bad records"
+
+    normalize: Literal["unit", "symmetric", "standard"] = "unit"
+    "range of images: [0, 1], [-1, 1], or mean 0 and standard deviation 1 of each channel over train"
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,7 +63,7 @@ class Images(labelling.Labelled):
         }
 
     def show(self, batch: Batch, seen: Mapping[str, Any], codec: "ImageCodec", stem: Path) -> list[str]:
-        return show.grid(batch, codec.labels, stem)
+        return show.grid(seen, codec.labels, stem)
 
     def overlaps(self, dataset: Dataset) -> list[str]:
         """Return a line on the images of each held-out split that are also in train."""
@@ -65,38 +71,51 @@ class Images(labelling.Labelled):
 
     def build(self) -> Dataset:
         reading = Reading(self)
-        key = fingerprint(reading.key, self.shape, self.resize)
+        key = fingerprint(reading.key, self.shape, self.resize, self.convert)
         folder = cached(f"images/{key}", lambda folder: self._write(folder, reading))
         about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
         labels = labelling.sorted_labels(appeared, about["labels"], self.source, self.splits)
-        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
-        codec = ImageCodec(self.shape, self.resize, labels.names)
+        chosen = self.chosen(labels)
+        codec = ImageCodec(self.shape, self.resize, self.convert, labels.names)
         splits: dict[str, Examples] = {
             split: WithLabels(Decoded(stores[split], codec), numbers) for split, numbers in labels.numbers.items()
         }
         part = stores["train"].column("part")[chosen]
-        splits["train"] = weighted(Subset(splits["train"], chosen), part, about["weights"], self.source)
+        mixture = weighted(Subset(splits["train"], chosen), part, about["weights"], self.source)
+        splits["train"] = self.oversampled(mixture, labels, chosen)
         return Dataset(
             splits=splits,
-            facts=labelling.facts(labels, chosen),
+            facts={**self.facts(labels, chosen), **self.normalization(about["mean"], about["std"])},
             fingerprint={**about["fingerprint"], "chosen": fingerprint(chosen)},
             codec=codec,
             shown={split: Pictures(examples) for split, examples in splits.items()},
             references=labels.references(chosen),
-            notes=[*labels.notes, *([f"{about['more']} images: {FIRST_ONLY}"] if about["more"] else [])],
+            notes=[*self.notes_on(labels, chosen), *([f"{about['more']} images: {FIRST_ONLY}"] if about["more"] else [])],
             about={
                 "source": {**about["splits"], "fields": ", ".join(about["fields"]), "bad records": len(about["bad"])},
-                **{f"labels of {split}": labels.counts(split) for split in splits},
+                **labels.counts(chosen),
             },
             bad_records=about["bad"],
         )
 
+    def assumed(self) -> dict[str, Any]:
+        channels = self.shape[-1]
+        return {**super().assumed(), **self.normalization([0.5] * channels, [0.25] * channels)}
+
+    def normalization(self, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+        """Return facts for an objective: `image_mean` and `image_std`, unless images stay in [0, 1]."""
+        if self.normalize == "unit":
+            return {}
+        channels = self.shape[-1]
+        mean, std = (mean, std) if self.normalize == "standard" else ([0.5] * channels, [0.5] * channels)
+        return {"image_mean": tuple(mean), "image_std": tuple(std)}
+
     def _write(self, folder: Path, reading: Reading) -> None:
         """Write one store per split. Encoded images are stored encoded, others as arrays. All are decoded, as a check."""
-        codec, labels = ImageCodec(self.shape, self.resize, ()), dict[str, int]()
-        sizes, prints, more = {}, {}, 0
+        codec, labels = ImageCodec(self.shape, self.resize, self.convert, ()), dict[str, int]()
+        sizes, prints, more, moments = {}, {}, 0, np.zeros((2, self.shape[-1]))
         for split, rows in reading.splits().items():
             digest, writer = hashlib.sha256(), None
             try:
@@ -107,6 +126,8 @@ class Images(labelling.Labelled):
                         if isinstance(image, str):  # the fingerprint of the source would not cover the file
                             raise DataError("its image is a string; only the tables of a files: source may name image files")
                         decoded = codec.decode(row)
+                        if split == "train":
+                            moments += decoded.mean((0, 1), np.float64), np.square(decoded, dtype=np.float64).mean((0, 1))
                         if isinstance(image, bytes):
                             encoded = image
                         else:
@@ -141,11 +162,12 @@ class Images(labelling.Labelled):
             "more": more,
             "fingerprint": prints,
             "weights": reading.weights,
+            **_mean_and_std(moments / sizes["train"]),
         }
         (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
     def codec(self, folder: Path) -> "ImageCodec":
-        return ImageCodec(self.shape, self.resize, labelling.read(folder))
+        return ImageCodec(self.shape, self.resize, self.convert, labelling.read(folder))
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,7 @@ class ImageCodec:
 
     shape: tuple[int, int, int]
     resize: bool
+    convert: bool
     labels: tuple[str, ...]
 
     @property
@@ -210,12 +233,19 @@ class ImageCodec:
 
     def pixels(self, encoded: bytes) -> np.ndarray:
         """Decode an image file; see `data.images.decoding.pixels`."""
-        return decoding.pixels(encoded, self.shape, self.resize)
+        return decoding.pixels(encoded, self.shape, self.resize, self.convert)
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
     """Convert to float32. 8-bit and 16-bit integers are divided by their maximum."""
     return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+
+
+def _mean_and_std(moments: np.ndarray) -> dict[str, list[float]]:
+    """Return the mean and the standard deviation from the means of the first and second power, [2, C]."""
+    mean_C, square_C = moments
+    std_C = np.sqrt(np.maximum(square_C - mean_C**2, 0))
+    return {"mean": mean_C.round(6).tolist(), "std": np.where(std_C > 1e-6, std_C, 1).round(6).tolist()}
 
 
 class Decoded:

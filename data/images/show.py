@@ -12,7 +12,7 @@ def grid(batch: Mapping[str, np.ndarray], labels: Sequence[str], stem: Path) -> 
     """Write the first images of a batch, with their labels, to `stem`-batch.png. Return a line that names the file."""
     from matplotlib.figure import Figure
 
-    images_BHWC, picture = batch["image"][:IMAGES], stem.with_name(f"{stem.name}-batch.png")
+    images_BHWC, picture = np.clip(batch["image"][:IMAGES], 0, 1), stem.with_name(f"{stem.name}-batch.png")
     side = int(np.ceil(np.sqrt(len(images_BHWC))))
     figure = Figure(figsize=(1.1 * side, 1.2 * side), layout="constrained")
     for position, (image_HWC, label) in enumerate(zip(images_BHWC, batch["label"], strict=False), 1):

@@ -43,7 +43,7 @@ class LabelledText(labelling.Labelled, FromTokens):
         vocabulary = vocabulary_for(self, texts)
         appeared = {split: texts.store(split).column("label") for split in texts.splits}
         labels = labelling.sorted_labels(appeared, texts.about["labels"], self.source, self.splits)
-        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
+        chosen = self.chosen(labels)
         codec = TextCodec(self, vocabulary, labels.names)
         rows = self.rows(texts, codec)
         splits: dict[str, Examples] = {
@@ -51,23 +51,20 @@ class LabelledText(labelling.Labelled, FromTokens):
             for split, numbers in labels.numbers.items()
         }
         part = texts.store("train").column("part")[chosen]
-        splits["train"] = weighted(Subset(splits["train"], chosen), part, texts.weights, self.source)
+        mixture = weighted(Subset(splits["train"], chosen), part, texts.weights, self.source)
+        splits["train"] = self.oversampled(mixture, labels, chosen)
         topics = about(texts, rows)
-        notes = [*notes_of(texts, topics), *labels.notes]
-        if self.labels_per_class is not None:
-            notes.append(
-                f"{len(chosen)} of {len(labels.numbers['train']):,} labelled texts are used: {self.labels_per_class} per class"
-            )
+        notes = [*notes_of(texts, topics), *self.notes_on(labels, chosen)]
         for split in splits:
             cut, total = (topics[f"tokens of {split}"][name] for name in ("texts that are cut", "documents"))
-            if split == "train" and self.labels_per_class is not None:  # count the texts in use
+            if split == "train" and len(chosen) < len(labels.numbers[split]):  # count the texts in use
                 encoded = vocabulary.encode(list(texts.texts(split, chosen)))
                 cut, total = sum(len(ids) > self.length - 2 for ids, _ in encoded), len(encoded)
             if cut:
                 notes.append(f"{split}: {cut:,} of {total:,} texts are longer than data.length {self.length} and are truncated")
         return Dataset(
             splits=splits,
-            facts={**facts(vocabulary), **labelling.facts(labels, chosen)},
+            facts={**facts(vocabulary), **self.facts(labels, chosen)},
             fingerprint={
                 **texts.about["fingerprint"],
                 "tokenizer": vocabulary.hash,
@@ -78,7 +75,7 @@ class LabelledText(labelling.Labelled, FromTokens):
             shown={split: texts.texts(split, chosen if split == "train" else None) for split in splits},
             references=labels.references(chosen),
             notes=notes,
-            about={**topics, **{f"labels of {split}": labels.counts(split) for split in splits}},
+            about={**topics, **labels.counts(chosen)},
             bad_records=texts.about["bad"],
         )
 

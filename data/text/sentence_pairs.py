@@ -39,20 +39,17 @@ class SentencePairs(labelling.Labelled, OneOrTwo):
         number = lambda record: -1 if record["label"] is None else index.setdefault(record["label"], len(index))
         appeared = {split: np.fromiter(found.rows(split, number), np.int32) for split in found.splits}
         labels = labelling.sorted_labels(appeared, list(index), self.source, self.splits)
-        chosen = labelling.budget(labels, self.labels_per_class, self.label_seed, self.source)
+        chosen = self.chosen(labels)
         rows = {split: chosen if split == "train" else np.arange(len(labels.numbers[split])) for split in labels.numbers}
         dataset = records.build(self, {split: Selected(rows[split], labels.numbers[split][rows[split]]) for split in rows})
-        notes = [*dataset.notes, *labels.notes]
-        if self.labels_per_class is not None:
-            total = len(labels.numbers["train"])
-            notes.append(f"{len(chosen)} of {total:,} labelled pairs are used: {self.labels_per_class} per class")
         return replace(
             dataset,
-            facts={**dataset.facts, **labelling.facts(labels, chosen)},
+            splits={**dataset.splits, "train": self.oversampled(dataset.splits["train"], labels, chosen)},
+            facts={**dataset.facts, **self.facts(labels, chosen)},
             fingerprint={**dataset.fingerprint, "chosen": fingerprint(chosen)},
             codec=RecordCodec(self, dataset.codec.vocabulary, labels.names),
-            notes=notes,
-            about={**dataset.about, **{f"labels of {split}": labels.counts(split) for split in rows}},
+            notes=[*dataset.notes, *self.notes_on(labels, chosen)],
+            about={**dataset.about, **labels.counts(chosen)},
         )
 
     def codec(self, folder: Path) -> RecordCodec:

@@ -1,8 +1,9 @@
 """Heads: layers that an objective adds on top of a model's outputs.
 
-Shapes: B batch, K positions, D model width, V vocabulary, C classes.
+Shapes: B batch, K positions, D model width, V vocabulary, C classes, E width of the output.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -38,4 +39,15 @@ class ClassifierHead(nn.Module):
     def __call__(self, x: Float[Array, "B *places D"], train: bool) -> Float[Array, "B *places C"]:
         x = Dropout(self.dropout)(x, train)
         dense = Dense(self.classes, ("embed", None), self.use_bias, init=nn.initializers.zeros, name="dense")
-        return constrain(dense(x).astype(jnp.float32), "batch", *(None,) * (x.ndim - 1))
+        return constrain(dense(x).astype(jnp.promote_types(x.dtype, jnp.float32)), "batch", *(None,) * (x.ndim - 1))
+
+
+class ProjectionHead(nn.Module):
+    """Dense, ReLU, dense (Chen et al. 2020, §2.1)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x_BD: Float[Array, "B D"], train: bool) -> Float[Array, "B E"]:
+        x_BD = jax.nn.relu(Dense(x_BD.shape[-1], ("embed", "mlp"), name="hidden")(x_BD))
+        return Dense(self.width, ("embed", None), name="output")(constrain(x_BD, "batch", None))

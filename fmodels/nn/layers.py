@@ -5,8 +5,7 @@ Parameters are stored in float32; the train step casts them to the compute dtype
 except norms and softmax, which always compute in float32.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -22,6 +21,8 @@ ACTIVATIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "relu6": jax.nn.relu6,
 }
 GATED = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 
@@ -138,21 +139,6 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-@contextmanager
-def frozen_batch_norms(paths: Collection[str]) -> Iterator[None]:
-    """While active, batch norms at these module paths (`stage_0_0/norm`) use and keep their running statistics in training."""
-
-    def call(function, args, kwargs, context):
-        module = context.module
-        if isinstance(module, nn.BatchNorm) and "/".join(module.path) in paths:
-            object.__setattr__(module, "use_running_average", None)  # so that the argument decides
-            args, kwargs = args[:1], {**kwargs, "use_running_average": True}
-        return function(*args, **kwargs)
-
-    with nn.intercept_methods(call):
-        yield
-
-
 def mixed(x: jax.Array) -> jax.Array:
     """Return a bijective hash of uint32 numbers (`lowbias32` of Wellons, https://nullprogram.com/blog/2018/07/31/)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
@@ -166,11 +152,16 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     Far cheaper than `jax.random.bits`, which dominates the cost of dropout on CPU, and good enough for dropout. The numbers do
     not depend on the sharding."""
     iota = lambda axis: jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    first, second = jax.random.bits(key, (2,))
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
     row = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape) - 1):
         row = row * jnp.uint32(shape[axis]) + iota(axis)
     return mixed(mixed(iota(len(shape) - 1) ^ mixed(row ^ first)) + mixed(row ^ second))
+
+
+def kept(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+    """Return booleans that are False with probability `rate`."""
+    return random_bits(key, shape) >= jnp.uint32(round(rate * 2**32))
 
 
 class Dropout(nn.Module):
@@ -182,5 +173,17 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not train or self.rate == 0:
             return x
-        is_kept = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(round(self.rate * 2**32))
+        return jnp.where(kept(self.make_rng("dropout"), x.shape, self.rate), x * (1 / (1 - self.rate)), jnp.zeros((), x.dtype))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): zero a fraction `rate` of the examples and scale up the rest, in training only."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *rest"], train: bool) -> Float[Array, "B *rest"]:
+        if not train or self.rate == 0:
+            return x
+        is_kept = kept(self.make_rng("dropout"), (len(x), *(1,) * (x.ndim - 1)), self.rate)
         return jnp.where(is_kept, x * (1 / (1 - self.rate)), jnp.zeros((), x.dtype))

@@ -26,6 +26,12 @@ def sinusoidal(positions_BT: Int[Array, "#B T"], width: int) -> Float[Array, "#B
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*positions_BT.shape, width)
 
 
+def sinusoidal_grid(rows: int, columns: int, width: int) -> Float[Array, "P D"]:
+    """Return the encodings of the places of a grid, row by row: half of each vector is for the row, half for the column."""
+    places_2P = jnp.mgrid[:rows, :columns].reshape(2, -1)
+    return jnp.concatenate(tuple(sinusoidal(places_2P, width // 2)), axis=-1)
+
+
 def rotary(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "#B T"], base: Any = 10_000.0) -> Float[Array, "B T N H"]:
     """Rotate the pairs (i, i + H/2) of each head by the position (Su et al. 2021; halves as in GPT-NeoX). H is even.
 

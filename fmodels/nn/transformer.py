@@ -17,7 +17,7 @@ from fmodels.axes import constrain, target
 from fmodels.nn import positions
 from fmodels.nn.attention import Attention, attention_mask
 from fmodels.nn.cache import Cache, Source, extended
-from fmodels.nn.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout, Embed
+from fmodels.nn.layers import ACTIVATIONS, GATED, NORMS, Dense, Dropout, DropPath, Embed
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh", "sigmoid", "swiglu", "geglu", "geglu_tanh"]
 Norm = Literal["layer", "layer_no_bias", "rms"]
@@ -77,6 +77,8 @@ class TransformerConfig:
     "dropout rate of the embeddings and of each sublayer output"
     attention_dropout: float = 0.1
     "dropout rate of the attention weights"
+    drop_path: float = 0.0
+    "rate of stochastic depth of each sublayer, the same in all layers (Touvron et al. 2022)"
     attention: Literal["auto", "xla", "cudnn"] = field(default="auto", metadata={"how": True})
     "attention kernel: cudnn needs a GPU, bfloat16 and no attention dropout; auto uses cudnn if possible, else xla"
     scan: bool = False
@@ -109,7 +111,7 @@ class TransformerConfig:
             raise ValueError(f"position rotary needs an even head size (width / heads), not {self.size_of_head}")
         if self.position == "sinusoidal" and self.width % 2:
             raise ValueError(f"position sinusoidal needs an even width, not {self.width}")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.attention == "cudnn" and self.attention_dropout:
@@ -264,11 +266,12 @@ class Block(nn.Module):
             sublayers["source_attention"] = lambda x: attend("source_attention", x, shared.source_mask, None, **other)
         sublayers["mlp"] = MLP(c, name="mlp")
         for name, sublayer in sublayers.items():
-            norm_of, dropout = norm(c, f"{name}_norm"), Dropout(c.dropout)
+            norm_of, dropout, drop_path = norm(c, f"{name}_norm"), Dropout(c.dropout), DropPath(c.drop_path)
+            dropped = lambda y_BTD: drop_path(dropout(y_BTD, self.train), self.train)  # noqa: B023, called here only
             if c.norm_position == "pre":
-                x_BTD = x_BTD + dropout(sublayer(norm_of(x_BTD)), self.train)
+                x_BTD = x_BTD + dropped(sublayer(norm_of(x_BTD)))
             else:
-                x_BTD = norm_of(x_BTD + dropout(sublayer(x_BTD), self.train))
+                x_BTD = norm_of(x_BTD + dropped(sublayer(x_BTD)))
             x_BTD = constrain(x_BTD, "batch", "length", None)
         self.sow("intermediates", "hidden", x_BTD)
         return x_BTD, None if cache is None else new_cache

@@ -1,6 +1,6 @@
 """Tables that rename and transpose parameters from and to Hugging Face (HF) `transformers`.
 
-Dense weights are [out, in] in HF and [in, out] here.
+Dense weights are [out, in] in HF and [in, out] here; convolution kernels [out, in, height, width] and [height, width, in, out].
 """
 
 import re
@@ -18,6 +18,11 @@ SCALE = {"weight": "scale"}
 EMBED = {"weight": "embedding"}
 BIAS = {"bias": "bias"}
 PLAIN = {"weight": ""}  # our path is that of the parameter
+BARE = {"": ""}  # so is the name in HF
+
+# The dimensions of the other side, in the order of this side, by the number of dimensions of a kernel.
+OUR_ORDER = {2: (1, 0), 4: (2, 3, 1, 0)}
+HF_ORDER = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 Module = tuple[str, str, Mapping[str, str], str]
 """HF module, our path (# is the layer number), parameter names, and the HF shape of the first parameter as letters."""
@@ -46,9 +51,9 @@ class Table:
     def _rules(modules: Iterable[Module]):
         for hf_module, our_path, parameters, shape in modules:
             for hf_name, our_name in parameters.items():
-                size = shape if hf_name == "weight" else shape[0]  # a bias has the first dimension of its weight
-                our_size = size[::-1] if our_name == "kernel" else size
-                yield Rule((f"{hf_module}.{hf_name}", f"{our_path}/{our_name}".rstrip("/")), (size, our_size))
+                size = shape[0] if hf_name == "bias" else shape  # a bias has the first dimension of its weight
+                our_size = "".join(size[i] for i in OUR_ORDER[len(size)]) if our_name == "kernel" else size
+                yield Rule((f"{hf_module}.{hf_name}".rstrip("."), f"{our_path}/{our_name}".rstrip("/")), (size, our_size))
 
     def from_hf(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return the parameters as a tree, in float32, with unscanned layers."""
@@ -73,8 +78,9 @@ class Table:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}; the other tensors require [{expected}]")
             layers = max(layers, int(index or 0) + 1)
             groups.update(self.optional.findall(rule.names[1]))
-            transposed = rule.names[1].endswith("/kernel")
-            found[rule.names[1 - source].replace("#", index)] = np.ascontiguousarray(tensor.T if transposed else tensor)
+            if rule.names[1].endswith("/kernel"):
+                tensor = tensor.transpose((OUR_ORDER, HF_ORDER)[source][tensor.ndim])
+            found[rule.names[1 - source].replace("#", index)] = np.ascontiguousarray(tensor)
         for rule in self.rules:
             for index in map(str, range(layers if "#" in rule.names[0] else 1)):
                 name, target = (rule.names[side].replace("#", index) for side in (source, 1 - source))

@@ -13,14 +13,25 @@ from data.text.related import RelatedTexts
 from data.text.scored import ScoredText
 from data.text.squad import SquadText
 from data.text.tagged import TaggedText
+from fmodels.alexnet import AlexNetConfig
 from fmodels.bert import BertConfig
+from fmodels.convnet import ConvNetConfig
+from fmodels.efficientnet import efficientnet
 from fmodels.gpt import MODERN, GptConfig
+from fmodels.inception import InceptionConfig
+from fmodels.mixnet import mixnet
+from fmodels.mobilenet import MobileNetConfig
+from fmodels.resnet import ResNetConfig, cifar_resnet
 from fmodels.t5 import T5Config
 from fmodels.transformer import Seq2SeqConfig
+from fmodels.vit import VitConfig
 from train.experiment import Experiment, Run, with_run
+from train.objectives.augmentation import Augmentation
 from train.objectives.causal_lm import CausalLM
 from train.objectives.classification import Classification
+from train.objectives.image_contrast import ImageContrast
 from train.objectives.masked_lm import MaskedLM
+from train.objectives.masked_patches import DECODER, MaskedPatches
 from train.objectives.multi_label import MultiLabel
 from train.objectives.question_answering import QuestionAnswering
 from train.objectives.regression import Regression
@@ -156,6 +167,68 @@ def cnn() -> Experiment:
     objective = replace(recipe.objective, classes=10, label_shares=(0.1,) * 10)
     model, data = replace(recipe.model, channels=(8, 16)), replace(recipe.data, batch_size=ROWS)
     return replace(recipe, model=model, objective=objective, data=data, optimizer=ADAMW, run=Run(steps=STEPS))
+
+
+def image_model(model, size: int = 32) -> Experiment:
+    """Colour images."""
+    optimizer = Optimizer(name="momentum", learning_rate=1e-2)
+    return replace(cnn(), model=model, data=replace(cnn().data, shape=(size, size, 3)), optimizer=optimizer)
+
+
+def resnet() -> Experiment:
+    """Bottlenecks and projections, without a shrinking stem."""
+    return image_model(ResNetConfig(depths=(1, 1), width=8, stem="small", drop_path=0.2), 8)
+
+
+def cifar() -> Experiment:
+    return image_model(cifar_resnet(20, width=8, depths=(1, 1)), 8)
+
+
+def vit() -> Experiment:
+    return image_model(VitConfig(layers=2, width=16, heads=4, hidden=24, patch=4, scan=True, remat="full", drop_path=0.2), 8)
+
+
+def augmented() -> Experiment:
+    """Every random change of images."""
+    augment = Augmentation(resized_crop=0.3, crop=1, flip=True, rotation=20, color_jitter=0.4, operations=1, erasing=0.5)
+    recipe = textbook()
+    objective = replace(recipe.objective, augment=augment, mixup=0.5, cutmix=1.0, image_mean=(0.5,) * 3, image_std=(0.2,) * 3)
+    return replace(recipe, objective=objective)
+
+
+def masked_patches() -> Experiment:
+    decoder = replace(DECODER, layers=1, width=16, heads=4)
+    return replace(vit(), objective=MaskedPatches(patch=4, mask_rate=0.5, decoder=decoder, augment=Augmentation(flip=True)))
+
+
+def contrast() -> Experiment:
+    """A loss that compares the images of all devices."""
+    return replace(cifar(), objective=ImageContrast(projection=8))
+
+
+def textbook() -> Experiment:
+    """Max pooling, dense layers, and no batch norm."""
+    return image_model(ConvNetConfig(channels=(8, 16), convolutions=(1,), pools=2, batch_norm=False, hidden=(24, 16)), 8)
+
+
+def alexnet() -> Experiment:
+    return image_model(AlexNetConfig(hidden=(16, 16)), 64)
+
+
+def inception() -> Experiment:
+    return image_model(InceptionConfig(), 107)
+
+
+def mobilenet() -> Experiment:
+    return image_model(MobileNetConfig(width=0.25), 32)
+
+
+def efficient() -> Experiment:
+    return image_model(efficientnet("b0", width=0.25, depth=0.5), 32)
+
+
+def mixed() -> Experiment:
+    return image_model(mixnet("s", width=0.5), 32)
 
 
 def program(experiment: Experiment, mesh: Mesh, devices: int = 8) -> Program:

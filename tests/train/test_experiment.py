@@ -167,7 +167,7 @@ def test_values_of_the_wrong_type_are_errors(path, value):
         ("data.length", 65, "data.length 65 is more than model.max_length 64"),
         ("data.layout", "windows", "objective.next_sentence needs pairs of segments: set data.layout pairs"),
         ("model.attention", "cudnn", "model.attention cudnn does not support attention dropout: set attention_dropout to 0"),
-        ("optimizer.name", "adam", "optimizer.weight_decay 0.1 is not supported by adam: choose adamw, or set weight_decay to 0"),
+        ("optimizer.name", "adam", "optimizer.weight_decay 0.1 is not supported by adam: choose adamw or optimizer.l2"),
     ],
 )
 def test_values_out_of_range_are_errors(path, value, message):

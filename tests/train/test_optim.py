@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import get_args, get_type_hints
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,6 +265,11 @@ def test_layer_decay(scan):
     assert arrays(updates)["model/encoder/final_norm/scale"][0] == arrays(updates)["head/classifier/dense/kernel"][0, 0] == -1
 
 
+def test_layer_decay_needs_layers():
+    with pytest.raises(UserError, match=r"optimizer.layer_decay is 0.5, but the model has no numbered layers; set it to 1"):
+        plain(layer_decay=0.5).build(toy_params(), 10)
+
+
 def test_muon_updates_kernels_and_adam_the_rest():
     draw = lambda *shape: jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
     layers = {f"layer_{i}": {"mlp": {"kernel": draw(8, 5) + i, "bias": draw(5)}} for i in range(2)}
@@ -304,7 +310,7 @@ def test_muon_updates_kernels_and_adam_the_rest():
         ({"clip_norm": math.nan}, "clip_norm must be greater than 0, or None for no clipping, not nan"),
         (
             {"name": "adam", "weight_decay": 0.1},
-            "weight_decay 0.1 is not supported by adam: choose adamw, or set weight_decay to 0",
+            "weight_decay 0.1 is not supported by adam: choose adamw or optimizer.l2",
         ),
     ],
     ids=str,
@@ -326,3 +332,47 @@ def test_invalid_optimizer_fields_are_errors(fields, message):
 def test_invalid_rule_fields_are_errors(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Rule(**fields)
+
+
+# Two steps from (1, -2) with the gradients below and a learning rate of 0.1, by the formulas in print.
+TWO_GRADIENTS = (np.array([0.5, -1.0]), np.array([0.25, 3.0]))
+
+
+def by_hand(name: str) -> np.ndarray:
+    w, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    for t, g in enumerate(TWO_GRADIENTS, 1):
+        if name == "sgd":
+            w = w - 0.1 * g
+        elif name == "momentum":  # Sutskever et al. 2013, eq. 1 and 2, with the learning rate outside
+            m = 0.9 * m + g
+            w = w - 0.1 * m
+        elif name == "rmsprop":  # Hinton, lecture 6e
+            v = 0.99 * v + 0.01 * g**2
+            w = w - 0.1 * g / (np.sqrt(v) + 1e-8)
+        else:  # Kingma and Ba 2015, algorithm 1
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            w = w - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam"])
+def test_steps_follow_the_formulas_in_print(name):
+    params = {"model": {"kernel": jnp.array([1.0, -2.0])}}
+    tx = plain(name=name, learning_rate=0.1, b2=0.99).build(params, 10)
+    state = tx.init(params)
+    for gradient in TWO_GRADIENTS:
+        updates, state = tx.update({"model": {"kernel": jnp.asarray(gradient)}}, state, params, good=jnp.array(True))
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["model"]["kernel"], by_hand(name), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "rmsprop"])
+def test_l1_and_l2_are_terms_of_the_loss(name):
+    """The update is that of the gradient of loss + l1 |w| + l2 w^2 / 2; biases have neither."""
+    params = {"model": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}}
+    gradients = {"model": {"kernel": jnp.array([[0.5, 0.1]]), "bias": jnp.array([0.2])}}
+    term = lambda params: 0.3 * jnp.abs(params["model"]["kernel"]).sum() + 0.2 * jnp.square(params["model"]["kernel"]).sum()
+    together = jax.tree.map(jnp.add, gradients, jax.grad(term)(params))
+    wanted = first_update(plain(name=name), params, together)
+    found = first_update(plain(name=name, l1=0.3, l2=0.4), params, gradients)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-6)

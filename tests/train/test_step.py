@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field, replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,7 +289,7 @@ def test_batch_statistics_are_updated_and_used():
         "valid": np.ones(6, np.float32),
     }
     objective = Classification(classes=3, label_shares=(0.4, 0.3, 0.3))
-    experiment = Experiment(model=ConvNetConfig(channels=(4,), convolutions=1), objective=objective, data=Images())
+    experiment = Experiment(model=ConvNetConfig(channels=(4,), convolutions=(1,)), objective=objective, data=Images())
     program = one_device(experiment, batch)
     before = random_state(program)
     old = {"norm": {"mean": jnp.float32([1, 2, 3, 4]), "var": jnp.float32([4, 3, 2, 1])}}
@@ -296,7 +297,7 @@ def test_batch_statistics_are_updated_and_used():
     after, metrics = program.step(copy(before), batch)
 
     def features(params) -> np.ndarray:
-        kernel = np.asarray(params["model"]["stage_0_0"]["kernel"])[:, :, 0]
+        kernel = np.asarray(params["model"]["stage_0_0"]["conv"]["kernel"])[:, :, 0]
         return np.stack([[correlate2d(x[..., 0], k, "same") for k in kernel.transpose(2, 0, 1)] for x in batch["image"]])
 
     def loss(params, mean, var) -> float:
@@ -328,7 +329,7 @@ def cnn_step(pattern: str, **run) -> tuple[Program, State, State, dict, dict]:
         "valid": np.ones(8, np.float32),
     }
     experiment = Experiment(
-        model=ConvNetConfig(channels=(4, 4), convolutions=1),
+        model=ConvNetConfig(channels=(4, 4), convolutions=(1,)),
         objective=Classification(classes=3, label_shares=(0.4, 0.3, 0.3)),
         data=Images(),
         optimizer=Optimizer(rules=(Rule(pattern=pattern, freeze=True), Rule(pattern=".*")), schedule="constant"),
@@ -371,3 +372,17 @@ def test_other_model_state_of_a_frozen_model_is_kept():
     for pattern, seen in (("model/.*", 0), ("model/a", 1)):
         _, states, _ = run_toy(toy(rules=rules(pattern)), [GOOD])
         assert states[-1].model_state["seen"] == seen, pattern
+
+
+def test_the_moving_average_follows_its_formula_and_skips_bad_steps():
+    experiment = with_run(toy(), ema_decay=0.3)
+    experiment = replace(experiment, run=replace(experiment.run, guard=Guard(policy="skip")))
+    _, states, _ = run_toy(experiment, [GOOD, NAN, GOOD])
+    average = jax.tree.map(np.asarray, states[0].params)
+    chex.assert_trees_all_equal(states[0].evaluated[0], average)
+    for step, (state, is_good) in enumerate(zip(states[1:], (True, False, True), strict=True)):
+        decay = min(0.3, (1 + step) / (10 + step))
+        if is_good:
+            average = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), average, state.params)
+        chex.assert_trees_all_close(state.evaluated[0], average, rtol=1e-6)
+    assert not np.allclose(states[-1].evaluated[0]["model"]["a"], states[-1].params["model"]["a"])

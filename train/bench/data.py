@@ -53,7 +53,7 @@ def jpegs() -> dict[str, Any]:
         Image.fromarray(photograph[top : top + JPEG_SIDE, left : left + JPEG_SIDE]).save(file, "JPEG", quality=90)
         encoded.append(file.getvalue())
 
-    codec = ImageCodec((JPEG_SIDE, JPEG_SIDE, 3), False, ())
+    codec = ImageCodec((JPEG_SIDE, JPEG_SIDE, 3), False, False, ())
 
     class Encoded:
         def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """Classification of whole examples (text, images) by a model with a pooled output vector.
 
-Shapes: B batch, D model width, C classes.
+Shapes: B batch, D model width, C classes, N bins.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,13 @@ import numpy as np
 
 from data import labels as labelling
 from train.objectives import Sums, means
+from train.objectives.augmentation import mix
+from train.objectives.images import OfImages
 from train.objectives.pooled import Pooled
 from train.parts import Rendering
 from train.report import page
+
+BINS = 15  # of confidence
 
 
 def other_labels(folder: Path, codec: Any) -> dict[str, str]:
@@ -30,7 +34,7 @@ def other_labels(folder: Path, codec: Any) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(Pooled):
+class Classification(OfImages, Pooled):
     """Cross-entropy of a dense head on the pooled output, with the targets `label` [B]."""
 
     classes: int | None = None
@@ -39,8 +43,16 @@ class Classification(Pooled):
     "cross-entropy, or focal loss, which weights it by (1 - p)^gamma for the probability p of the label (Lin et al. 2017)"
     gamma: float = 2.0
     "exponent of the focal loss"
+    mixup: float = 0.0
+    "mix training images: parameter of the beta distribution of the share of the other image (Zhang et al. 2018); 0: off"
+    cutmix: float = 0.0
+    "paste a rectangle of another training image: parameter of the distribution of its share (Yun et al. 2019); 0: off"
+    logit_adjustment: float = 0.0
+    "in training, add this times the log of the share of each class to its logit (Menon et al. 2021, eq. 10)"
     label_smoothing: float = 0.0
     "share of the target probability spread over all classes (Szegedy et al. 2016, §7)"
+    auxiliary: float = 0.4
+    "weight of the loss of the auxiliary output, for models that have one (Szegedy et al. 2016, §4)"
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
     "weight of each class in the training loss; balanced: inversely proportional to its share of the training labels"
     # A `how` field: it depends on the data only, and the fingerprint detects a change of the data.
@@ -53,17 +65,23 @@ class Classification(Pooled):
             raise ValueError(f"classes must be at least 2, not {self.classes}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma must be 0 or more, not {self.gamma}")
+        for name in ("gamma", "auxiliary", "mixup", "cutmix", "logit_adjustment"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if isinstance(self.class_weights, tuple):
             if self.classes is not None and len(self.class_weights) != self.classes:
                 raise ValueError(f"class_weights has {len(self.class_weights)} entries for {self.classes} classes")
             if not self.class_weights or not min(self.class_weights) >= 0 or not sum(self.class_weights) > 0:
                 raise ValueError(f"class_weights must be 0 or more and not all 0, not {self.class_weights}")
 
+    HEADS: ClassVar[Mapping[str, str]] = {"classifier": "pooled", "auxiliary": "auxiliary"}
     panels = ("accuracy",)
+    minimized = ("calibration_error",)
 
     def check(self, experiment: Any) -> None:
+        super().check(experiment)
+        if (self.mixup or self.cutmix) and "image" not in experiment.data.spec():
+            raise ValueError(f"objective.mixup and cutmix mix images, but data {type(experiment.data).__name__} has none")
         if "label" not in experiment.data.spec():
             raise ValueError(f"objective {type(self).__name__} needs labels, but data {type(experiment.data).__name__} has none")
 
@@ -77,23 +95,50 @@ class Classification(Pooled):
         return self.classes
 
     def loss(self, apply, params, state, batch, rng, train: bool) -> tuple[Sums, Any]:
-        logits_BC, state = self.logits(apply, params, state, batch, rng, train)
-        log_p_BC, label_B = jax.nn.log_softmax(logits_BC), batch["label"]
-        target_BC = jax.nn.one_hot(label_B, logits_BC.shape[-1])
-        weight_B = batch["valid"]
+        label_B = batch["label"]
+        target_BC = jax.nn.one_hot(label_B, self.outputs)
         if train:
-            target_BC = target_BC * (1 - self.label_smoothing) + self.label_smoothing / logits_BC.shape[-1]
-            weight_B = weight_B * self.weight_of_class()[label_B]
-        losses_B = -(target_BC * log_p_BC).sum(-1)
-        if train and self.loss_name == "focal":
-            p_B = jnp.exp(jnp.take_along_axis(log_p_BC, label_B[:, None], axis=1))[:, 0]
-            losses_B *= (1 - p_B) ** self.gamma
+            batch, target_BC = self.augmented(batch, target_BC, rng)
+        logits, state = self.heads(apply, params, state, self.normalized(batch), rng, train)
+        logits_BC = logits["classifier"]
+        weight_B = batch["valid"] * (target_BC @ self.weight_of_class()) if train else batch["valid"]
+        total = lambda logits_BC: (self.losses(logits_BC, target_BC, train) * weight_B).sum()
+        terms = {"classification": (total(logits_BC), weight_B.sum())}
+        if train and "auxiliary" in logits:
+            terms["auxiliary"] = (self.auxiliary * total(logits["auxiliary"]), weight_B.sum())
         guess_B, rows = logits_BC.argmax(-1), batch["valid"].sum()
-        right = ((guess_B == label_B) * batch["valid"]).sum()
-        guessed_BC = jax.nn.one_hot(guess_B, logits_BC.shape[-1]) * batch["valid"][:, None]
-        confusion_CC = jax.nn.one_hot(label_B, logits_BC.shape[-1]).T @ guessed_BC
-        terms = {"classification": ((losses_B * weight_B).sum(), weight_B.sum())}
-        return Sums(terms, {"accuracy": (right, rows), "confusion": (confusion_CC, jnp.ones(()))}), state
+        right_B = (guess_B == label_B) * batch["valid"]
+        guessed_BC = jax.nn.one_hot(guess_B, self.outputs) * batch["valid"][:, None]
+        tables = {"confusion": jax.nn.one_hot(label_B, self.outputs).T @ guessed_BC}
+        if not train:
+            tables["calibration"] = calibration(jax.nn.softmax(logits_BC).max(-1), right_B, batch["valid"])
+        metrics = {"accuracy": (right_B.sum(), rows), **{name: (table, jnp.ones(())) for name, table in tables.items()}}
+        return Sums(terms, metrics), state
+
+    def augmented(self, batch: dict, target_BC: jax.Array, rng: jax.Array) -> tuple[dict, jax.Array]:
+        """Return the batch after augmentation and mixing, and the mixed targets."""
+        batch = super().seen(batch, jax.random.fold_in(rng, 2))
+        if not (self.mixup or self.cutmix):
+            return batch, target_BC
+        image_BHWC, share_B = mix(batch["image"], self.keys(batch, jax.random.fold_in(rng, 3)), self.mixup, self.cutmix)
+        other_BC = jnp.roll(target_BC, 1, axis=0)
+        return {**batch, "image": image_BHWC}, target_BC + share_B[:, None] * (other_BC - target_BC)
+
+    def seen(self, batch: dict, rng: jax.Array) -> dict:
+        return self.augmented(batch, jnp.zeros((len(batch["label"]), 1)), rng)[0]
+
+    def losses(self, logits_BC: jax.Array, target_BC: jax.Array, train: bool) -> jax.Array:
+        """Return the loss of each example [B]: the cross-entropy, and in training that with the options of the loss."""
+        if not train:
+            return -(target_BC * jax.nn.log_softmax(logits_BC)).sum(-1)
+        if self.logit_adjustment:
+            assert self.label_shares is not None, "an experiment is resolved before it runs"
+            logits_BC += self.logit_adjustment * np.log(np.maximum(np.asarray(self.label_shares, np.float32), 1e-6))
+        log_p_BC = jax.nn.log_softmax(logits_BC)
+        target_BC = target_BC * (1 - self.label_smoothing) + self.label_smoothing / self.outputs
+        if self.loss_name == "focal":
+            target_BC *= (1 - jnp.exp(log_p_BC)) ** self.gamma
+        return -(target_BC * log_p_BC).sum(-1)
 
     def weight_of_class(self) -> jax.Array:
         """Return the class weights [C], scaled to mean 1."""
@@ -107,11 +152,18 @@ class Classification(Pooled):
         return jnp.asarray(weights_C / weights_C.mean())
 
     def summarize(self, sums: Sums) -> dict[str, Any]:
-        """Return the loss, and `scores` of the confusion matrix."""
-        return {**means(sums), **scores(np.asarray(sums.metrics["confusion"][0]))}
+        """Return the loss, `scores` of the confusion matrix, and `calibration_error`, that of Guo et al. 2017 (eq. 3)."""
+        result = {**means(sums), **scores(np.asarray(sums.metrics["confusion"][0]))}
+        if "calibration" in sums.metrics:
+            confidence_N, right_N, count_N = np.asarray(sums.metrics["calibration"][0])
+            result["calibration_error"] = float(np.abs(confidence_N - right_N).sum() / count_N.sum())
+            result["calibration"] = dict(
+                zip(("confidence", "accuracy", "rows"), _bins(confidence_N, right_N, count_N), strict=True)
+            )
+        return result
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
-        return {"probabilities": jax.nn.softmax(self.logits(apply, params, state, batch)[0])}
+        return {"probabilities": jax.nn.softmax(self.logits(apply, params, state, self.normalized(batch))[0])}
 
     def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
         """Return {"label": …, "probabilities": {label: …}} for each row, most probable first."""
@@ -139,7 +191,32 @@ class Classification(Pooled):
         if "confusion" not in result:
             return []
         tables = page.beside(page.confusion(result["confusion"], codec.labels), per_class(result, codec.labels))
-        return [("Classes", tables)]
+        found = [("Classes", tables)]
+        if "calibration" in result:
+            found.append(("Calibration", reliability(result["calibration"], result["calibration_error"])))
+        return found
+
+
+def calibration(confidence_B: jax.Array, right_B: jax.Array, valid_B: jax.Array) -> jax.Array:
+    """Return the sums of confidence, of right predictions and of rows for each of BINS equal ranges of confidence, [3, N]."""
+    bin_BN = jax.nn.one_hot(jnp.minimum((confidence_B * BINS).astype(jnp.int32), BINS - 1), BINS) * valid_B[:, None]
+    return jnp.stack([confidence_B, right_B, jnp.ones_like(right_B)]) @ bin_BN
+
+
+def _bins(confidence_N: np.ndarray, right_N: np.ndarray, count_N: np.ndarray) -> tuple[list, list, list]:
+    """Return the mean confidence, the accuracy (None: no rows) and the number of rows of each bin."""
+    mean = lambda total_N: [float(total / n) if n else None for total, n in zip(total_N, count_N, strict=True)]
+    return mean(confidence_N), mean(right_N), count_N.astype(int).tolist()
+
+
+def reliability(bins: Mapping[str, Sequence[Any]], error: float) -> str:
+    """Return the reliability diagram: accuracy over confidence (Niculescu-Mizil and Caruana 2005)."""
+    rows = [row for row in zip(bins["confidence"], bins["accuracy"], bins["rows"], strict=True) if row[2]]
+    caption = (
+        "Accuracy of the predictions in each range of confidence; larger dots have more rows. Dots on the dotted line are "
+        f"calibrated. The mean distance from it, weighted by rows, is {error:.3f} (expected calibration error, {BINS} ranges)."
+    )
+    return page.reliability(rows, caption)
 
 
 def listed(labels: Sequence[str]) -> str:

@@ -42,6 +42,8 @@ def table(program: Program, rules: sharding.Rules, spec: Mapping[str, Any]) -> s
         "optimizer": total(shapes.opt_state, placed.opt_state),
         "batch": sum(bytes_per_device(leaf, program.batch_sharding) for leaf in spec.values()),
     }
+    if shapes.average:
+        totals["average"] = total(shapes.average, placed.average)
     summary = ", ".join(f"{name} {count:,}" for name, count in totals.items())
     return "\n".join([*lines, "", f"mesh {sharding.mesh_text(program.mesh.shape)}; bytes per device: {summary}"])
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -187,17 +187,22 @@ def _alone(values: np.ndarray) -> list[int]:
 
 
 def _svg(metric: str, panel: Sequence[Series], chance: float | None, inches: float) -> str:
+    described = [one.description for one in panel] + ([] if chance is None else [f"{CHANCE}: {number(chance)}"])
+    label = f"{metric} by step. {'; '.join(described)}"
+    return svg(lambda axes: _draw(axes, metric, panel, chance), label, (inches, 2.4))
+
+
+def svg(draw: Callable[["Axes"], None], label: str, inches: tuple[float, float]) -> str:
+    """Return a figure that `draw` draws. `label` describes it to those who cannot see it."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(inches, 2.4), layout="constrained")
-        _draw(figure.add_subplot(), metric, panel, chance)
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure.add_subplot())
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = written.getvalue()
-    described = [one.description for one in panel] + ([] if chance is None else [f"{CHANCE}: {number(chance)}"])
-    label = f"{metric} by step. {'; '.join(described)}"
     box = re.findall(r'viewBox="[^"]*"', text)[0]
     drawing = re.sub(r"<style.*?</style>", "", text[text.index(">", text.index("<svg")) + 1 :], flags=re.DOTALL)
     for name, (light, _) in THEME.items():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from train.parts import Rendering
-from train.report.curves import THEME, number
+from train.report.curves import CHANCE_LOOK, THEME, number, svg
 from train.runs.progress import distinct
 
 TEXT_SHOWN = 480  # characters of a passage
@@ -104,6 +104,26 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     key = '<b class="key hit deep">right</b> <b class="key miss deep">wrong</b>'
     caption = f"{right:,} of {total:,} right. Rows: labels. Columns: predictions. Darker: larger share of the row. {key}"
     return f"<figure>{_scroll(heat, 'confusion matrix')}<figcaption>{caption}</figcaption></figure>"
+
+
+def reliability(rows: Sequence[tuple[float, float, int]], caption: str) -> str:
+    """Return the reliability diagram of (mean confidence, accuracy, count) of ranges of confidence, beside its table."""
+
+    def draw(axes: Any) -> None:
+        confidence, accuracy, counts = zip(*rows, strict=True)
+        axes.plot([0, 1], [0, 1], **CHANCE_LOOK)
+        axes.plot(confidence, accuracy, color=THEME["c0"][0], linewidth=1.2)
+        area = 6 + 80 * np.array(counts) / max(counts)
+        axes.scatter(confidence, accuracy, s=area, color=THEME["c0"][0], zorder=3, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_xlabel("confidence", loc="right")
+        axes.set_title("accuracy", loc="left")
+
+    described = "; ".join(f"{number(c)}: {number(a)} of {n:,} rows" for c, a, n in rows)
+    drawing = svg(draw, f"accuracy by confidence. {described}", (3.4, 3.4))
+    listed = table(("confidence", "accuracy", "rows"), [(f"{c:.3f}", f"{a:.3f}", f"{n:,}") for c, a, n in rows])
+    figure = f'<div class="panels" style="--columns:1">{drawing}</div>'
+    return beside(f'<figure class="square">{figure}<figcaption>{escape(caption)}</figcaption></figure>', listed)
 
 
 def predictions(rows: Sequence[tuple[Any, Rendering]], caption: str = "") -> str:
@@ -204,7 +224,7 @@ dt{font-size:.85rem;color:var(--muted)}dd{margin:0;font-size:1.5rem;font-weight:
 .keys{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;margin-bottom:.75rem;font-size:.9rem}.swatch{margin-right:.5rem;fill:none}
 .panels{display:grid;grid-template-columns:repeat(var(--columns),minmax(0,1fr));gap:1rem}
 .panels svg{display:block;width:100%;height:auto;padding:.5rem;stroke-linejoin:round}.panels text{font-family:inherit!important}
-.scroll{overflow-x:auto}.beside{display:flex;flex-wrap:wrap;gap:2rem 3rem;align-items:flex-start}
+.square{width:24rem}.scroll{overflow-x:auto}.beside{display:flex;flex-wrap:wrap;gap:2rem 3rem;align-items:flex-start}
 .beside>*{min-width:0;max-width:100%}.beside figcaption{width:0;min-width:max(100%,17rem)}
 table{border-collapse:collapse;font-size:.92rem}
 th,td{padding:.45rem .8rem;text-align:left;border-bottom:1px solid var(--line)}

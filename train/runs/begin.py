@@ -15,7 +15,7 @@ from train.experiment import differences
 from train.runs import rundir
 from train.runs.integrity import attempt, in_parts, open_manager, verified
 from train.sharding import by_name
-from train.step import Program, State
+from train.step import Program, State, with_average
 
 
 def initial(job: Job, say: Callable[[str], None]) -> State:
@@ -72,7 +72,8 @@ def initialise_from(
     moved = move({name: given[name] for name in loaded})
     found = jax.tree.unflatten(jax.tree.structure(tree), [moved.get(name, leaf) for name, leaf in wanted.items()])
     matches = {"loaded": loaded, "new": sorted(wanted.keys() - loaded), "unused": sorted(given.keys() - loaded)}
-    return replace(state, model_state=found.pop("state"), params=found), matches
+    state = replace(state, model_state=found.pop("state"), params=found)
+    return with_average(state, job.experiment.run.ema_decay), matches
 
 
 def _first(names: list[str]) -> str:

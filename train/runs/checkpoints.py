@@ -1,6 +1,6 @@
 """Orbax checkpoints: asynchronous, atomic, and verified when read.
 
-A checkpoint has the items `model` (parameters and model state), `optimizer` (the rest of the state) and `meta` (checksums of
+A checkpoint has the items `model` (the parameters and the model state that are evaluated), `optimizer` (the rest of the state) and `meta` (checksums of
 the first two, fingerprints of the data, the format version, and the mesh it was written on). The position in the data is the
 step. The folder of a step appears when the checkpoint is complete. Checksums detect bits that changed on disk; they are sums of
 integers, so they do not depend on the sharding.
@@ -27,7 +27,10 @@ from train.step import GuardState, Program, State
 def _items(state: State) -> dict[str, dict]:
     """Split the state into the items `model` and `optimizer`."""
     rest = {"step": state.step, "seed": state.seed, "guard": vars(state.guard), "opt_state": state.opt_state}
-    return {"model": {"params": state.params, "model_state": state.model_state}, "optimizer": rest}
+    if state.average:
+        rest["trained"] = {"params": state.params, "model_state": state.model_state}
+    params, model_state = state.evaluated
+    return {"model": {"params": params, "model_state": model_state}, "optimizer": rest}
 
 
 @dataclass(frozen=True)
@@ -229,9 +232,11 @@ class Checkpoints:
     def read(self, step: int, program: Program) -> State:
         """Read and verify a checkpoint. Raises ValueError if it is damaged, and UserError if its format is newer."""
         model, rest = self._item(step, "model", program), self._item(step, "optimizer", program)
+        trained = rest.get("trained", model)
         return State(
-            step=rest["step"], params=model["params"], opt_state=rest["opt_state"], model_state=model["model_state"],
+            step=rest["step"], params=trained["params"], opt_state=rest["opt_state"], model_state=trained["model_state"],
             seed=rest["seed"], guard=GuardState(**rest["guard"]),
+            average=(model["params"], model["model_state"]) if "trained" in rest else None,
         )  # fmt: skip
 
     def _item(self, step: int, name: str, program: Program) -> dict:

@@ -21,9 +21,9 @@ def encoded(picture, kind="png", **options):
     return file.getvalue()
 
 
-def decoded(picture, kind="png", channels=3, resize=False, size=None, **options):
+def decoded(picture, kind="png", channels=3, resize=False, convert=True, size=None, **options):
     width, height = size or picture.size
-    return decoding.pixels(encoded(picture, kind, **options), (height, width, channels), resize)
+    return decoding.pixels(encoded(picture, kind, **options), (height, width, channels), resize, convert)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
@@ -46,9 +46,9 @@ def test_the_shape_is_that_of_the_upright_image():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(Image.new("RGB", (4, 2)), "jpeg", exif=exif)
-    assert decoding.pixels(data, (4, 2, 3), False).shape == (4, 2, 3)
+    assert decoding.pixels(data, (4, 2, 3), False, True).shape == (4, 2, 3)
     with pytest.raises(DataError, match=r"its image is \[4, 2\], not \[2, 4\]"):
-        decoding.pixels(data, (2, 4, 3), False)
+        decoding.pixels(data, (2, 4, 3), False, True)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -98,11 +98,11 @@ def test_16_bit_grey_is_divided_by_65535(kind):
 
 
 def test_16_bit_pgm_and_inverted_tiff_are_scaled():
-    assert np.allclose(decoding.pixels(b"P5 2 1 65535\n\x00\x00\x80\x00", (1, 2, 1), False)[..., 0], [[0, 32768 / 65535]])
+    assert np.allclose(decoding.pixels(b"P5 2 1 65535\n\x00\x00\x80\x00", (1, 2, 1), False, True)[..., 0], [[0, 32768 / 65535]])
     tiff = encoded(Image.fromarray(np.array([[0, 1, 65535]], np.uint16)), "tiff")
     photometric = struct.pack("<HHI", 262, 3, 1)  # 1: black is 0; 0: white is 0
     assert tiff.count(photometric + b"\1") == 1
-    inverted = decoding.pixels(tiff.replace(photometric + b"\1", photometric + b"\0"), (1, 3, 1), False)
+    inverted = decoding.pixels(tiff.replace(photometric + b"\1", photometric + b"\0"), (1, 3, 1), False, True)
     assert np.allclose(inverted[0, :, 0] * 65535, [65535, 65534, 0], atol=0.01)
 
 
@@ -110,7 +110,7 @@ def test_12_bit_tiff_is_divided_by_4095():
     tiff = encoded(Image.fromarray(np.array([[0xF0FF, 0]], np.uint16)), "tiff")  # as 12-bit integers: 0xFFF and 0
     bits = struct.pack("<HHI", 258, 3, 1)
     assert tiff.count(bits + b"\x10") == 1
-    assert decoding.pixels(tiff.replace(bits + b"\x10", bits + b"\x0c"), (1, 2, 1), False).tolist() == [[[1.0], [0.0]]]
+    assert decoding.pixels(tiff.replace(bits + b"\x10", bits + b"\x0c"), (1, 2, 1), False, True).tolist() == [[[1.0], [0.0]]]
 
 
 def test_float_tiff_is_unchanged_and_32_bit_integers_are_refused():
@@ -125,7 +125,7 @@ def test_the_first_frame_or_page_is_decoded(kind):
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLACK, WHITE)]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert decoding.has_more(data) and not decoding.has_more(encoded(frames[0], kind))
-    assert np.abs(decoding.pixels(data, (4, 4, 3), False).astype(int) - RED).max() <= 4  # WebP is lossy
+    assert np.abs(decoding.pixels(data, (4, 4, 3), False, True).astype(int) - RED).max() <= 4  # WebP is lossy
 
 
 def swapped_profile():
@@ -159,14 +159,37 @@ def test_the_gamma_of_a_png_is_applied():
     expected = (64 / 255) ** (1 / 2.2)
     for channels, picture in ((3, Image.new("RGB", (1, 1), (64, 0, 255))), (1, Image.new("L", (1, 1), 64))):
         png, shape = encoded(picture), (1, 1, channels)
-        assert abs(decoding.pixels(with_chunk(png, b"gAMA", linear), shape, False)[0, 0, 0] / 255 - expected) < 1 / 255
-        assert decoding.pixels(with_chunk(png, b"gAMA", usual), shape, False)[0, 0, 0] == 64
+        assert abs(decoding.pixels(with_chunk(png, b"gAMA", linear), shape, False, True)[0, 0, 0] / 255 - expected) < 1 / 255
+        assert decoding.pixels(with_chunk(png, b"gAMA", usual), shape, False, True)[0, 0, 0] == 64
         srgb = with_chunk(with_chunk(png, b"gAMA", linear), b"sRGB", b"\0")
-        assert decoding.pixels(srgb, shape, False)[0, 0, 0] == 64
+        assert decoding.pixels(srgb, shape, False, True)[0, 0, 0] == 64
     deep = encoded(Image.fromarray(np.array([[64 * 257]], np.uint16)))
-    assert np.allclose(decoding.pixels(with_chunk(deep, b"gAMA", linear), (1, 1, 1), False), expected)
+    assert np.allclose(decoding.pixels(with_chunk(deep, b"gAMA", linear), (1, 1, 1), False, True), expected)
 
 
 def test_an_unusable_icc_profile_is_ignored():
     assert (decoded(Image.new("RGB", (2, 2), RED), icc_profile=b"nothing") == RED).all()
     assert (decoded(Image.new("L", (2, 2), 77), channels=1, icc_profile=swapped_profile()) == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "message"),
+    [
+        ("RGB", 1, "its image is RGB, not grey; add --data.convert, or change --data.shape"),
+        ("L", 3, "its image is grey, not RGB"),
+        ("RGBA", 3, "its image is transparent, not RGB"),
+        ("LA", 1, "its image is transparent, not grey"),
+        ("CMYK", 3, "its image is CMYK, not RGB"),
+        ("I;16", 3, "its image is grey, not RGB"),
+    ],
+)
+def test_images_of_another_mode_are_refused_unless_they_are_to_be_converted(mode, channels, message):
+    kind = "tiff" if mode == "CMYK" else "png"
+    with pytest.raises(DataError, match=message):
+        decoded(Image.new(mode, (2, 2)), kind, channels, convert=False)
+    assert decoded(Image.new(mode, (2, 2)), kind, channels).shape == (2, 2, channels)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("I;16", 1), ("RGB", 3), ("P", 3)])
+def test_images_of_the_wanted_mode_need_no_conversion(mode, channels):
+    assert decoded(Image.new(mode, (2, 2)), "png", channels, convert=False).shape == (2, 2, channels)

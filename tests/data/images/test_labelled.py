@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_files_of_several_frames_are_noted(tmp_path):
     for i in range(4):
         save(tmp_path / f"photos/still/{i}.gif", frames[1])
         moving = save(tmp_path / f"photos/moving/{i}.gif", frames[0], save_all=True, append_images=frames[1:])
-    dataset = Images(source=f"files:{tmp_path}/photos", batch_size=2).build()
+    dataset = Images(source=f"files:{tmp_path}/photos", batch_size=2, convert=True).build()
     assert np.allclose(images_of(dataset)["moving"], 0.2)
     assert dataset.notes == ["4 images: of several frames or pages, only the first is used"]
     assert dataset.codec.encode([{"image": str(moving)}])[1] == ["row 0: of several frames or pages, only the first is used"]
@@ -78,7 +79,7 @@ def test_integers_are_scaled_in_training_and_prediction_and_floats_are_not(tmp_p
 
 
 def test_arrays_of_integers_are_scaled_by_their_type():
-    codec = ImageCodec((1, 1, 1), False, ())
+    codec = ImageCodec((1, 1, 1), False, True, ())
     for value, expected in ((np.uint8(51), 0.2), (np.uint16(13107), 0.2), (51, 0.2), (0.2, 0.2), (300.0, 300)):
         assert codec.decode({"image": np.full((1, 1, 1), value)}) == pytest.approx(expected)
     for value in (256, -1):
@@ -89,4 +90,27 @@ def test_arrays_of_integers_are_scaled_by_their_type():
 def test_encoded_images_are_decoded_like_files():
     file = io.BytesIO()
     Image.new("LA", (1, 1), (0, 0)).save(file, "png")
-    assert ImageCodec((1, 1, 1), False, ()).decode({"image": file.getvalue()}) == 1
+    assert ImageCodec((1, 1, 1), False, True, ()).decode({"image": file.getvalue()}) == 1
+
+
+def colours(folder, count: int = 8):
+    """Write images of two labels, in shades of one colour each."""
+    rng = np.random.default_rng(0)
+    for label, colour in (("a", (200, 100, 20)), ("b", (20, 60, 250))):
+        for i in range(count):
+            noise = rng.integers(-20, 5, (4, 4, 3))
+            save(folder / f"{label}/{i}.png", Image.fromarray((np.array(colour) + noise).astype(np.uint8)))
+    return Images(source=f"files:{folder}", shape=(4, 4, 3), batch_size=2)
+
+
+def test_the_data_gives_the_mean_and_std_that_the_objective_uses(tmp_path):
+    data = colours(tmp_path / "photos")
+    train = data.build().splits["train"]
+    pixels = train[np.arange(len(train))]["image"].astype(np.float64)
+    facts = replace(data, normalize="standard").build().facts
+    np.testing.assert_allclose(facts["image_mean"], pixels.mean((0, 1, 2)), atol=2e-6)
+    np.testing.assert_allclose(facts["image_std"], pixels.std((0, 1, 2)), atol=2e-6)
+    facts = replace(data, normalize="symmetric").build().facts
+    assert (facts["image_mean"], facts["image_std"]) == ((0.5,) * 3, (0.5,) * 3)
+    assert "image_mean" not in data.build().facts
+    assert replace(data, normalize="standard").assumed().keys() >= {"image_mean", "image_std"}

@@ -5,6 +5,8 @@ import pytest
 
 from data import labels, sources
 from data.errors import DataError
+from data.images.labelled import Images
+from data.loader import Batches
 from data.sources import pydocs
 from data.text.labelled import LabelledText
 
@@ -86,7 +88,7 @@ def test_an_invalid_mixture_is_reported(argument, message):
 def test_labels_are_numbered_in_sorted_order():
     found = labels.sorted_labels({"train": np.array([0, 1, 0]), "test": np.array([1])}, ["b", "a"], "x")
     assert found.names == ("a", "b") and found.numbers["train"].tolist() == [1, 0, 1] and found.numbers["test"].tolist() == [0]
-    assert found.counts("train") == {"a": 1, "b": 2}
+    assert found.counts(np.arange(3))["labels of train"] == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize("label", ["a", "b"])
@@ -104,11 +106,12 @@ def test_a_held_out_slice_of_one_label_is_refused(label):
 
 def test_a_budget_selects_equally_many_rows_per_label_and_depends_on_the_seed():
     found = labels.sorted_labels({"train": np.arange(30) % 3, "test": np.arange(3)}, ["a", "b", "c"], "x")
-    chosen = labels.budget(found, 4, 0, "x")
+    four = np.full(3, 4)
+    chosen = labels.budget(found, four, 0, "x")
     assert np.bincount(chosen % 3).tolist() == [4, 4, 4] and len(set(chosen)) == 12
-    assert chosen.tolist() == labels.budget(found, 4, 0, "x").tolist() != labels.budget(found, 4, 1, "x").tolist()
+    assert chosen.tolist() == labels.budget(found, four, 0, "x").tolist() != labels.budget(found, four, 1, "x").tolist()
     with pytest.raises(DataError, match="'a' has 10 rows"):
-        labels.budget(found, 11, 0, "x")
+        labels.budget(found, np.full(3, 11), 0, "x")
 
 
 @pytest.mark.parametrize(
@@ -177,3 +180,46 @@ def test_predict_masks_library_names_as_training_does():
     config = LabelledText(source="pydocs:topics")
     text, _ = config.prepared("jax.numpy.sum adds up the elements of a jax array")
     assert "jax" not in text and text == pydocs.mask_names("jax.numpy.sum adds up the elements of a jax array")
+
+
+def digits(**changes):
+    return Images(source="digits", batch_size=100, **changes).build()
+
+
+def drawn(dataset, batches: int = 30) -> np.ndarray:
+    """Return the share of each label in the first training batches."""
+    found = [Batches(dataset.splits["train"], 100, 0)[i]["label"] for i in range(batches)]
+    return np.bincount(np.concatenate(found), minlength=10) / (100 * batches)
+
+
+def test_a_long_tail_falls_by_one_factor_from_label_to_label():
+    dataset = digits(imbalance=20.0)
+    whole, counts = (list(about["labels of train"].values()) for about in (digits().about, dataset.about))
+    assert counts == [max(round(n * 20 ** (-i / 9)), 1) for i, n in enumerate(whole)]
+    assert dataset.about["labels of test"] == digits().about["labels of test"]
+    np.testing.assert_allclose(dataset.facts["label_shares"], np.array(counts) / sum(counts), atol=1e-6)
+    np.testing.assert_allclose(drawn(dataset), dataset.facts["label_shares"], atol=0.02)
+
+
+def test_oversampling_draws_all_labels_equally_often():
+    dataset = digits(imbalance=20.0, sampling="oversample")
+    np.testing.assert_allclose(drawn(dataset), 0.1, atol=0.005)
+    assert dataset.facts["label_shares"] == (0.1,) * 10
+    assert len(dataset.splits["train"]) == len(digits(imbalance=20.0).splits["train"])
+
+
+def test_undersampling_drops_rows_of_frequent_labels():
+    dataset = digits(imbalance=20.0, sampling="undersample")
+    fewest = min(digits(imbalance=20.0).about["labels of train"].values())
+    assert set(dataset.about["labels of train"].values()) == {fewest}
+    assert any("labelled rows are used" in note for note in dataset.notes)
+
+
+def test_options_that_choose_rows_exclude_each_other():
+    for option, name in (({"imbalance": 2.0}, "imbalance"), ({"sampling": "undersample"}, "sampling undersample")):
+        with pytest.raises(ValueError, match=f"labels_per_class 3 and {name} both choose rows; give one of them"):
+            Images(labels_per_class=3, **option)
+    with pytest.raises(ValueError, match=r"imbalance must be at least 1, not 0\.5"):
+        Images(imbalance=0.5)
+    with pytest.raises(DataError, match="a mixture has proportions of its own"):
+        Images(source="mixture:0.5*digits+0.5*digits", sampling="oversample").build()

@@ -63,7 +63,7 @@ def test_columns_of_a_table_and_labels_per_class(tmp_path):
     dataset = config(tmp_path, fields="text=question,second=sentence,label=answer", labels_per_class=3).build()
     examples = dataset.splits["train"]
     assert np.bincount(examples[np.arange(len(examples))]["label"]).tolist() == [3, 3]
-    assert "6 of 30 labelled pairs are used: 3 per class" in dataset.notes
+    assert "6 of 30 labelled rows are used: 3 per class" in dataset.notes
     texts = {"\n".join([row["text"], row["second"]]): row["label"] for row in ROWS}
     found = [dataset.codec.labels[label] for label in examples[np.arange(6)]["label"]]
     assert [texts[text] for text in dataset.shown["train"]] == found

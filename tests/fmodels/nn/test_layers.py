@@ -84,11 +84,13 @@ def test_embed_returns_table_rows():
 
 
 def test_activations_match_their_formulas():
-    x = np.linspace(-5, 5, 41)
+    x = np.linspace(-5, 7, 41)
     want = {
         "gelu": x * 0.5 * (1 + np.array([math.erf(v / np.sqrt(2)) for v in x])),  # Hendrycks and Gimpel 2016
         "gelu_tanh": 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
         "relu": np.maximum(x, 0),
+        "relu6": np.clip(x, 0, 6),
+        "silu": x / (1 + np.exp(-x)),
         "tanh": np.tanh(x),
         "sigmoid": 1 / (1 + np.exp(-x)),
     }

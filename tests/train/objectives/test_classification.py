@@ -7,7 +7,13 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
 from data.dataset import Columns
+from data.images.labelled import Images
 from data.loader import evaluation_batches
+from data.text.labelled import LabelledText
+from fmodels.bert import BertConfig
+from fmodels.mlp import MlpConfig
+from train.experiment import Experiment
+from train.objectives.augmentation import Augmentation
 from train.objectives.classification import Classification, scores
 
 CLASSES, WIDTH = 5, 7
@@ -43,7 +49,7 @@ def formula(params, batch, smoothing=0.0, weights=(1.0,) * CLASSES, gamma=0.0) -
         target = np.full(CLASSES, smoothing / CLASSES)
         target[y] += 1 - smoothing
         if is_valid:
-            total += weights[y] * (1 - p[y]) ** gamma * -(target @ np.log(p))
+            total += weights[y] * -(target @ ((1 - p) ** gamma * np.log(p)))
             weight += weights[y]
     return total / weight
 
@@ -180,3 +186,121 @@ def test_describe_sorts_labels_by_probability():
 def test_invalid_fields_are_errors(fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Classification(**fields)
+
+
+def test_logit_adjustment_adds_the_logs_of_the_shares_in_training():
+    """Menon et al. 2021, eq. 10."""
+    plain, adjusted = (Classification(classes=CLASSES, label_shares=SHARES, logit_adjustment=tau) for tau in (0.0, 0.7))
+    params, batch = problem(32)
+    moved = jax.tree.map(jnp.copy, params)
+    moved["head"]["classifier"]["dense"]["bias"] += 0.7 * np.log(SHARES)
+
+    def loss(objective, params, train: bool) -> float:
+        term = objective.loss(identity, params, {}, batch, jax.random.key(0), train)[0].terms["classification"]
+        return float(np.divide(*term))
+
+    assert loss(adjusted, params, True) == pytest.approx(loss(plain, moved, True), rel=1e-5)
+    assert loss(adjusted, params, False) == pytest.approx(loss(plain, params, False), rel=1e-6)
+
+
+def test_calibration_error_matches_its_definition():
+    """Guo et al. 2017, eq. 3, on an evaluation set with padding rows."""
+    objective = Classification(classes=CLASSES, label_shares=SHARES)
+    params, batch = problem(200, seed=1)
+    sums, _ = objective.loss(identity, params, {}, batch, jax.random.key(0), False)
+    found = objective.summarize(jax.device_get(sums))
+    dense, valid = params["head"]["classifier"]["dense"], np.asarray(batch["valid"]) > 0
+    p = np.asarray(jax.nn.softmax(batch["pooled"] @ dense["kernel"] + dense["bias"]))[valid]
+    confidence, right = p.max(1), p.argmax(1) == np.asarray(batch["label"])[valid]
+    error = 0.0
+    for low in np.arange(15) / 15:
+        chosen = (confidence >= low) & (confidence < low + 1 / 15)
+        if chosen.any():
+            error += chosen.mean() * abs(right[chosen].mean() - confidence[chosen].mean())
+    assert found["calibration_error"] == pytest.approx(error, rel=1e-4)
+    assert 0.05 < error < 0.95
+    assert sum(found["calibration"]["rows"]) == valid.sum()
+    title, html = objective.sections({**found, "per_class": found["per_class"]}, Codec())[-1]
+    assert title == "Calibration" and f"is {error:.3f}" in html and "<svg" in html
+
+
+class Codec:
+    labels = tuple("abcde")
+
+
+def flat(params, state, batch, rng=None, train=False):
+    """A model that returns the pixels."""
+    return {"pooled": batch["image"].reshape(len(batch["image"]), -1)}, state
+
+
+def images(rows: int = 8) -> tuple[dict, dict]:
+    """Return (params, batch) of images with WIDTH pixels."""
+    params, batch = problem(rows)
+    image = jnp.asarray(np.random.default_rng(2).random((rows, 1, WIDTH, 1)), jnp.float32)
+    return params, {**batch, "image": image, "valid": jnp.ones(rows)}
+
+
+def term(objective, params, batch, train: bool = True) -> tuple[float, float]:
+    numerator, denominator = objective.loss(flat, params, {}, batch, jax.random.key(3), train)[0].terms["classification"]
+    return float(numerator), float(denominator)
+
+
+def test_images_are_normalized_in_training_evaluation_and_prediction():
+    params, batch = images()
+    objective = Classification(classes=CLASSES, label_shares=SHARES, image_mean=(0.5,), image_std=(0.25,))
+    plain = Classification(classes=CLASSES, label_shares=SHARES)
+    by_hand = {**batch, "image": (batch["image"] - 0.5) / 0.25}
+    for train in (True, False):
+        assert term(objective, params, batch, train) == pytest.approx(term(plain, params, by_hand, train), rel=1e-5)
+    found, wanted = objective.predict(flat, params, {}, batch), plain.predict(flat, params, {}, by_hand)
+    np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], rtol=1e-5)
+
+
+def test_images_are_augmented_in_training_only_and_before_normalization():
+    params, batch = images()
+    options = {"classes": CLASSES, "label_shares": SHARES, "image_mean": (0.5,), "image_std": (0.25,)}
+    objective = Classification(**options, augment=Augmentation(crop=2, flip=True))
+    seen = objective.seen(batch, jax.random.key(3))["image"]
+    assert not np.allclose(seen, batch["image"])
+    assert (np.asarray(seen) == 0).any(), "padding is black"
+    assert term(objective, params, batch) == pytest.approx(term(Classification(**options), params, {**batch, "image": seen}))
+    assert term(objective, params, batch, False) == pytest.approx(term(Classification(**options), params, batch, False))
+
+
+@pytest.mark.parametrize("fields", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=str)
+def test_the_targets_of_mixed_images_are_mixed(fields):
+    """The loss and the class weight are means of those of both labels, in the shares of the images."""
+    params, batch = images()
+    weights = (1.0, 0.5, 2.0, 0.5, 1.0)
+    objective = Classification(classes=CLASSES, label_shares=SHARES, class_weights=weights, **fields)
+    plain = Classification(classes=CLASSES, label_shares=SHARES)
+    one_hot = jax.nn.one_hot(batch["label"], CLASSES)
+    mixed, target = objective.augmented(batch, one_hot, jax.random.key(3))
+    share = 1 - (target * one_hot).sum(-1)
+    different = np.asarray(batch["label"]) != np.roll(batch["label"], 1)
+    assert (np.asarray(share)[different] > 0).any()
+    row = lambda batch, i: {name: x[i : i + 1] for name, x in batch.items()}
+    loss = lambda label: np.array([term(plain, params, row({**mixed, "label": label}, i))[0] for i in range(8)])
+    own, other = loss(batch["label"]), loss(jnp.roll(batch["label"], 1))
+    weight = np.asarray(target @ np.array(weights)) / np.mean(weights)
+    numerator, denominator = term(objective, params, batch)
+    share = np.asarray(share)
+    assert numerator == pytest.approx((weight * ((1 - share) * own + share * other)).sum(), rel=1e-4)
+    assert denominator == pytest.approx(weight.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mixup": 0.5}, "objective.mixup and cutmix mix images, but data LabelledText has none"),
+        ({"augment": Augmentation(flip=True)}, "objective.augment changes images, but data LabelledText has none"),
+    ],
+)
+def test_options_of_images_need_images(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(model=BertConfig(), objective=Classification(**fields), data=LabelledText())
+
+
+def test_the_mean_needs_one_number_per_channel():
+    with pytest.raises(ValueError, match="image_mean has 3 numbers for images with 1 channels"):
+        Experiment(model=MlpConfig(), objective=Classification(image_mean=(0.5,) * 3, image_std=(0.5,) * 3), data=Images())

@@ -47,7 +47,7 @@ def page_of(path: Path) -> Page:
 def test_sections_of_a_run(run):
     page = page_of(run)
     assert page.within("h1") == ["digits-mlp"]
-    titles = ["Run", "Result on the test split", "Training", "Classes of the test split"]
+    titles = ["Run", "Result on the test split", "Training", "Classes of the test split", "Calibration of the test split"]
     assert page.within("h2") == [*titles, "Mistakes on the test split", "Predictions on the test split", "Settings"]
     assert page.within("nav") == page.within("h2")
     assert "Classification · MlpConfig · digits · step 60 of 60" in page.text and "not finished" not in page.text
@@ -78,11 +78,11 @@ def test_metrics_have_one_spelling(run):
     page = page_of(run)
     result = json.loads((run / "result.json").read_text())["test"]
     shown = [name for name in page.within("dt") if name in result]
-    assert shown == ["loss", "accuracy", "matthews", "macro_precision", "macro_recall", "macro_f1"], (
+    assert shown == ["loss", "accuracy", "matthews", "macro_precision", "macro_recall", "macro_f1", "calibration_error"], (
         "classification is the loss by another name"
     )
     drawn = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
-    metrics = [label.partition(" by step")[0] for label in drawn]
+    metrics = [label.partition(" by step")[0] for label in drawn if " by step" in label]
     assert metrics == ["loss", "accuracy", "learning_rate", "examples_per_second"]
     logged = {name.rpartition("/")[2] for name in json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])}
     assert set(metrics) <= logged and set(result["per_class"]) <= set(page.within("thead"))

@@ -65,7 +65,10 @@ ERRORS = {
     "missing recipe file": (["run", "nowhere.py"], "nowhere.py: no such Python file"),
     "source instead of a recipe": (["run", "files:good.txt"], "files:good.txt is a data source, not a recipe; use it with"),
     "option": ([*MLP, "--optimizer.lerning-rate", "1"], "--optimizer.lerning-rate; did you mean --optimizer.learning-rate?"),
-    "option of another model": ([*MLP, "--model.layers", "2"], "--model.layers; there are: --model.dropout, --model.hidden"),
+    "option of another model": (
+        [*MLP, "--model.layers", "2"],
+        "--model.layers; there are: --model.activation, --model.dropout, --model.hidden",
+    ),
     "last part of an option": ([*MLP, "--steps", "2"], "unknown option --steps; did you mean --run.steps?"),
     "option of another part": ([*MLP, "--run.batch-size", "2"], "--run.batch-size; did you mean --data.batch-size?"),
     "initials of an option": ([*MLP, "--lr", "2"], "unknown option --lr; did you mean --optimizer.learning-rate?"),
@@ -231,7 +234,7 @@ def test_init_from_names_the_fields_of_a_model_that_does_not_fit(capsys, run):
     message = error_line(capsys, ["run", "digits-mlp", "--model.hidden", "256", "--init-from", str(run)])
     assert "the model lacks its parameter model/dense_1/bias and 1 more; model.hidden: saved (256, 128), req" in message
     message = error_line(capsys, ["run", "digits-cnn", "--init-from", str(run)])
-    assert "it has no parameter model/stage_0_0/kernel" in message
+    assert "it has no parameter model/stage_0_0/conv/kernel" in message
     assert "model.type: saved 'fmodels.mlp:MlpConfig', requested 'fmodels.convnet:ConvNetConfig'" in message
 
 

@@ -28,7 +28,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "pixels": (),  # small, and rarely divisible by a mesh axis
     "embed": ("fsdp",),
-    "channels": ("fsdp",),
+    "channels": ("fsdp", "tensor"),  # of convolution kernels; each device gathers them for its rows
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -51,7 +51,7 @@ class Mesh:
     fsdp: int = 1
     "number of shards of parameters, optimizer moments and the batch"
     tensor: int = 1
-    "number of shards of heads, MLPs and vocabularies"
+    "number of shards of heads, MLPs, vocabularies and channels"
     rules: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
     "mesh axes that shard each logical axis"
 

@@ -1,5 +1,6 @@
 """Training on eight devices equals training on one, and arrays are sharded by the rules."""
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -336,6 +337,7 @@ LAYOUT = {
     r"model/token_embedding/embedding|model/output": ("tensor", "fsdp"),
     r"model/(segment|position)_embedding/embedding": (None, "fsdp"),
     r"model/(encoder|decoder)/relative_bias/embedding": (None, "tensor"),
+    r"model/stage_\d_\d/norm/(scale|bias)": (("fsdp", "tensor"),),
     r".*norm/(scale|bias)": ("fsdp",),
     r".*/(source_)?attention/(query|key|value)/kernel": ("fsdp", "tensor"),
     r".*/(source_)?attention/(query|key|value)/bias": ("tensor",),
@@ -349,7 +351,7 @@ LAYOUT = {
     r"head/.*/dense/kernel": ("fsdp", None),
     r"head/.*/dense/bias": (None,),
     r"head/masked_lm/bias": ("tensor",),
-    r"model/stage_\d_\d/conv/kernel": (None, None, None, "fsdp"),
+    r"model/stage_\d_\d/conv/kernel": (None, None, None, ("fsdp", "tensor")),
 }
 
 
@@ -360,11 +362,12 @@ def layout(name: str) -> tuple[str | None, ...]:
 def assert_sharded(state: State, built: Program) -> None:
     """Assert that parameters and both moments are sharded as in LAYOUT, and the rest of the state is replicated."""
     sizes, seen = built.mesh.shape, []
+    ways = lambda axes: math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         place = jax.tree_util.keystr(path, simple=True, separator="/")
         found = re.fullmatch(r"(?:params|opt_state/.*/(?:mu|nu))/(.*)", place)
         axes = layout(found[1]) if found else (None,) * leaf.ndim
-        wanted = tuple(size // (sizes[axis] if axis else 1) for size, axis in zip(leaf.shape, axes, strict=True))
+        wanted = tuple(size // ways(axis) for size, axis in zip(leaf.shape, axes, strict=True))
         assert {shard.data.shape for shard in leaf.addressable_shards} == {wanted}, place
         assert len(leaf.addressable_shards) == 8, place
         seen += [found[1]] if found else []

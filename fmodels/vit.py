@@ -67,11 +67,11 @@ def grid(config: VitConfig, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the number of patches along the height and the width of images [B, H, W, C]. Raises ValueError if none fit."""
     _, height, width, _ = shape
     if height % config.patch or width % config.patch:
-        raise ValueError(f"patch {config.patch} does not divide images of {height}x{width}")
+        raise ValueError(f"model.patch {config.patch} does not divide images of {height}x{width}")
     count = (height // config.patch) * (width // config.patch) + (config.pooling == "cls")
     if count > config.max_length:
         raise ValueError(
-            f"images of {height}x{width} have {count} patches and class tokens, more than max_length {config.max_length}"
+            f"images of {height}x{width} have {count} patches and class tokens, more than model.max_length {config.max_length}"
         )
     return height // config.patch, width // config.patch
 

@@ -146,8 +146,8 @@ def test_pooling_of_vit_chooses_the_class_token_or_the_mean():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: outputs(vit("ti", 16), 40), "patch 16 does not divide images of 40x40"),
-        (lambda: outputs(vit("ti", 16, max_length=4), 32), "5 patches and class tokens, more than max_length 4"),
+        (lambda: outputs(vit("ti", 16), 40), "model.patch 16 does not divide images of 40x40"),
+        (lambda: outputs(vit("ti", 16, max_length=4), 32), "5 patches and class tokens, more than model.max_length 4"),
         (lambda: VitConfig(position="rotary"), "position rotary is for texts: choose learned, sinusoidal or none"),
         (lambda: cifar_resnet(21), r"depth must be 6n \+ 2"),
         (lambda: ResNetConfig(shortcut="zeros"), "shortcut zeros needs block basic"),

@@ -80,6 +80,10 @@ class Files:
         """
         parts = self._parts()
         classes = _classes(parts)
+        first, file = next(iter(parts.items()))
+        has_classes = classes and formats.find(first, file.where).kind in ("images", "audio")
+        if has_classes and (empty := places.empty_folders(self.path)):
+            raise DataError(f"data.source {self}: the folder {empty[0]} has no files; remove it, or add images of its class")
         rows = lambda chosen: FileRows(f"data.source {self}", chosen, classes, names)
         named: dict[str | None, dict[str, File]] = {}
         for name, file in parts.items():

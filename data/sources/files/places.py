@@ -132,6 +132,13 @@ def _local(path: str) -> tuple[str, list[str], Any]:
     return path, [os.path.join(folder, name) for folder, _, names in walk for name in names], None
 
 
+def empty_folders(path: str) -> list[str]:
+    """Return the folders without files below a local folder, relative to it."""
+    path = os.path.expanduser(path)
+    walk = os.walk(path, followlinks=True) if os.path.isdir(path) else ()
+    return sorted(os.path.relpath(folder, path) for folder, folders, names in walk if not folders and not names)
+
+
 def _remote(url: str) -> tuple[str, list[str], Any]:
     from fsspec.core import url_to_fs
 

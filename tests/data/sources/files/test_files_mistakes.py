@@ -151,3 +151,12 @@ def test_a_source_needs_a_path():
     assert find("files:reviews.csv") == Files("reviews.csv")
     with pytest.raises(DataError, match="the path is missing; use files:PATH"):
         find("files:")
+
+
+def test_a_class_without_images_is_an_error(tmp_path):
+    write_files(tmp_path, {f"{split}/{label}/1.png": image_bytes("png") for split in ("train", "test") for label in "ab"})
+    (tmp_path / "train/c").mkdir()
+    message = error_message(tmp_path)
+    assert message.endswith("the folder train/c has no files; remove it, or add images of its class")
+    (tmp_path / "train/c").rmdir()
+    assert len(read_split(tmp_path)) == 2

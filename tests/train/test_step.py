@@ -1,6 +1,7 @@
 """The train step: accumulation, precision, the guard, metrics, and a single compilation."""
 
 import logging
+import re
 from dataclasses import dataclass, field, replace
 
 import chex
@@ -14,6 +15,7 @@ from data.images.labelled import Images
 from data.text.language_modelling import Text
 from fmodels.bert import BertConfig
 from fmodels.convnet import ConvNetConfig
+from tests.train.experiments import augmented, contrast, masked_patches, mobilenet, program, vit
 from train import step as steps
 from train.errors import UserError
 from train.experiment import Experiment, Run, with_run
@@ -386,3 +388,19 @@ def test_the_moving_average_follows_its_formula_and_skips_bad_steps():
             average = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), average, state.params)
         chex.assert_trees_all_close(state.evaluated[0], average, rtol=1e-6)
     assert not np.allclose(states[-1].evaluated[0]["model"]["a"], states[-1].params["model"]["a"])
+
+
+@pytest.mark.parametrize("make", [augmented, masked_patches, contrast, vit, mobilenet], ids=lambda make: make.__name__)
+def test_image_models_compute_in_bfloat16(make):
+    """All convolutions, and the products of the model; augmentation and batch statistics are precise."""
+    experiment = with_run(make(), precision="bf16")
+    built = program(experiment, Mesh(), devices=1)
+    traced = jax.make_jaxpr(built.step)(built.shapes, shapes_of_spec(experiment))
+    kinds = re.findall(r":(\w+)\[[\d,]*\] = conv_general_dilated", str(traced))
+    assert set(kinds) <= {"bf16"}
+    products = re.findall(r":(\w+)\[[\d,]*\] = dot_general", str(traced))
+    assert products.count("bf16") > 5
+
+
+def shapes_of_spec(experiment: Experiment) -> dict:
+    return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in experiment.data.spec().items()}

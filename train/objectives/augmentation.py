@@ -1,7 +1,8 @@
 """Random changes of training images, computed on the device, for each example from random numbers of its own.
 
 Shapes: B batch, H height, W width, C channels, T rows or columns of the new image, S those of the old one.
-Images are floats in [0, 1]. Integer operations, such as `equalize`, round them to 256 levels.
+Images are floats in [0, 1], and are changed in float32 at least. Integer operations, such as `equalize`, round them to 256
+levels.
 """
 
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class Augmentation:
         """Return changed images [B, H, W, C]. `key_B` has a random key for each."""
         if not self.is_on:
             return image_BHWC
-        return constrain(jax.vmap(self.change)(image_BHWC, key_B), "batch", None, None, None)
+        changed_BHWC = jax.vmap(self.change)(precise(image_BHWC), key_B)
+        return constrain(changed_BHWC.astype(image_BHWC.dtype), "batch", None, None, None)
 
     def change(self, image_HWC: jax.Array, key: jax.Array) -> jax.Array:
         frame, rotation, color, *operations, erasing = jax.random.split(key, 4 + self.operations)
@@ -96,6 +98,10 @@ class Augmentation:
         return resample(image_HWC, rows, columns)
 
 
+def precise(image: jax.Array) -> jax.Array:
+    return image.astype(jnp.promote_types(image.dtype, jnp.float32))
+
+
 def _apply(change: Callable, image_HWC: jax.Array, level: jax.Array) -> jax.Array:
     return change(image_HWC, level).astype(image_HWC.dtype)
 
@@ -112,8 +118,8 @@ def resampling(size: int, first: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def resample(image_HWC: jax.Array, rows_TS: jax.Array, columns_TS: jax.Array) -> jax.Array:
-    precise = jax.lax.Precision.HIGHEST  # so that pixels that only move keep their values on all platforms
-    return jnp.einsum("ih,hwc,jw->ijc", rows_TS, image_HWC, columns_TS, precision=precise)
+    highest = jax.lax.Precision.HIGHEST  # so that pixels that only move keep their values on all platforms
+    return jnp.einsum("ih,hwc,jw->ijc", rows_TS, image_HWC, columns_TS, precision=highest)
 
 
 def warp(image_HWC: jax.Array, matrix: jax.Array, shift: jax.Array | float = 0.0) -> jax.Array:
@@ -267,5 +273,6 @@ def mix(image_BHWC: jax.Array, key_B: jax.Array, mixup: float, cutmix: float) ->
             mixed = jax.tree.map(lambda a, b: jnp.where(is_cut, a, b), cut, mixed)
         return mixed
 
-    mixed_BHWC, share_B = jax.vmap(one)(image_BHWC, jnp.roll(image_BHWC, 1, axis=0), key_B)
-    return constrain(mixed_BHWC, "batch", None, None, None), share_B
+    own_BHWC = precise(image_BHWC)
+    mixed_BHWC, share_B = jax.vmap(one)(own_BHWC, jnp.roll(own_BHWC, 1, axis=0), key_B)
+    return constrain(mixed_BHWC.astype(image_BHWC.dtype), "batch", None, None, None), share_B

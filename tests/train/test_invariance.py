@@ -104,7 +104,7 @@ def images(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 def trained(built: Program, experiment: Experiment) -> tuple[State, list[float]]:
     """Return the state after STEPS steps from fixed parameters, and the losses.
 
-    Convolutional networks train in float64, since batch norm amplifies rounding errors."""
+    Image models train in float64, since batch norm amplifies rounding errors."""
     with jax.enable_x64("image" in experiment.data.spec()):
         return trained_in(np.float64 if "image" in experiment.data.spec() else np.float32, built, experiment)
 

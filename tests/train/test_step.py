@@ -395,12 +395,8 @@ def test_image_models_compute_in_bfloat16(make):
     """All convolutions, and the products of the model; augmentation and batch statistics are precise."""
     experiment = with_run(make(), precision="bf16")
     built = program(experiment, Mesh(), devices=1)
-    traced = jax.make_jaxpr(built.step)(built.shapes, shapes_of_spec(experiment))
+    traced = jax.make_jaxpr(built.step)(built.shapes, steps.batch_spec(experiment.data))
     kinds = re.findall(r":(\w+)\[[\d,]*\] = conv_general_dilated", str(traced))
     assert set(kinds) <= {"bf16"}
     products = re.findall(r":(\w+)\[[\d,]*\] = dot_general", str(traced))
     assert products.count("bf16") > 5
-
-
-def shapes_of_spec(experiment: Experiment) -> dict:
-    return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in experiment.data.spec().items()}

@@ -207,9 +207,8 @@ MESHES = {
     "contrast data 2 fsdp 2 tensor 2": (contrast, Mesh(data=2, fsdp=2, tensor=2), 1),
     "vit data 2 fsdp 2 tensor 2": (vit, Mesh(data=2, fsdp=2, tensor=2), 1),
     **{
-        f"{make.__name__} {name}": (make, mesh, 1)
+        f"{make.__name__} data 2 fsdp 2 tensor 2": (make, Mesh(data=2, fsdp=2, tensor=2), 1)
         for make in (resnet, cifar, textbook, alexnet, mobilenet, efficient, mixed)
-        for name, mesh in {"data 8": Mesh(data=8), "data 2 fsdp 2 tensor 2": Mesh(data=2, fsdp=2, tensor=2)}.items()
     },
 }
 

@@ -5,6 +5,7 @@ Shapes: B batch, H height, W width, C channels.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from data.sources import WHERE
 from data.sources.mixture import PART
 from data.store import Stored, Writer
 
+SMALL = 64 * 64 * 3  # bytes; encoded images up to this size are stored decoded, since decoding takes longer than reading
 FIRST_ONLY = "of several frames or pages, only the first is used"
 
 
@@ -71,8 +73,15 @@ class Images(labelling.Labelled):
 
     def build(self) -> Dataset:
         reading = Reading(self)
-        key = fingerprint(reading.key, self.shape, self.resize, self.convert)
-        folder = cached(f"images/{key}", lambda folder: self._write(folder, reading))
+        key = fingerprint(reading.key, self.shape, self.resize, self.convert, "small ones decoded")
+
+        def write(folder: Path) -> None:
+            try:
+                self._write(folder, reading, decode=math.prod(self.shape) <= SMALL)
+            except _NotBytes:
+                self._write(folder, Reading(self), decode=False)
+
+        folder = cached(f"images/{key}", write)
         about = read_json(folder / "about.json")
         stores = {split: Stored(folder / f"{split}.array_record") for split in about["splits"]}
         appeared = {split: store.column("label") for split, store in stores.items()}
@@ -112,8 +121,10 @@ class Images(labelling.Labelled):
         mean, std = (mean, std) if self.normalize == "standard" else ([0.5] * channels, [0.5] * channels)
         return {"image_mean": tuple(mean), "image_std": tuple(std)}
 
-    def _write(self, folder: Path, reading: Reading) -> None:
-        """Write one store per split. Encoded images are stored encoded, others as arrays. All are decoded, as a check."""
+    def _write(self, folder: Path, reading: Reading, decode: bool) -> None:
+        """Write one store per split. Encoded images are stored encoded, or with `decode` as bytes; others are stored as arrays.
+
+        All are decoded, as a check. Raises _NotBytes if an image to be stored as bytes has other values."""
         codec, labels = ImageCodec(self.shape, self.resize, self.convert, ()), dict[str, int]()
         sizes, prints, more, moments = {}, {}, 0, np.zeros((2, self.shape[-1]))
         for split, rows in reading.splits().items():
@@ -128,7 +139,9 @@ class Images(labelling.Labelled):
                         decoded = codec.decode(row)
                         if split == "train":
                             moments += decoded.mean((0, 1), np.float64), np.square(decoded, dtype=np.float64).mean((0, 1))
-                        if isinstance(image, bytes):
+                        if isinstance(image, bytes) and decode:
+                            fixed["image"] = _as_bytes(decoded)
+                        elif isinstance(image, bytes):
                             encoded = image
                         else:
                             fixed["image"] = np.asarray(image) if np.asarray(image).dtype == np.uint8 else decoded
@@ -246,6 +259,17 @@ def _mean_and_std(moments: np.ndarray) -> dict[str, list[float]]:
     mean_C, square_C = moments
     std_C = np.sqrt(np.maximum(square_C - mean_C**2, 0))
     return {"mean": mean_C.round(6).tolist(), "std": np.where(std_C > 1e-6, std_C, 1).round(6).tolist()}
+
+
+class _NotBytes(Exception):
+    """The values of an image are not multiples of 1/255."""
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    levels = np.round(image * 255).clip(0, 255).astype(np.uint8)
+    if not np.array_equal(scaled(levels), image):
+        raise _NotBytes
+    return levels
 
 
 class Decoded:

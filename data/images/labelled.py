@@ -133,12 +133,12 @@ class Images(labelling.Labelled):
                 for row in rows:
                     image, encoded, problem = row.get("image"), b"", ""
                     fixed: dict[str, Any] = {"label": np.int32(-1), "part": np.int16(row[PART])}
+                    powers = np.zeros_like(moments)
                     try:
                         if isinstance(image, str):  # the fingerprint of the source would not cover the file
                             raise DataError("its image is a string; only the tables of a files: source may name image files")
                         decoded = codec.decode(row)
-                        if split == "train":
-                            moments += decoded.mean((0, 1), np.float64), np.square(decoded, dtype=np.float64).mean((0, 1))
+                        powers = np.stack([(decoded.astype(np.float64) ** power).mean((0, 1)) for power in (1, 2)])
                         if isinstance(image, bytes) and decode:
                             fixed["image"] = _as_bytes(decoded)
                         elif isinstance(image, bytes):
@@ -153,6 +153,8 @@ class Images(labelling.Labelled):
                     if problem:
                         reading.reject(problem)
                         continue
+                    if split == "train":
+                        moments += powers
                     if row.get("label") is not None:
                         fixed["label"] = np.int32(labels.setdefault(row["label"], len(labels)))
                     more += decoding.has_more(image)

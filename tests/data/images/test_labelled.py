@@ -114,3 +114,17 @@ def test_the_data_gives_the_mean_and_std_that_the_objective_uses(tmp_path):
     assert (facts["image_mean"], facts["image_std"]) == ((0.5,) * 3, (0.5,) * 3)
     assert "image_mean" not in data.build().facts
     assert replace(data, normalize="standard").assumed().keys() >= {"image_mean", "image_std"}
+
+
+def test_rejected_images_do_not_count_for_the_mean(tmp_path):
+    """An array of floats among image files is of another kind."""
+    save(tmp_path / "rows/a.png", Image.new("L", (2, 2), 51))
+    rows = [{"image": "a.png", "label": i % 2} for i in range(20)]
+    for split, extra in (("train", [{"image": [[[0.9]] * 2] * 2, "label": 0}]), ("test", [])):
+        kept = [*rows[:10], *extra, *rows[10:]]
+        (tmp_path / f"rows/{split}.jsonl").write_text("\n".join(json.dumps(row) for row in kept))
+    source = f"files:{tmp_path}/rows/*.jsonl"
+    data = Images(source=source, shape=(2, 2, 1), batch_size=2, normalize="standard", bad_records="skip")
+    dataset = data.build()
+    assert len(dataset.bad_records) == 1
+    assert dataset.facts["image_mean"] == (pytest.approx(0.2, abs=1e-6),)

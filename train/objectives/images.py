@@ -24,6 +24,8 @@ class OfImages:
 
     def check(self, experiment: Any) -> None:
         """Raises ValueError if there are options of images but no images, or a mean or std for other channels."""
+        if (self.image_mean is None) != (self.image_std is None):
+            raise ValueError("objective.image_mean and objective.image_std go together: set both, or neither")
         image = experiment.data.spec().get("image")
         if image is None and self.augment.is_on:
             raise ValueError(f"objective.augment changes images, but data {type(experiment.data).__name__} has none")

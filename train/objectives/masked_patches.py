@@ -56,7 +56,7 @@ class MaskedPatches(OfImages):
             raise ValueError(f"objective.patch is {self.patch}, but model.patch is {experiment.model.patch}: set both")
         count = self.grid(experiment.data.spec()["image"].shape)
         if not 0 < self.kept(count[0] * count[1]) < count[0] * count[1]:
-            raise ValueError(f"mask_rate {self.mask_rate} hides none or all of {count[0] * count[1]} patches")
+            raise ValueError(f"objective.mask_rate {self.mask_rate} hides none or all of {count[0] * count[1]} patches")
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         return shape[1] // self.patch, shape[2] // self.patch

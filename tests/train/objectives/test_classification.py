@@ -301,6 +301,11 @@ def test_options_of_images_need_images(fields, message):
         Experiment(model=BertConfig(), objective=Classification(**fields), data=LabelledText())
 
 
+def test_the_mean_and_the_std_go_together():
+    with pytest.raises(ValueError, match="go together: set both, or neither"):
+        Experiment(model=MlpConfig(), objective=Classification(image_mean=(0.5,)), data=Images())
+
+
 def test_the_mean_needs_one_number_per_channel():
     with pytest.raises(ValueError, match="image_mean has 3 numbers for images with 1 channels"):
         Experiment(model=MlpConfig(), objective=Classification(image_mean=(0.5,) * 3, image_std=(0.5,) * 3), data=Images())

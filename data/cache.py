@@ -15,7 +15,7 @@ from data.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 6  # part of every folder name; increment when the contents change, to invalidate old entries
+VERSION = 7  # part of every folder name; increment when the contents change, to invalidate old entries
 
 
 def directory() -> Path:

@@ -8,7 +8,7 @@ Shapes: B batch, N tokens of a block.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ UNFINISHED = "\ufffd"  # decoded from a token that is a part of a character
 @dataclass(frozen=True, kw_only=True)
 class Options(Strategy):
     new_tokens: Annotated[int, arg(name="max-new-tokens")] = Strategy.new_tokens
-    "maximum number of tokens of a text; past the context of the model, a text goes on from its last half context"
+    "maximum number of tokens of a text; past the context of the model, texts of a decoder without beams go on from half of it"
     stop: tuple[str, ...] = ()
     "texts that end a generated text, and are left out of it"
     seed: int = 0
@@ -96,13 +96,17 @@ class Growing:
 class Generator:
     """Generates the texts of prompts with a trained run. `rows` is the largest batch, which is rounded up to the devices.
 
+    Past the context of the model, sampled texts of a decoder go on from their last half context. Others end.
     Raises UserError for a prompt that the model cannot read. `names` says where each prompt is from.
     """
 
     def __init__(self, predictor: Predictor, prompts: Prompts, names: Sequence[str], options: Options, rows: int):
         experiment, self.program = predictor.experiment, predictor.program
-        self.prompts, self.options, self.max_length = prompts, options, experiment.model.max_length
+        self.prompts, self.max_length = prompts, experiment.model.max_length
         self.check(names)
+        self.asked, self.goes_on = options.new_tokens, prompts.is_continued and options.beams == 1
+        room = self.max_length - max(map(len, prompts.tokens))
+        self.options = options = options if self.goes_on else replace(options, new_tokens=min(options.new_tokens, room))
         ways = sharding.batch_ways(self.program.mesh, experiment.mesh.rules)
         self.rows = ways * math.ceil(min(rows, len(names)) / ways)
         self.own = sharding.own_rows(self.program.batch_sharding, self.rows)
@@ -135,24 +139,21 @@ class Generator:
         self.search = jax.jit(search, out_shardings=whole)
 
     def check(self, names: Sequence[str]) -> None:
-        new, can_go_on = self.options.new_tokens, self.prompts.is_continued and self.options.beams == 1
         for i, (name, ids) in enumerate(zip(names, self.prompts.tokens, strict=True)):
             for source, rows in self.prompts.sources.items():
                 if len(rows[i]) > self.max_length:
                     raise UserError(f"{name}: the {source} has {len(rows[i])} tokens; the model can read {self.max_length}")
             if len(ids) >= self.max_length:
                 raise UserError(f"{name}: the prompt has {len(ids)} tokens; the model can read {self.max_length - 1}")
-            if len(ids) + new > self.max_length and not can_go_on:
-                raise UserError(
-                    f"{name}: {len(ids)} tokens and {new} new ones exceed the {self.max_length} that the model can read; "
-                    f"set --max-new-tokens to at most {self.max_length - len(ids)}"
-                )
 
     def notes(self) -> list[str]:
-        """Return notes for the user, also on texts that lose their beginning."""
-        longest = max(map(len, self.prompts.tokens)) + self.options.new_tokens
-        context = f"the model reads {self.max_length} tokens: a longer text goes on from its last {self.max_length // 2}"
-        return [*self.prompts.notes, *([context] if longest > self.max_length else [])]
+        """Return notes for the user, also on texts that lose their beginning, or must end early."""
+        if max(map(len, self.prompts.tokens)) + self.asked <= self.max_length:
+            return [*self.prompts.notes]
+        limit = f"a longer text goes on from its last {self.max_length // 2}"
+        if not self.goes_on:
+            limit = f"a text has at most {self.options.new_tokens} new ones"
+        return [*self.prompts.notes, f"the model reads {self.max_length} tokens: {limit}"]
 
     def __call__(self, chosen: Sequence[int], show: Callable[[str], Any] = lambda text: None) -> Iterator[tuple[int, Generated]]:
         """Yield the index and the text of each chosen prompt, batch by batch. `show` gets every new part of the texts."""

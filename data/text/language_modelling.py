@@ -291,15 +291,22 @@ class TextCodec:
         notes += self.cut_notes(counts, len(rows))
         if long := sum(len(ids) > self.length - 2 for ids, _ in encoded):
             notes.append(f"{long} of {len(rows)} texts are longer than data.length {self.length} and are truncated")
-        return stacked([self.row(text) for text in encoded]), notes
+        return stacked([self.row(text) for text in encoded]), [*notes, *self.unknown_notes(ids for ids, _ in encoded)]
 
     def cut_notes(self, counts: Mapping[str, int], rows: int) -> list[str]:
         limit = self.config.cleaning.max_characters
         note = f"{counts['cut']} of {rows} texts are longer than data.cleaning.max_characters {limit} and are truncated"
         return [note] if counts["cut"] else []
 
+    def unknown_notes(self, texts: Iterable[np.ndarray]) -> list[str]:
+        """Return a note if at least 1 % of the ids of these texts, without padding, are unknown tokens."""
+        ids = np.concatenate([text.ravel() for text in texts])
+        special = self.vocabulary.special
+        note = unknown_note(int(np.sum(ids == special["unknown"])), int(np.sum(ids != special["pad"])))
+        return [note] if note else []
+
     def prompts(self, rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[np.ndarray], list[str]]:
-        """Return the ids of [CLS] text of the field `name` of each row, and notes on texts that are truncated.
+        """Return the ids of the text in the field `name` of each row, without special tokens, and notes on the texts.
 
         Texts are prepared and cleaned as in training. Raises DataError for a row without text.
         """
@@ -310,11 +317,11 @@ class TextCodec:
             text, done = self.config.prepared(row[name])
             texts.append(text)
             counts.update(done)
-        begin, encoded = [self.vocabulary.special["cls"]], self.vocabulary.encode(texts)
-        for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)):
+        encoded = [ids for ids, _ in self.vocabulary.encode(texts)]
+        for i, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
             if not len(ids):
                 raise DataError(f"{row.get(WHERE, f'row {i}')}: {name} is empty")
-        return [np.concatenate([begin, ids]).astype(np.int32) for ids, _ in encoded], self.cut_notes(counts, len(rows))
+        return encoded, [*self.cut_notes(counts, len(rows)), *self.unknown_notes(encoded)]
 
     def continuation(self, prompt: np.ndarray, ids: Sequence[int]) -> str:
         """Return the text of `ids` after `prompt`, without special tokens."""
@@ -359,9 +366,14 @@ def notes(texts: Documents, topics: Mapping[str, Any]) -> list[str]:
     found = [f"cleaning removed {why}, of {counts['documents in']:,} documents"] if why else []
     for split in texts.splits:
         unknown, total = (topics[f"tokens of {split}"][name] for name in ("unknown tokens", "tokens"))
-        if unknown >= total / 100:
-            found.append(f"{split}: {unknown:,} of {total:,} tokens are unknown to the tokenizer; another one may fit the texts")
+        if note := unknown_note(unknown, total):
+            found.append(f"{split}: {note}; another one may fit the texts")
     return found
+
+
+def unknown_note(unknown: int, total: int) -> str:
+    """Return a note if at least 1 % of `total` tokens are unknown, and otherwise an empty string."""
+    return f"{unknown:,} of {total:,} tokens are unknown to the tokenizer" if unknown and unknown >= total / 100 else ""
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

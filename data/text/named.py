@@ -51,7 +51,8 @@ class Named(FromRecords):
         known = f"{'the labels are' if self.labels else 'train has'} {', '.join(names[:10])}{', …' if names[10:] else ''}"
         for split, used in counts.items():
             if unknown := sorted(used.keys() - set(names)):
-                raise DataError(f"data.source {self.source}: {split} has the label {unknown[0]!r}; {known}")
+                where = "a row" if self.labels else split
+                raise DataError(f"data.source {self.source}: {where} has the label {unknown[0]!r}; {known}")
         if len(names) < 2:
             raise DataError(f"data.source {self.source}: at least two labels are needed; {known}")
         dataset = records.build(replace(self, labels=names))

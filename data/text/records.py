@@ -26,12 +26,13 @@ from data.sources.mixture import PART
 from data.store import Stored, Writer
 from data.text import overlap
 from data.text.cleaning import DROPPED, ORDER, Cleaner, left_out
-from data.text.language_modelling import FromTokens, TextCodec, facts, stacked, vocabulary_of
+from data.text.language_modelling import FromTokens, TextCodec, facts, stacked, unknown_note, vocabulary_of
 from data.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 CHUNK = 1000  # records in memory at a time
 COLUMNS = {"part": Spec((), np.int16)}  # index of the part of a mixture
 ADDED = ("example", "valid", "label")  # arrays of a batch that are not stored with the others
+TOKENS = ("tokens", "second_tokens", "source")  # arrays of token ids
 Record = dict[str, Any]
 Clean = Callable[[str], str]
 
@@ -265,8 +266,8 @@ class RecordCodec(TextCodec):
         found, notes = self.config.read_records(rows)
         counts = Counter[str]()
         arrays = stacked(list(self.config.rows(enumerate(found), self.vocabulary, counts, packed=False)))
-        cut = [f"{count} {what} (longer than data.length {self.length})" for what, count in counts.items() if count]
-        return arrays, [*notes, *cut]
+        cut = [f"{count} {what} (data.length {self.length})" for what, count in counts.items() if count]
+        return arrays, [*notes, *cut, *self.unknown_notes(arrays[name] for name in TOKENS if name in arrays)]
 
 
 def write_arrays(config: FromRecords, found: Records, vocabulary: Tokenizer) -> Path:
@@ -280,12 +281,15 @@ def write_arrays(config: FromRecords, found: Records, vocabulary: Tokenizer) -> 
     def write(folder: Path) -> None:
         about = {}
         for split in found.splits:
-            counts = Counter[str]()
+            counts, tokens, unknown = Counter[str](), 0, 0
             with Writer(folder / f"{split}.array_record", columns) as writer:
                 for part in range(len(found.weights)):  # rows do not cross parts of a mixture
                     for row in config.rows(found.numbered(split, part), vocabulary, counts, packed=split == "train"):
                         writer.append({**row, "part": part})
-            about[split] = {"rows": writer.count, **counts}
+                        for ids in (row[name] for name in TOKENS if name in row):
+                            tokens += int(np.sum(ids != vocabulary.special["pad"]))
+                            unknown += int(np.sum(ids == vocabulary.special["unknown"]))
+            about[split] = {"rows": writer.count, "tokens": tokens, "unknown tokens": unknown, "cut": counts}
         (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
     return cached(f"rows/{fingerprint(found.folder.name, vocabulary.hash, *config.row_fields())}", write)
@@ -326,9 +330,11 @@ def build(config: FromRecords, selected: Mapping[str, Selected] | None = None) -
     counted, cleaning = read_json(folder / "about.json"), left_out(found.about["counts"])
     notes = [f"cleaning removed {cleaning}, of {found.about['counts']['documents in']:,} rows"] if cleaning else []
     for split, counts in counted.items():
-        total = found.about["splits"][split]
-        cut = {what: count for what, count in counts.items() if what != "rows" and count}
-        notes += [f"{split}: {count:,} {what}, in {total:,} rows (data.length {config.length})" for what, count in cut.items()]
+        total, cut = found.about["splits"][split], counts.pop("cut")
+        notes += [f"{split}: {n:,} {what}, in {total:,} rows (data.length {config.length})" for what, n in cut.items() if n]
+        if note := unknown_note(counts["unknown tokens"], counts["tokens"]):
+            notes.append(f"{split}: {note}; another one may fit the texts")
+        counts.update(cut)
     return Dataset(
         splits=splits,
         facts=facts(vocabulary),

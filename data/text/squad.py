@@ -90,8 +90,9 @@ class SquadText(FromRecords):
             for (number, record), (ids, words), context in zip(chunk, questions, contexts, strict=True):
                 counts["questions are truncated"] += len(ids) > self.question_length
                 question = (ids[: self.question_length], words[: self.question_length])
-                for row in self.windows(question, context, record, vocabulary):
-                    yield {**row, "record": number}
+                windows = list(self.windows(question, context, record, vocabulary))
+                counts["answers are in no window"] += bool(record["answers"]) and not any(row["end"] for row in windows)
+                yield from ({**row, "record": number} for row in windows)
 
     def windows(
         self, question: tuple[np.ndarray, np.ndarray], context: tuple[np.ndarray, ...], record: Record, vocabulary: Tokenizer

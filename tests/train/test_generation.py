@@ -168,19 +168,21 @@ def test_texts_end_before_a_text_to_stop_at():
     ("given", "options", "message"),
     [
         (prompts([[1], [1] * 40], is_continued=True), {}, "text 1: the prompt has 40 tokens; the model can read 31"),
-        (
-            prompts([[1] * 9]),
-            {"new_tokens": 30},
-            "text 0: 9 tokens and 30 new ones exceed the 32 .* to at most 23",
-        ),
-        (prompts([[1] * 9], is_continued=True), {"new_tokens": 30, "beams": 2}, "9 tokens and 30 new ones exceed the 32"),
         (prompts([[1]], sources={"source": [np.ones(33)]}), {}, "text 0: the source has 33 tokens; the model can read 32"),
     ],
-    ids=["prompt", "new", "beams", "source"],
+    ids=["prompt", "source"],
 )
 def test_prompts_that_do_not_fit_are_errors(trained, given, options, message):
     with pytest.raises(UserError, match=message):
         texts(trained, given, **options)
+
+
+@pytest.mark.parametrize(("is_continued", "beams"), [(False, 1), (True, 2)], ids=["target", "beams"])
+def test_a_text_that_cannot_go_on_ends_with_the_context(trained, is_continued, beams):
+    given = prompts([[1] * 9, [2] * 7], is_continued=is_continued)
+    generator = Generator(trained, given, ["a", "b"], Options(new_tokens=30, beams=beams), 2)
+    assert generator.notes() == ["the model reads 32 tokens: a text has at most 23 new ones"]
+    assert dict(generator([0, 1])) == texts(trained, given, new_tokens=23, beams=beams)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 from fmodels.model import Model
 from train.objectives import Sums, means
 from train.objectives.cross_entropy import check_chunk, sums_in_chunks, tied_logits
-from train.objectives.prompts import Prompts
+from train.objectives.prompts import Prompts, roles
 from train.parts import Rendering
 
 
@@ -87,12 +87,10 @@ class CausalLM:
 
     def prompts(self, rows: Sequence[Mapping[str, Any]], codec) -> Prompts:
         """Continue the text in the field `prompt` of each row until the [SEP] that ends a text in training."""
-        tokens, notes = codec.prompts(rows, self.generates_from)
-        vocabulary = codec.vocabulary
-        special, stop = vocabulary.special, (vocabulary.special["sep"],)
-        never = tuple(set(vocabulary.special_ids) - set(stop))
-        ids = {"stop": stop, "pad": special["pad"], "vocab_size": vocabulary.vocab_size, "never": never}
-        return Prompts(tokens, codec.continuation, **ids, is_continued=True, notes=notes)
+        texts, notes = codec.prompts(rows, self.generates_from)
+        begin = [codec.vocabulary.special["cls"]]
+        tokens = [np.concatenate([begin, ids]).astype(np.int32) for ids in texts]
+        return Prompts(tokens, codec.continuation, **roles(codec.vocabulary), is_continued=True, notes=notes)
 
     def render(self, described: Mapping[str, Any], reference: Any = None) -> Rendering:
         """Show the most probable next tokens and the perplexity of the text."""

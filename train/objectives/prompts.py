@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -28,3 +29,10 @@ class Prompts:
     "other fields of the batch, each padded on the right, with `NAME_mask`"
     notes: Sequence[str] = ()
     "messages for the user"
+
+
+def roles(vocabulary: Any) -> dict[str, Any]:
+    """Return the fields of `Prompts` about ids, for texts that end with [SEP] and have no other special token."""
+    stop = (vocabulary.special["sep"],)
+    never = tuple(set(vocabulary.special_ids) - set(stop))
+    return {"stop": stop, "pad": vocabulary.special["pad"], "vocab_size": vocabulary.vocab_size, "never": never}

@@ -18,6 +18,7 @@ from fmodels.nn.decoding import Decoding, generate
 from train.objectives import Sums, means
 from train.objectives.causal_lm import targets
 from train.objectives.cross_entropy import check_chunk, sums_in_chunks, tied_logits
+from train.objectives.prompts import Prompts, roles
 from train.objectives.text_scores import Score, scores
 from train.parts import Rendering
 
@@ -56,6 +57,7 @@ class Seq2Seq:
             raise ValueError(f"beams must be at least 1, not {self.beams}")
 
     minimized = ("perplexity",)
+    generates_from = "source"
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -108,6 +110,15 @@ class Seq2Seq:
     def describe(self, outputs: dict[str, np.ndarray], codec) -> list[dict]:
         """Return {"text": …} for each row."""
         return [{"text": codec.decoded(tokens)} for tokens in outputs["tokens"]]
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]], codec) -> Prompts:
+        """Generate the target of the text in the field `source` of each row."""
+        texts, notes = codec.prompts(rows, self.generates_from)
+        special = codec.vocabulary.special
+        begin = np.array([special["cls"]], np.int32)
+        sources = [np.concatenate([ids, [special["sep"]]]).astype(np.int32) for ids in texts]
+        decoded = lambda first, ids: codec.decoded(np.array(ids, np.int32))
+        return Prompts([begin] * len(rows), decoded, **roles(codec.vocabulary), sources={"source": sources}, notes=notes)
 
     def score(self, predictions: Sequence[Mapping[str, Any]], references: Sequence[str]) -> dict[str, float]:
         return scores(self.metrics, [found["text"] for found in predictions], list(references))

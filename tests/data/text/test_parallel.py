@@ -75,8 +75,20 @@ def test_truncated_texts_are_counted(tmp_path):
     assert "train: 2 source texts are truncated, in 62 rows (data.length 40)" in dataset.notes
     assert "train: 1 target texts are truncated, in 62 rows (data.length 40)" in dataset.notes
     arrays, notes = dataset.codec.encode([{"source": "long " * 40}])
-    assert notes == ["1 source texts are truncated (longer than data.length 40)"]
+    assert notes == ["1 source texts are truncated (data.length 40)"]
     assert (arrays["source"][0] != 0).all()
+
+
+def test_unknown_tokens_are_counted(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"]))
+    write(tmp_path, "train", ["a b c", "c b a"], ["a", "b c"])
+    write(tmp_path, "val", ["a b ☃"], ["☃ a"])
+    fields = {"vocab_size": None, "tokenizer_kind": None, "tokenizer": str(tmp_path / "vocab.txt")}
+    dataset = config(tmp_path, source=f"files:{tmp_path}/*.[dg]*", **fields).build()
+    # Three tokens and [SEP] of the source, [CLS] and two tokens of the target.
+    assert dataset.notes == ["validation: 2 of 7 tokens are unknown to the tokenizer; another one may fit the texts"]
+    _, notes = dataset.codec.encode([{"source": "☃"}, {"source": "a"}])
+    assert notes == ["1 of 6 tokens are unknown to the tokenizer"]
 
 
 def test_repeated_pairs_are_dropped_but_not_repeated_sources(tmp_path):

@@ -85,7 +85,7 @@ def test_truncated_pairs_are_counted(tmp_path):
     dataset = config(tmp_path).build()
     assert "train: 1 pairs are truncated, in 31 rows (data.length 32)" in dataset.notes
     _, notes = dataset.codec.encode([{"text": "a", "second": "long " * 40}])
-    assert notes == ["1 pairs are truncated (longer than data.length 32)"]
+    assert notes == ["1 pairs are truncated (data.length 32)"]
 
 
 def test_a_split_without_labels_is_not_used(tmp_path):

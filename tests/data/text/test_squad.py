@@ -76,6 +76,11 @@ def test_long_questions_are_counted(tmp_path):
     assert any(note.startswith("train: 1 questions are truncated") for note in dataset.notes)
 
 
+def test_answers_longer_than_every_window_are_counted(tmp_path):
+    dataset = build(tmp_path, *QUESTIONS, question("All?", LONG, LONG))
+    assert any(note.startswith("train: 1 answers are in no window, in ") for note in dataset.notes)
+
+
 def test_answers_in_other_forms(tmp_path):
     config = SquadText(source="none", length=64, stride=20, question_length=16)
     row = {"question": "Who?", "context": "It was Ada."}

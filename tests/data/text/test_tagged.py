@@ -94,7 +94,7 @@ def test_tags_unknown_to_train_are_errors(tmp_path):
     write(tmp_path, "test", [(["a"], ["B-thing"])])
     with pytest.raises(DataError, match="test has the label 'B-thing'; train has B-person, B-place, I-person, O"):
         config(tmp_path).build()
-    with pytest.raises(DataError, match="train has the label 'I-person'; the labels are B-person, B-place, B-thing, O"):
+    with pytest.raises(DataError, match="a row has the label 'I-person'; the labels are B-person, B-place, B-thing, O"):
         config(tmp_path, labels=("B-person", "B-place", "B-thing", "O")).build()
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from data.text.language_modelling import Text
+from data.text.parallel import ParallelText
 from fmodels.gpt import GptConfig
+from fmodels.transformer import Seq2SeqConfig
 from tests.train.processes import free_port
 from train import loop
 from train.__main__ import main
 from train.experiment import Experiment, Run, with_run
 from train.objectives.causal_lm import CausalLM
+from train.objectives.seq2seq import Seq2Seq
 from train.optim import Optimizer
 from train.recipes.digits import digits_mlp
 from train.runs.rundir import write_experiment
@@ -21,7 +24,8 @@ NOTES = "\n".join(f"Note {i}: the heart of the matter {'ABCDEFG'[i % 7]}, and {i
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with a run on the characters of a text, which has hardly learned anything, and a run of a classifier."""
+    """A folder with runs on the characters of a text and on pairs of texts, which have hardly learned anything, and a run of a
+    classifier."""
     folder = tmp_path_factory.mktemp("generate")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -31,6 +35,12 @@ def runs(tmp_path_factory):
         data = Text(source="files:notes.txt", layout="stream", length=16, batch_size=8, tokenizer_kind="characters")
         optimizer, run = Optimizer(learning_rate=1e-2, warmup_steps=1), Run(dir="text", steps=3)
         loop.train(Experiment(model=model, objective=CausalLM(), data=data, optimizer=optimizer, run=run))
+        rows = [{"source": line, "target": line[::-1]} for line in NOTES.splitlines()]
+        Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        model = Seq2SeqConfig(layers=1, width=16, heads=2, dropout=0.0, max_length=64, vocab_size=None)
+        pairs = ParallelText(source="files:pairs.jsonl", length=64, batch_size=8, tokenizer_kind="bpe", vocab_size=300)
+        objective, run = Seq2Seq(metrics=()), Run(dir="pairs", steps=20)
+        loop.train(Experiment(model=model, objective=objective, data=pairs, optimizer=optimizer, run=run))
         Path("classes").mkdir()
         write_experiment(with_run(digits_mlp(), dir="classes"))
     return folder
@@ -100,6 +110,20 @@ def test_examples_come_before_every_prompt(capsys):
         assert found == {**whole, "prompt": "Note 7"}
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_encoder_decoder_generates_what_it_predicts(capsys, beams):
+    sources = ["Note 7: the heart", "a", "of the matter A, and 1 more"]
+    options = ("--text", *sources, "--how", f"objective.beams={beams}", "--json")
+    assert main(["predict", "pairs", *options]) == 0
+    predicted = [row["text"] for row in json.loads(capsys.readouterr().out)]
+    assert main(["generate", "pairs", "--prompt", *sources, "--beams", str(beams), "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [row["source"] for row in found] == sources and [row["text"].strip() for row in found] == predicted
+    assert all(predicted) and (beams > 1 or len(set(predicted)) > 1)
+    assert "the model reads 64 tokens: a text has at most 63 new ones\n" in err
+
+
 def test_a_mesh_gives_the_same_texts(capsys):
     options = ("--prompt", "Note 7", "the", *SAMPLE, "--json")
     assert lines(capsys, *options, "--mesh.data", 2, "--mesh.tensor", 2, "--mesh.fsdp", 2) == lines(capsys, *options)
@@ -131,7 +155,6 @@ ERRORS = {
     "option": (["--prompt", "a", "--topk", "3"], "unknown option --topk; did you mean --top-k?"),
     "top-k": (["--prompt", "a", "--top-k", "3"], "error: top_k, top_p and min_p select tokens to sample from: set temperature"),
     "new tokens": (["--prompt", "a", "--max-new-tokens", "0"], "error: max_new_tokens must be at least 1, not 0"),
-    "beams": (["--prompt", "a", "--beams", "2"], "2 tokens and 64 new ones exceed the 48 that the model can read; set --max-new"),
     "no file": (["--input", "no.jsonl"], "no.jsonl: No such file or directory"),
     "no field": (["--input", "other.jsonl"], "other.jsonl, line 1: no text in the field 'prompt'; available: id, source"),
     "not a text": (["--input", "number.jsonl"], "number.jsonl, line 1: no text in the field 'prompt'; available: prompt"),
@@ -152,6 +175,17 @@ def test_errors_are_one_line(capsys, arguments, message):
     Path("number.jsonl").write_text('{"prompt": 1}\n')
     Path("broken.jsonl").write_text("{\n")
     assert message in error(capsys, "text", *arguments)
+
+
+def test_a_source_that_is_empty_or_does_not_fit_is_an_error(capsys):
+    assert "--prompt: source is empty" in error(capsys, "pairs", "--prompt", "")
+    long = error(capsys, "pairs", "--prompt", "a", "ab" * 100)
+    assert "--prompt, text 2: the source has 201 tokens; the model can read 64" in long
+
+
+def test_unknown_characters_are_announced(capsys):
+    assert main(["generate", "text", "--prompt", "Note ☃", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err == "1 of 6 tokens are unknown to the tokenizer\n"
 
 
 def test_a_run_that_does_not_generate_is_an_error(capsys):

@@ -1,8 +1,10 @@
 """Train the network of PyTorch's CIFAR-10 tutorial in PyTorch, on the same files as the recipe `cifar10-lenet`.
 
     python -m train.bench.torch_lenet FOLDER               # train/CLASS/*.jpg and test/CLASS/*.jpg; needs torch
+    python -m train.bench.torch_lenet FOLDER --linear      # the learning rate falls to 0, as in the recipe
 
-Two epochs of batches of 4 by SGD with momentum, as in the tutorial, with PyTorch's own initialization and images in [-1, 1].
+Two epochs of batches of 4 by SGD with momentum, as in the tutorial, with PyTorch's own initialization and images in [-1, 1]. The
+tutorial's learning rate is constant.
 """
 
 import argparse
@@ -22,7 +24,7 @@ def load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5, np.array([label for _, label in files])
 
 
-def accuracy(folder: Path, seed: int) -> float:
+def accuracy(folder: Path, seed: int, linear: bool) -> float:
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
@@ -36,11 +38,14 @@ def accuracy(folder: Path, seed: int) -> float:
         nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
     )  # fmt: skip
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    for _ in range(2):
-        for rows in torch.randperm(len(images)).split(4):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
-            optimizer.step()
+    batches = [rows for _ in range(2) for rows in torch.randperm(len(images)).split(4)]
+    factor = lambda step: 1 - step / len(batches) if linear else 1.0
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for rows in batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
+        optimizer.step()
+        schedule.step()
     with torch.no_grad():
         return float((network(test_images).argmax(1) == test_labels).float().mean())
 
@@ -49,11 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--linear", action="store_true")
     options = parser.parse_args()
     found = []
     for seed in range(options.seeds):
         start = time.perf_counter()
-        found.append(accuracy(options.folder, seed))
+        found.append(accuracy(options.folder, seed, options.linear))
         print(f"seed {seed}: accuracy {found[-1]:.4f} on test, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{np.mean(found):.4f} ± {np.std(found, ddof=1):.4f}")
 

@@ -8,6 +8,7 @@ import numpy as np
 from data import sources
 from data.errors import DataError
 from data.images.labelled import Images
+from data.images.unlabelled import UnlabelledImages
 from data.reading import FromSource, pairs
 from data.sources import WHERE, Bad
 from data.text.labelled import LabelledText
@@ -28,7 +29,8 @@ def config_for(source: str, fields: str = "", splits: str = "") -> FromSource:
     row = next((row for row in next(iter(found.values())) if not isinstance(row, Bad)), {})
     common: dict[str, Any] = {"source": source, "fields": fields, "splits": splits, "batch_size": ROWS}
     if names["image"] in row:
-        return Images(**common, shape=_shape(row[names["image"]]), resize=True)
+        kind = Images if names["label"] in row or "label" in mapped else UnlabelledImages
+        return kind(**common, shape=_shape(row[names["image"]]), resize=True)
     if names["text"] in row:
         has = {name for name in names if names[name] in row or name in mapped}
         if "second" in has and not has & {"label", "labels", "score"}:

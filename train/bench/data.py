@@ -42,7 +42,7 @@ def jpegs() -> dict[str, Any]:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from data.images.labelled import ImageCodec
+    from data.images.stored import ImageCodec
 
     rng, encoded = np.random.default_rng(0), []
     photographs = load_sample_images().images

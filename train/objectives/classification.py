@@ -137,7 +137,7 @@ class Classification(OfImages, Pooled):
         log_p_BC = jax.nn.log_softmax(logits_BC)
         target_BC = target_BC * (1 - self.label_smoothing) + self.label_smoothing / self.outputs
         if self.loss_name == "focal":
-            target_BC *= (1 - jnp.exp(log_p_BC)) ** self.gamma
+            target_BC *= jnp.maximum(-jnp.expm1(log_p_BC), 1e-6) ** self.gamma  # above 0, where the gradient is finite
         return -(target_BC * log_p_BC).sum(-1)
 
     def weight_of_class(self) -> jax.Array:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from data.images.labelled import Images
+from data.images.unlabelled import UnlabelledImages
 from fmodels.convnet import ConvNetConfig
 from fmodels.resnet import cifar_resnet
 from fmodels.vit import vit
@@ -59,7 +60,7 @@ def cifar10_mae() -> Experiment:
     return Experiment(
         model=vit("ti", 4),
         objective=MaskedPatches(patch=4, augment=Augmentation(resized_crop=0.5, flip=True)),
-        data=replace(DATA, batch_size=128),
+        data=UnlabelledImages(source=DATA.source, shape=DATA.shape, batch_size=128, normalize=DATA.normalize),
         optimizer=Optimizer(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=200, weight_decay=0.05, b2=0.95),
         run=Run(steps=4_000, evaluate_every=1_000, checkpoint_every=1_000),
     )

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.images.labelled import ImageCodec, Images
+from data.images.labelled import Images
+from data.images.stored import ImageCodec
 
 
 @pytest.fixture(autouse=True)

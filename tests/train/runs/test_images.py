@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.images.labelled import Images
+from data.images.unlabelled import UnlabelledImages
 from fmodels.vit import VitConfig
 from tests.train.processes import model_of
 from train import loop
@@ -27,10 +28,11 @@ VIT = VitConfig(layers=1, width=16, heads=2, patch=2)
 
 
 def digits(folder, objective, init_from=None, **optimizer) -> Experiment:
+    kind = Images if isinstance(objective, Classification) else UnlabelledImages
     return Experiment(
         model=VIT,
         objective=objective,
-        data=Images(source="digits", batch_size=64, normalize="standard"),
+        data=kind(source="digits", batch_size=64, normalize="standard"),
         optimizer=Optimizer(**{"learning_rate": 5e-3, "schedule": "constant", **optimizer}),
         run=Run(dir=str(folder), steps=20, evaluate_every=0, checkpoint_every=20),
         init_from=init_from,

@@ -29,6 +29,7 @@ from data.text.tokenizer import CLS, MASK, SEP, SPECIAL, TOKENIZER_FILE, Kind, T
 
 VOCAB_SIZE = 4096  # of a tokenizer that is trained
 MAX_VOCAB_SIZE = 2**24
+COUNTED = {"stream": "targets", "packed": "tokens"}  # layouts with `bytes`, and the ids that are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +116,9 @@ class Text(FromTokens):
 
     - `windows`: [CLS] text [SEP]: consecutive windows of the documents, concatenated with [SEP] between them; no padding.
     - `stream`: consecutive tokens of the documents [CLS] text [SEP], concatenated; `targets` [B, T] is the next token of each
-      (-1: none, at the padding of the last row).
+      (-1: none, at the padding of the last row). `bytes` [B] is the number of UTF-8 bytes of the targets (WordPiece: 0).
     - `packed`: several [CLS] text [SEP] per row, each from one document. `sequences` [B, T] numbers them from 1 (0: padding), and
-      `positions` [B, T] counts from 0 in each.
+      `positions` [B, T] counts from 0 in each. `bytes` [B] is the number of UTF-8 bytes of the tokens (WordPiece: 0).
     - `pairs`: [CLS] A [SEP] B [SEP], with `segments` and `mask` [B, T] (True at tokens, False at padding). A and B are
       consecutive in a document, except in half of the rows, where B is from another document and `is_random` [B] is 1.
     """
@@ -133,8 +134,8 @@ class Text(FromTokens):
         both = Spec((self.batch_size, self.length), np.int32)
         more = {
             "windows": {},
-            "stream": {"targets": both},
-            "packed": {"sequences": both, "positions": both},
+            "stream": {"targets": both, "bytes": Spec(rows, np.int32)},
+            "packed": {"sequences": both, "positions": both, "bytes": Spec(rows, np.int32)},
             "pairs": {"segments": both, "mask": Spec(both.shape, np.bool_), "is_random": Spec(rows, np.int32)},
         }[self.layout]
         return {"tokens": both, "words": both, **more, "example": Spec(rows, np.uint32), "valid": Spec(rows, np.float32)}
@@ -166,6 +167,8 @@ class Text(FromTokens):
                 raise DataError(f"data.source {self.source}: {split} has fewer tokens than data.length {self.length}")
             part = stored.column("part")
             splits[split] = stored
+            if self.layout in COUNTED:
+                splits[split] = WithBytes(stored, COUNTED[self.layout], vocabulary.sizes)
             if self.layout == "pairs":
                 splits[split] = pairs = Pairs(stored, self.length, vocabulary, VARIANTS if split == "train" else 1)
                 part = np.tile(part, pairs.variants)
@@ -210,6 +213,20 @@ class Text(FromTokens):
 
     def codec(self, folder: Path) -> "TextCodec":
         return TextCodec(self, Tokenizer.load(str(folder / TOKENIZER_FILE)))
+
+
+class WithBytes:
+    """Examples with the array `bytes` added: the sum of `sizes` over the token ids in an array (-1: none)."""
+
+    def __init__(self, examples: Examples, ids: str, sizes: np.ndarray):
+        self.examples, self.ids, self.sizes = examples, ids, np.append(sizes, np.int32(0))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        batch = self.examples[indices]
+        return {**batch, "bytes": self.sizes[batch[self.ids]].sum(1, dtype=np.int32)}
 
 
 MakeRows = Callable[[Iterator[packing.Encoded], int], Iterator[packing.Row]]

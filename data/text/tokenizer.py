@@ -150,18 +150,47 @@ class Tokenizer:
         return max(((low + 1, high) for low, high in pairwise(edges)), key=lambda ids: ids[1] - ids[0])
 
     @cached_property
+    def _form(self) -> tuple[bool, str | None, str | None]:
+        """Return (whether tokens are bytes, the prefix of WordPiece's continuations, the suffix of the ends of words)."""
+        parts = json.loads(self.json)
+        model = parts["model"]
+        prefix, suffix = (model.get(name) or None for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+        byte_level = "ByteLevel" in json.dumps([parts.get("pre_tokenizer"), parts.get("decoder")])
+        return byte_level, prefix if model["type"] == "WordPiece" else None, suffix
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """The number of UTF-8 bytes of the text of each token, int32 [V]: 0 for special tokens, 1 for the unknown token.
+
+        All are 0 in WordPiece, whose tokens do not tell where the text has spaces.
+        """
+        byte_level, prefix, suffix = self._form
+        if prefix:
+            return np.zeros(self.vocab_size, np.int32)
+
+        def size(token: str) -> int:
+            if byte_level:
+                return len(token)
+            if re.fullmatch("<0x[0-9A-F]{2}>", token):
+                return 1
+            whole = token.removesuffix(suffix) + " " if suffix and token.endswith(suffix) else token
+            return len(whole.replace(METASPACE, " ").encode(errors="replace"))
+
+        sizes = np.array([size(token) for token in self.tokens], np.int32)
+        sizes[list(self.special_ids)] = 0
+        sizes[self.special["unknown"]] = 1
+        return sizes
+
+    @cached_property
     def _word_marks(self) -> tuple[np.ndarray, bool]:
         """Return (marks, at_end). Marks are int8 [V]: 1 if a token begins a word, 0 if it continues one, -1 if it is special.
 
         The unknown token does not count as special. If `at_end`, 1 means that a token ends a word, as in the original BPE
         (Sennrich et al. 2016).
         """
-        parts = json.loads(self.json)
-        model = parts["model"]
-        prefix, suffix = (model.get(name) or None for name in ("continuing_subword_prefix", "end_of_word_suffix"))
-        byte_level = "ByteLevel" in json.dumps([parts.get("pre_tokenizer"), parts.get("decoder")])
+        byte_level, prefix, suffix = self._form
         marked: Callable[[str], bool] = lambda token: token.startswith(BYTE_SPACES if byte_level else METASPACE)
-        if prefix and model["type"] == "WordPiece":
+        if prefix:
             marked = lambda token: not token.startswith(prefix)
         elif suffix:
             marked = lambda token: token.endswith(suffix)

@@ -45,6 +45,7 @@ def ours(size: str) -> Step:
         "tokens": ids[:, :-1],
         "targets": ids[:, 1:],
         "words": np.zeros((batch_size, length), np.int32),
+        "bytes": np.zeros(batch_size, np.int32),
         "example": np.arange(batch_size, dtype=np.uint32),
         "valid": np.ones(batch_size, np.float32),
     }

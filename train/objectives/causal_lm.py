@@ -35,7 +35,7 @@ class CausalLM:
         check_chunk(self.logits_chunk)
 
     panels = ("causal_lm_accuracy",)
-    minimized = ("perplexity", "bits_per_token")
+    minimized = ("perplexity", "bits_per_token", "bits_per_byte")
     generates_from = "prompt"
 
     def check(self, experiment: Any) -> None:
@@ -57,12 +57,19 @@ class CausalLM:
         logits = partial(tied_logits, embedding_VD=outputs["embedding"])
         loss, hits = sums_in_chunks(logits, outputs["hidden"], targets_BT, weights_BT, self.logits_chunk)
         count = weights_BT.sum()
-        return Sums({"causal_lm": (loss, count)}, {"causal_lm_accuracy": (hits, count)}), state
+        metrics = {"causal_lm_accuracy": (hits, count)}
+        if "bytes" in batch:
+            metrics["bytes_per_token"] = ((batch["bytes"] * batch["valid"]).sum(), count)
+        return Sums({"causal_lm": (loss, count)}, metrics), state
 
     def summarize(self, sums: Sums) -> dict[str, float]:
+        """Return the means, perplexity, and bits per token. With a field `bytes` in the data, also bits per byte of the text,
+        which do not depend on the tokenizer."""
         result = means(sums)
-        loss = result["causal_lm"]
-        return {**result, "perplexity": math.exp(min(loss, 700)), "bits_per_token": loss / math.log(2)}
+        bits = result["causal_lm"] / math.log(2)
+        result |= {"perplexity": math.exp(min(result["causal_lm"], 700)), "bits_per_token": bits}
+        size = result.pop("bytes_per_token", 0)
+        return {**result, "bits_per_byte": bits / size} if size else result
 
     def predict(self, apply, params, state, batch) -> dict[str, jax.Array]:
         """Return the five most probable tokens after each text, and the mean cross-entropy of its tokens: `tokens` and

@@ -1,6 +1,7 @@
 """From files to rows: token order, draws that depend only on the index, and caching."""
 
 import json
+import unicodedata
 from dataclasses import dataclass, replace
 
 import chex
@@ -107,6 +108,20 @@ def test_batches_match_the_spec(path, layout):
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
         name: (s.shape, np.dtype(s.dtype)) for name, s in config.spec().items()
     }
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe", "unigram", "wordpiece"])
+@pytest.mark.parametrize("layout", ["stream", "packed"])
+def test_every_byte_of_a_text_counts_once(tmp_path, layout, kind):
+    texts = [f"Straße {i}: “naïve” — 水火,  don't {'x' * (i % 7)}\n" for i in range(60)]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "a"}))
+    source, size = f"files:{tmp_path}/*.jsonl", None if kind == "characters" else 400
+    config = Text(source=source, layout=layout, length=64, tokenizer_kind=kind, vocab_size=size)
+    rows, texts = rows_of(config.build().splits["train"]), list(documents(config).texts("train"))
+    normal = [" " + " ".join(unicodedata.normalize("NFKC", text).split()) for text in texts] if kind == "unigram" else texts
+    assert len(texts) == 60
+    assert rows["bytes"].sum() == (0 if kind == "wordpiece" else sum(len(text.encode()) for text in normal))
 
 
 def test_a_second_build_does_not_read_the_source(path, monkeypatch):

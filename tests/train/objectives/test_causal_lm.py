@@ -68,8 +68,12 @@ def test_loss_of_valid_rows(chunk):
 
 
 def test_perplexity_and_bits():
-    result = CausalLM().summarize(Sums({"causal_lm": (np.float64(6), np.float64(3))}, {}))
-    assert result == pytest.approx({"loss": 2, "causal_lm": 2, "perplexity": math.e**2, "bits_per_token": 2 / math.log(2)})
+    terms, counted = {"causal_lm": (np.float64(6), np.float64(3))}, (np.float64(12), np.float64(3))
+    wanted = {"loss": 2, "causal_lm": 2, "perplexity": math.e**2, "bits_per_token": 2 / math.log(2)}
+    for metrics in ({}, {"bytes_per_token": (np.float64(0), np.float64(3))}):
+        assert CausalLM().summarize(Sums(terms, metrics)) == pytest.approx(wanted)
+    result = CausalLM().summarize(Sums(terms, {"bytes_per_token": counted}))
+    assert result == pytest.approx({**wanted, "bits_per_byte": 6 / math.log(2) / 12})
     assert math.isfinite(CausalLM().summarize(Sums({"causal_lm": (np.float64(3000), np.float64(1))}, {}))["perplexity"])
 
 

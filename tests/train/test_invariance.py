@@ -69,6 +69,7 @@ def batch(experiment: Experiment, seed: int) -> dict[str, np.ndarray]:
     known = {
         "example": np.arange(ROWS, dtype=np.uint32) + ROWS * seed,
         "valid": np.ones(ROWS, np.float32),
+        "bytes": np.full(ROWS, 3 * LENGTH, np.int32),
         "image": images(rng, spec["image"].shape) if "image" in spec else None,
         "label": rng.integers(10, size=ROWS, dtype=np.int32),
         "tokens": np.where(ordinary, rng.integers(5, 40, (ROWS, LENGTH)), 2).astype(np.int32),
